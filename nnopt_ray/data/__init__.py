@@ -1,0 +1,22 @@
+"""ROOM 1: data. Its tables; see prepare.py for the way from a source to a Dataset."""
+
+SOURCES: dict[str, str] = {
+    "sklearn": "nnopt_ray.data.sources:Sklearn",
+    "csv": "nnopt_ray.data.sources:Csv",
+    "parquet": "nnopt_ray.data.sources:Parquet",
+    "arrow": "nnopt_ray.data.sources:Arrow",
+    "numpy": "nnopt_ray.data.sources:Numpy",
+}
+
+SPLITS: dict[str, str] = {
+    "random": "nnopt_ray.data.split:Random",
+    "grouped": "nnopt_ray.data.split:Grouped",
+    "time": "nnopt_ray.data.split:Time",
+    "given": "nnopt_ray.data.split:Given",
+}
+
+STEPS: dict[str, str] = {
+    "impute": "nnopt_ray.data.steps:Impute",
+    "scale": "nnopt_ray.data.steps:Scale",
+    "encode": "nnopt_ray.data.steps:Encode",
+}

@@ -1,0 +1,298 @@
+"""Everything a page can say, one frozen model a section.
+
+A field that holds a part (`type: ...`) is marked with the room the part is chosen from; the keys of
+a part are not listed here but come from its signature (see tables.py). `Fixed` marks what a search
+may not vary. Reading a page into these models, with the place of every fault, is reading.py's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from nnopt_ray.tables import Part
+
+Tree = dict[str, Any]  # a page as plain data; a Range may stand where a value or a sub-page would
+
+
+@dataclass(frozen=True)
+class InRoom:
+    """Marks a field whose value is a part of this room, or a list of such parts."""
+
+    room: str
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Marks a field (and all below it) in which no range may stand, with the reason in words."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """An opened value. `values` are the two ends, ends and step, or the choices (scalars or sub-pages).
+
+    A choice that is a sub-page may itself hold ranges.
+    """
+
+    kind: Literal["uniform", "log", "int", "log_int", "step", "choice"]
+    values: tuple[Any, ...]
+
+    def page(self) -> dict[str, Any]:
+        return {self.kind: [plain(value) for value in self.values]}
+
+    def labels(self) -> tuple[Any, ...]:
+        """For a choice: what names each option in tables: a scalar itself, a sub-page its `type`.
+
+        Sub-pages of one type are told apart by `#2`, `#3`, ...
+        """
+        seen: dict[str, int] = {}
+        labels: list[Any] = []
+        for position, value in enumerate(self.values, start=1):
+            if isinstance(value, Mapping):
+                name = str(value.get("type", f"choice {position}"))
+            elif isinstance(value, (list, tuple)):
+                name = f"choice {position}"
+            else:
+                labels.append(value)
+                continue
+            seen[name] = seen.get(name, 0) + 1
+            labels.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        return tuple(labels)
+
+    def first(self) -> Any:
+        """The representative value: the lower end, or the first choice."""
+        return self.values[0]
+
+
+def plain(node: Any) -> Any:
+    """A tree with every Range written as on a page: plain YAML data."""
+    if isinstance(node, Range):
+        return node.page()
+    if isinstance(node, Mapping):
+        return {key: plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [plain(value) for value in node]
+    return node
+
+
+def ranges(node: Any, path: str = "") -> Iterator[tuple[str, Range]]:
+    """Every range of a tree with its dotted path, in the order of the page, outer before inner.
+
+    The ranges inside a choice's sub-pages come after it under the same path prefix.
+    """
+    if isinstance(node, Range):
+        yield path, node
+        if node.kind == "choice":
+            for value in node.values:
+                yield from ranges(value, path)
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from ranges(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from ranges(value, f"{path}.{index}" if path else str(index))
+
+
+def walk(node: Any, choose: Any, path: str = "", branch: str = "") -> Any:
+    """Close a tree: `choose(path, branch, range) -> index or value` is asked for each range met.
+
+    For a choice it returns the index of the option, else the value. The order of asking is that of
+    the page and conditional: ranges inside an option are met only when it was taken. `branch` is the
+    path with the options taken on the way ("train.optimizer=adam.lr"), a name that is unique in the
+    whole space. One walk serves sampling, enumeration and replay.
+    """
+    if isinstance(node, Range):
+        chosen = choose(path, branch, node)
+        if node.kind != "choice":
+            return chosen
+        option = node.values[chosen]
+        inside = f"{branch}={node.labels()[chosen]}" if isinstance(option, (Mapping, list, tuple)) else branch
+        return walk(option, choose, path, inside)
+    if isinstance(node, Mapping):
+        return {
+            key: walk(value, choose, f"{path}.{key}" if path else str(key), f"{branch}.{key}" if branch else str(key))
+            for key, value in node.items()
+        }
+    if isinstance(node, (list, tuple)):
+        return [
+            walk(value, choose, f"{path}.{i}" if path else str(i), f"{branch}.{i}" if branch else str(i))
+            for i, value in enumerate(node)
+        ]
+    return node
+
+
+class Section(BaseModel):
+    """Base of all sections: closed, immutable, no guessing of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, populate_by_name=True)
+
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Mode = Literal["auto", "min", "max"]
+
+SPLIT_WHY = "trials can only be compared on the same rows"
+
+
+class Data(Section):
+    """Data: where the rows come from, how they are divided and prepared."""
+
+    source: Annotated[Part, InRoom("source"), Fixed(SPLIT_WHY)] = Field(description="where the rows come from")
+    target: Annotated[str, Fixed(SPLIT_WHY)] = Field(default="target", description="the column to predict")
+    task: Annotated[Literal["auto", "classification", "regression"], Fixed(SPLIT_WHY)] = Field(
+        default="auto", description="what is predicted; auto tells classes from numbers by the target column"
+    )
+    ignore: Annotated[tuple[str, ...], Fixed(SPLIT_WHY)] = Field(default=(), description="columns not to learn from")
+    split: Annotated[Part, InRoom("split"), Fixed(SPLIT_WHY)] = Field(
+        default={"type": "random"}, validate_default=False, description="training, validation and test part"
+    )
+    steps: Annotated[tuple[Part, ...], InRoom("step")] = Field(
+        default=(), description="preprocessing in this order; what it needs to know is fitted on the training part only"
+    )
+    scale_target: bool = Field(
+        default=True, description="regression: train on a target of mean 0 and deviation 1; scores stay in the user's units"
+    )
+
+
+class EarlyStopping(Section):
+    """Stop when the monitored value has not improved for `patience` epochs (Keras' meaning)."""
+
+    monitor: str = Field(default="objective", description="a metric such as val_loss; objective: what the page optimizes")
+    patience: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs without improvement before stopping")
+    min_delta: Annotated[float, Field(allow_inf_nan=False)] = Field(default=0.0, description="smallest change that counts as improvement")
+    mode: Mode = Field(default="auto", description="auto: the metric knows its direction")
+    baseline: float | None = Field(default=None, description="the value to beat; without it the wait goes on")
+    start_from_epoch: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs to wait before watching")
+    restore_best_weights: bool = Field(default=False, description="go back to the weights of the best epoch at the end")
+    verbose: bool = Field(default=False, description="say each decision in the log of epochs")
+
+
+class Checkpoint(Section):
+    """When the state of training is written, and how many files are kept."""
+
+    every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="epochs between checkpoints; auto: as often as costs at most about 3 % of the time"
+    )
+    keep: Count = Field(default=2, description="newest checkpoints kept, beside the best epoch's")
+
+
+class Start(Section):
+    """Start from the weights of an earlier run."""
+
+    run: Annotated[str, Fixed("it names one place")] = Field(description="a run folder, or a trial's folder inside one")
+    epoch: Annotated[int, Field(ge=0)] | Literal["best", "last"] = Field(default="best", description="which epoch's weights")
+    optimizer: bool = Field(default=False, description="true: continue with the optimizer's state; false: fine-tune afresh")
+
+
+class Train(Section):
+    """Training of one network."""
+
+    epochs: Count = Field(default=20, description="passes over the training part, at most")
+    batch_size: Count = Field(default=64, description="rows a step")
+    optimizer: Annotated[Part, InRoom("optimizer")] = Field(default={"type": "adam"}, validate_default=False, description="how gradients are applied")
+    loss: Annotated[Part, InRoom("loss")] = Field(default={"type": "auto"}, validate_default=False, description="what training minimizes")
+    schedule: Annotated[Part, InRoom("schedule")] = Field(default={"type": "constant"}, validate_default=False, description="the learning rate over time")
+    warmup_epochs: NonNegative = Field(default=0.0, description="epochs of linear warm-up in front of the schedule")
+    early_stopping: EarlyStopping | None = Field(default=None, description="when to stop before `epochs`")
+    checkpoint: Checkpoint = Field(default=Checkpoint(), description="when the state is written")
+    clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient of all weights together")
+    clip_value: Positive | None = Field(default=None, description="largest absolute value of one gradient entry")
+    l1: NonNegative = Field(default=0.0, description="strength of the L1 penalty on all weights")
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], Fixed("it belongs to the machine")] = Field(
+        default="auto", description="number format of the forward and backward pass"
+    )
+    start: Start | None = Field(default=None, alias="from", description="start from an earlier run's weights")
+
+
+class Search(Section):
+    """How the opened values are searched. Without a range on the page there is nothing to search."""
+
+    method: Annotated[Part, InRoom("method")] = Field(default={"type": "bayesian"}, validate_default=False, description="how the next trial is chosen")
+    trials: Count | tuple[dict[str, Any], ...] | None = Field(
+        default=None, description="how many trials; for the manual method, the list of them: [{path: value}, ...]"
+    )
+    scheduler: Annotated[Part, InRoom("scheduler")] = Field(default={"type": "none"}, validate_default=False, description="which trials stop early")
+    timeout_s: Positive | None = Field(default=None, description="no new trial is started after this many seconds")
+
+
+class Evaluate(Section):
+    """What is measured at the end, on the test part, once."""
+
+    metrics: tuple[str, ...] | Literal["auto"] = Field(default="auto", description="auto: all that fit the task")
+    bootstrap: Annotated[int, Field(ge=0)] = Field(default=1000, description="resamples of the test rows for intervals; 0: no intervals")
+    confidence: Fraction = Field(default=0.95, description="of the intervals")
+    baseline: Annotated[Part, InRoom("model")] = Field(
+        default={"type": "baseline"}, validate_default=False, description="the simple model that the result is compared with"
+    )
+
+
+class Resources(Section):
+    """What one trial uses. As many trials run at once as the machine or cluster holds."""
+
+    workers: Annotated[int, Field(ge=1, le=1)] = Field(default=1, description="processes that train one network together")
+    cpus_per_worker: Count = Field(default=1, description="CPU cores, and the threads torch uses")
+    gpus_per_worker: NonNegative = Field(default=0.0, description="GPUs, or a fraction of one")
+
+
+NOT_SEARCHED = "it says how the search itself is done"
+
+
+class Experiment(Section):
+    """One page. `space` is empty for a single training; otherwise the page is a search.
+
+    Where a range stands, the sections hold its first value (the lower end, the first choice): a
+    representative, good for shapes and for a plan. `reading.close` makes the page of one trial.
+    """
+
+    name: Annotated[str, Fixed("it names the run"), Field(min_length=1)] = Field(default="experiment", description="names the run folder")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=0, description="everything random follows from it")
+    objective: Annotated[str, Fixed("trials are compared by it")] = Field(
+        default="minimize val_loss", description="`minimize METRIC` or `maximize METRIC`, measured on the validation part"
+    )
+    data: Data
+    model: Annotated[Part, InRoom("model")] = Field(description="the network")
+    train: Train = Train()
+    search: Annotated[Search, Fixed(NOT_SEARCHED)] = Search()
+    evaluate: Annotated[Evaluate, Fixed("the result is measured once")] = Evaluate()
+    resources: Annotated[Resources, Fixed("every trial gets the same")] = Resources()
+
+    _tree: Tree = PrivateAttr(default_factory=dict)
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def tree(self) -> Mapping[str, Any]:
+        """The resolved page, every default filled in, Range objects where ranges stand."""
+        return MappingProxyType(self._tree)
+
+    @property
+    def file(self) -> Path | None:
+        """The page's file; relative paths of the page are looked up beside it."""
+        return self._file
+
+    @property
+    def space(self) -> tuple[tuple[str, Range], ...]:
+        """(dotted path, Range) of every opened value, in the order of the page."""
+        return tuple(ranges(self._tree))
+
+    @property
+    def is_search(self) -> bool:
+        """True when a range is open or trials are listed by hand."""
+        return bool(self.space) or isinstance(self.search.trials, tuple)
+
+    @property
+    def metric(self) -> str:
+        """The objective's metric, e.g. val_loss."""
+        return self.objective.split()[1]
+
+    @property
+    def mode(self) -> Literal["min", "max"]:
+        return "min" if self.objective.split()[0] == "minimize" else "max"

@@ -1,0 +1,7 @@
+"""ROOM 2: networks. A model is built from Shapes (positional) and its keys, and is a torch.nn.Module."""
+
+MODELS: dict[str, str] = {
+    "baseline": "nnopt_ray.models.baseline:Baseline",
+    "mlp": "nnopt_ray.models.mlp:MLP",
+    "resnet": "nnopt_ray.models.resnet:ResNet",
+}

@@ -1,0 +1,129 @@
+"""What the rooms hand to each other, by value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch. `epoch` counts from 0; `seconds` is wall-clock time of this epoch."""
+
+    epoch: int
+    metrics: Mapping[str, float]  # train_loss, val_loss, val_accuracy, ... in the user's units
+    lr: float  # at the end of the epoch
+    grad_norm: float  # mean over the steps, before clipping
+    seconds: float
+    events: tuple[str, ...] = ()  # "learning rate 0.01 → 0.005", "early stop", ...
+
+    def line(self) -> dict[str, Any]:
+        """As it stands in history.jsonl."""
+        return {
+            "epoch": self.epoch,
+            **self.metrics,
+            "lr": self.lr,
+            "grad_norm": self.grad_norm,
+            "seconds": round(self.seconds, 6),
+            "events": list(self.events),
+        }
+
+    @classmethod
+    def from_line(cls, line: Mapping[str, Any]) -> Epoch:
+        own = {"epoch", "lr", "grad_norm", "seconds", "events"}
+        return cls(
+            epoch=line["epoch"],
+            metrics={k: float("nan") if v is None else v for k, v in line.items() if k not in own},
+            lr=line["lr"],
+            grad_norm=float("nan") if line["grad_norm"] is None else line["grad_norm"],
+            seconds=line["seconds"],
+            events=tuple(line["events"]),
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One finished training. `value` is the objective at `best_epoch`, whose weights are kept."""
+
+    history: tuple[Epoch, ...]
+    best_epoch: int
+    value: float
+    metrics: Mapping[str, float]  # of best_epoch
+    reason: str  # why it ended: "all epochs done", "early stop after epoch 12", ...
+    seconds: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics of one model on one part of the data, with intervals where they were asked for."""
+
+    part: Literal["validation", "test"]
+    rows: int
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    per_class: tuple[Mapping[str, Any], ...] = ()  # class, precision, recall, f1, rows
+    confusion: tuple[tuple[int, ...], ...] = ()  # [true][predicted]
+    classes: tuple[str, ...] = ()
+
+
+Status = Literal["finished", "stopped", "failed", "running", "pending"]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One row of trials.parquet. `value` is the objective at the best epoch; None when failed."""
+
+    trial: str
+    status: Status
+    reason: str
+    params: Mapping[str, Any]  # dotted path → value, what this trial chose
+    epochs: int
+    best_epoch: int | None
+    seconds: float
+    value: float | None
+    metrics: Mapping[str, float]
+    history: tuple[Epoch, ...] = ()  # not a column of the table
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What result.json says; see `to_json` for the names a script reads."""
+
+    name: str
+    status: Literal["finished", "failed", "interrupted"]
+    metric: str
+    mode: Literal["min", "max"]
+    best_trial: str
+    best_values: Mapping[str, Any]
+    best_metrics: Mapping[str, float]
+    best_epoch: int
+    baseline_type: str
+    baseline_metrics: Mapping[str, float]  # on the test part
+    test_metrics: Mapping[str, float]
+    test_intervals: Mapping[str, tuple[float, float]]
+    trials: Mapping[str, int]  # total, finished, stopped, failed
+    epochs_trained: int
+    seconds: float
+    decided: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "status": self.status,
+            "objective": {"metric": self.metric, "mode": self.mode},
+            "best": {
+                "trial": self.best_trial,
+                "values": dict(self.best_values),
+                "metrics": dict(self.best_metrics),
+                "epoch": self.best_epoch,
+            },
+            "baseline": {"type": self.baseline_type, "metrics": dict(self.baseline_metrics)},
+            "test": dict(self.test_metrics),
+            "test_interval": {name: list(ends) for name, ends in self.test_intervals.items()},
+            "trials": dict(self.trials),
+            "epochs_trained": self.epochs_trained,
+            "seconds": round(self.seconds, 3),
+            "decided": dict(self.decided),
+        }

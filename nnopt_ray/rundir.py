@@ -1,0 +1,229 @@
+"""Every path of a run folder, named once; files are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nnopt_ray.errors import RunFailed, RunFolderError
+
+
+@dataclass(frozen=True)
+class TrialDir:
+    """`trials/ID/`: the page that runs this trial alone, a line an epoch, checkpoints."""
+
+    root: Path
+
+    @property
+    def id(self) -> str:
+        return self.root.name
+
+    @property
+    def page(self) -> Path:
+        return self.root / "page.yaml"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def error(self) -> Path:
+        return self.root / "error.txt"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run folder. Making the object touches nothing; `create` and `open` do."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, parent: Path, name: str, now: datetime | None = None) -> RunDir:
+        """A new folder `parent/NAME-YYYYMMDD-HHMMSS`; never an existing one (a number is added)."""
+        stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+        for attempt in range(1000):
+            root = parent / f"{safe}-{stamp}{f'-{attempt}' if attempt else ''}"
+            try:
+                root.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise RunFolderError(
+                    f"cannot make the run folder {root}: {error.strerror or error}. Choose another parent with --out."
+                ) from error
+            return cls(root.resolve())
+        raise RunFolderError(f"cannot find a free name for a run folder in {parent}.")
+
+    @classmethod
+    def open(cls, root: Path) -> RunDir:
+        """An existing run folder. Raises RunFolderError when it is none."""
+        run = cls(root.resolve())
+        if not root.is_dir():
+            raise RunFolderError(f"there is no run folder {root}. `nnopt ls` shows those there are.")
+        if not run.resolved.is_file():
+            raise RunFolderError(
+                f"{root} is no run folder, or was cut short before it began: resolved.yaml is missing. "
+                "Start again with `nnopt run PAGE`."
+            )
+        return run
+
+    @property
+    def page(self) -> Path:
+        return self.root / "page.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        return self.root / "resolved.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def trials_table(self) -> Path:
+        return self.root / "trials.parquet"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best"
+
+    @property
+    def best_model(self) -> Path:
+        return self.best / "model.safetensors"
+
+    @property
+    def best_page(self) -> Path:
+        return self.best / "page.yaml"
+
+    @property
+    def best_metrics(self) -> Path:
+        return self.best / "metrics.json"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "evaluation"
+
+    @property
+    def scores(self) -> Path:
+        return self.evaluation / "scores.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.evaluation / "predictions.parquet"
+
+    @property
+    def confusion(self) -> Path:
+        return self.evaluation / "confusion.csv"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    def trial(self, trial_id: str) -> TrialDir:
+        return TrialDir(self.trials / trial_id)
+
+
+def write(path: Path, fill: Callable[[Path], None]) -> None:
+    """Write-then-rename: `fill(temporary)` makes the file, then it takes its name in one step.
+
+    A reader never sees half a file. Raises RunFailed when the disk is full or the place unwritable;
+    what stood there before is untouched then.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            fill(temporary)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write {path}: {error.strerror or error}. What was there before is untouched; "
+            "make room or choose another place with --out, then `nnopt resume`."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write(path, lambda temporary: temporary.write_bytes(content) and None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON, indented, UTF-8; NaN and infinities become null."""
+    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same value with every float that JSON cannot say (NaN, infinities) as None."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Raises RunFolderError when the file is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} is missing: the run was cut short before it was written.") from error
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file; a torn last line is dropped, a torn earlier one is an error."""
+    if not path.is_file():
+        return
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            if number >= len(lines):  # no newline after it: the write was cut off
+                return
+            raise RunFolderError(f"{path}:{number} is damaged: {error}") from error

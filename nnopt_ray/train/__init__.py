@@ -1,0 +1,25 @@
+"""ROOM 3: training one network. Its tables; see loop.py for the core."""
+
+OPTIMIZERS: dict[str, str] = {
+    "adam": "nnopt_ray.train.optimizers:Adam",
+    "adamw": "nnopt_ray.train.optimizers:AdamW",
+    "sgd": "nnopt_ray.train.optimizers:SGD",
+    "rmsprop": "nnopt_ray.train.optimizers:RMSprop",
+}
+
+SCHEDULES: dict[str, str] = {
+    "constant": "nnopt_ray.train.schedules:Constant",
+    "step": "nnopt_ray.train.schedules:Step",
+    "exponential": "nnopt_ray.train.schedules:Exponential",
+    "cosine": "nnopt_ray.train.schedules:Cosine",
+    "one_cycle": "nnopt_ray.train.schedules:OneCycle",
+    "reduce_on_plateau": "nnopt_ray.train.schedules:ReduceOnPlateau",
+}
+
+LOSSES: dict[str, str] = {
+    "auto": "nnopt_ray.train.losses:Auto",
+    "cross_entropy": "nnopt_ray.train.losses:CrossEntropy",
+    "mse": "nnopt_ray.train.losses:MeanSquaredError",
+    "mae": "nnopt_ray.train.losses:MeanAbsoluteError",
+    "huber": "nnopt_ray.train.losses:Huber",
+}
