@@ -214,16 +214,13 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; a torn last line is dropped, a torn earlier one is an error."""
+    """The objects of a JSON-lines file. A last line without its newline was cut off while it was
+    written and is dropped; damage elsewhere raises RunFolderError."""
     if not path.is_file():
         return
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    content = path.read_bytes()
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         try:
             yield json.loads(line)
         except ValueError as error:
-            if number >= len(lines):  # no newline after it: the write was cut off
-                return
             raise RunFolderError(f"{path}:{number} is damaged: {error}") from error

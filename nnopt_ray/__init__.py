@@ -1,0 +1,62 @@
+"""nnopt: describe an experiment on one page, run it, get the best network and a result you can show.
+
+    import nnopt_ray as nn
+    page = nn.load("jobs/digits_search.yaml", set={"train.epochs": 5})   # Experiment, frozen
+    run = nn.run(page)                                                   # Run: .result, .trials, .best, .model(), .path
+    run = nn.open_run("runs/digits-search-20261122-153012")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnopt_ray.errors import (
+        DataError,
+        Fault,
+        Interrupted,
+        MissingExtra,
+        NnoptError,
+        NotANumber,
+        PageError,
+        PartError,
+        RunFailed,
+        RunFolderError,
+        UserError,
+    )
+    from nnopt_ray.experiment import Experiment, Range
+    from nnopt_ray.pipeline import Watch
+    from nnopt_ray.reading import load
+    from nnopt_ray.runs import Run, open_run, resume, run
+
+__all__ = [
+    "DataError",
+    "Experiment",
+    "Fault",
+    "Interrupted",
+    "MissingExtra",
+    "NnoptError",
+    "NotANumber",
+    "PageError",
+    "PartError",
+    "Range",
+    "Run",
+    "RunFailed",
+    "RunFolderError",
+    "UserError",
+    "Watch",
+    "load",
+    "open_run",
+    "resume",
+    "run",
+]
+
+_HOMES = {"load": "reading", "run": "runs", "resume": "runs", "open_run": "runs", "Run": "runs", "Watch": "pipeline",
+          "Experiment": "experiment", "Range": "experiment"}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used: `nnopt check` stays quick."""
+    if name not in __all__:
+        raise AttributeError(f"module 'nnopt_ray' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"nnopt_ray.{_HOMES.get(name, 'errors')}"), name)

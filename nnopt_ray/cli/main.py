@@ -1,0 +1,94 @@
+"""The program: its verbs, and how errors become sentences and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import typer
+
+from nnopt_ray.cli import pages, running, showing
+from nnopt_ray.errors import Interrupted, NnoptError, PageError
+
+app = typer.Typer(
+    name="nnopt",
+    help="Make a neural network better: one page in, the best network and an honest report out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+pages.register(app)
+running.register(app)
+showing.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"nnopt {installed('nnopt-ray')}")
+        raise typer.Exit
+    context.obj = {"debug": debug}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program and exit: 0 done, 1 the run failed, 2 page, data or command at fault, 3 a fault
+    of nnopt, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(code(words))
+
+
+def code(words: list[str]) -> int:
+    """The exit code of one command; errors are printed."""
+    try:
+        done = app(words, standalone_mode=False)
+        sys.stdout.flush()
+        return done if isinstance(done, int) else 0
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.ClickException as error:
+        _say(words, error.format_message(), 2)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        _say(words, "Interrupted.", 130)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone (`nnopt ls | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except NnoptError as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        _say(words, str(error), error.exit_code, error)
+        return error.exit_code
+    # The last door: whatever else arrives is a fault of nnopt and is said to be one.
+    except Exception as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(last.filename)}:{last.lineno}"
+        _say(words, f"A fault of nnopt itself: {type(error).__name__}: {error} ({place}). "
+                    "Run it again with `nnopt --debug ...` and send us what it prints.", 3)  # fmt: skip
+        return 3
+
+
+def _say(words: list[str], sentence: str, exit_code: int, error: NnoptError | None = None) -> None:
+    prefix = "" if isinstance(error, (PageError, Interrupted)) else "nnopt: "
+    print(f"{prefix}{sentence}", file=sys.stderr)
+    if "--json" in words:
+        answer: dict[str, object] = {"ok": False, "exit_code": exit_code, "error": sentence}
+        if isinstance(error, PageError):
+            answer["faults"] = [
+                {"file": f.file, "line": f.line, "column": f.column, "path": f.path, "message": f.message}
+                for f in error.faults
+            ]
+        print(json.dumps(answer, ensure_ascii=False))

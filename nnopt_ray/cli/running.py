@@ -1,0 +1,87 @@
+"""run, resume: do what a page says."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nnopt_ray import reading
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Close, open or change a value.")]
+Address = Annotated[str | None, typer.Option(help="A Ray cluster to search on, e.g. auto or 10.0.0.1:6379.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, all else on standard error.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run")(run)
+    app.command("resume")(resume)
+
+
+def run(
+    page: Annotated[Path, typer.Argument(help="The page.")],
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Parent of the run folder (default: runs/).")] = None,
+    address: Address = None,
+    json_: Json = False,
+) -> None:
+    """Do what a page says, here or on a Ray cluster; prints the run folder last."""
+    experiment = reading.load(page, set=set_)
+    from nnopt_ray import runs
+
+    _shown(experiment, json_, lambda watch, stopped: runs.run(
+        experiment, out, address=address, watch=watch, should_stop=stopped))  # fmt: skip
+
+
+def resume(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    address: Address = None,
+    json_: Json = False,
+) -> None:
+    """Go on with a run after any interruption."""
+    from nnopt_ray import runs
+
+    found = runs.open_run(folder)
+    if found.finished:
+        print(f"{found.path} is finished already; nothing to do.", file=sys.stderr)
+    _shown(found.experiment, json_, lambda watch, stopped: runs.resume(
+        folder, address=address, watch=watch, should_stop=stopped))  # fmt: skip
+
+
+def _shown(experiment: Any, json_: bool, go: Callable[[Any, Any], Any]) -> None:
+    from nnopt_ray.cli.console import Screen, stoppable
+
+    # Libraries warn about their own future; a user of the program can act on none of it.
+    warnings.simplefilter("ignore")
+    screen = Screen(experiment, to_stderr=json_)
+    with stoppable() as stopped:
+        try:
+            done = go(screen, stopped)
+        finally:
+            screen.close()
+    if json_:
+        print(json.dumps({"ok": True, "path": str(done.path), **done.result}, ensure_ascii=False))
+        return
+    _summary(done.result, screen)
+    print(done.path)
+
+
+def _summary(result: dict[str, Any], screen: Any) -> None:
+    from nnopt_ray.cli.console import number, said
+
+    best = result["best"]
+    metric = result["objective"]["metric"]
+    values = f"  {said(best['values'])}" if best["values"] else ""
+    screen.note(f"best: trial {best['trial']}, {metric} {number(best['metrics'].get(metric))} at epoch {best['epoch'] + 1}{values}")
+    base = result["baseline"]
+    for name, value in result["test"].items():
+        low, high = result["test_interval"].get(name, (None, None))
+        interval = f" ({number(low)} to {number(high)})" if low is not None else ""
+        screen.note(f"test {name:<18} {number(value)}{interval:<22}  {base['type']}: {number(base['metrics'].get(name))}")
+
+

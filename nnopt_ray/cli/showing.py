@@ -1,0 +1,122 @@
+"""ls, show, report: look at what was done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nnopt_ray.errors import RunFolderError, UserError
+from nnopt_ray.rundir import RunDir, read_json, read_lines
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("ls")(ls)
+    app.command("show")(show)
+    app.command("report")(report)
+
+
+def ls(
+    parent: Annotated[Path | None, typer.Argument(help="The folder of run folders (default: runs/).")] = None,
+    json_: Json = False,
+) -> None:
+    """The runs of a folder: state, best value, trials, seconds."""
+    from nnopt_ray.runs import default_parent
+
+    where = parent or default_parent()
+    lines = [_line(RunDir(path)) for path in sorted(where.iterdir()) if (path / "resolved.yaml").is_file()] if where.is_dir() else []
+    if json_:
+        print(json.dumps({"runs": lines}, ensure_ascii=False))
+        return
+    if not lines:
+        print(f"No runs in {where}.")
+        return
+    _print(["run", "status", "objective", "value", "trials", "seconds"], [[line[k] for k in ("run", "status", "objective", "value", "trials", "seconds")] for line in lines])
+
+
+def _line(run: RunDir) -> dict[str, Any]:
+    if not run.result.is_file():
+        asked = sum(1 for event in read_lines(run.journal) if event.get("event") == "asked")
+        return {"run": str(run.root), "status": "not finished", "objective": "", "value": None, "trials": asked, "seconds": None}
+    result = read_json(run.result)
+    metric = result["objective"]["metric"]
+    return {
+        "run": str(run.root),
+        "status": result["status"],
+        "objective": f"{'minimize' if result['objective']['mode'] == 'min' else 'maximize'} {metric}",
+        "value": result["best"]["metrics"].get(metric),
+        "trials": result["trials"]["total"],
+        "seconds": result["seconds"],
+    }
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    trial: Annotated[str | None, typer.Argument(help="A trial's id: its epochs instead of all trials.")] = None,
+    json_: Json = False,
+) -> None:
+    """The trials of a run, best first; or the epochs of one trial."""
+    run = RunDir.open(folder)
+    if trial is not None:
+        _show_trial(run, trial, json_)
+        return
+    from nnopt_ray.cli.console import said
+    from nnopt_ray.runs import reopen
+    from nnopt_ray.trials import read_table
+
+    if not run.trials_table.is_file():
+        raise RunFolderError(f"{folder} holds no trials yet.")
+    sign = 1.0 if reopen(run).mode == "min" else -1.0
+    rows = sorted(read_table(run.trials_table), key=lambda row: (row.value is None, sign * (row.value or 0.0)))
+    if json_:
+        print(json.dumps({"trials": [{"trial": r.trial, "status": r.status, "reason": r.reason, "value": r.value,
+              "epochs": r.epochs, "seconds": r.seconds, "params": dict(r.params)} for r in rows]}, ensure_ascii=False))  # fmt: skip
+        return
+    _print(
+        ["trial", "status", "value", "epochs", "seconds", "values", "reason"],
+        [[r.trial, r.status, r.value, r.epochs, r.seconds, said(r.params), r.reason] for r in rows],
+    )
+
+
+def _show_trial(run: RunDir, trial: str, json_: bool) -> None:
+    known = sorted(path.name for path in run.trials.iterdir()) if run.trials.is_dir() else []
+    if trial not in known:
+        raise UserError(f"{run.root} has no trial '{trial}'. There are: {', '.join(known[:10])}{' ...' * (len(known) > 10)}")
+    lines = list(read_lines(run.trial(trial).history))
+    if json_:
+        print(json.dumps({"trial": trial, "history": lines}, ensure_ascii=False))
+        return
+    names = [name for name in (lines[0] if lines else {}) if name not in ("events", "epoch")]
+    _print(["epoch", *names, "events"], [[line["epoch"] + 1, *(line.get(n) for n in names), "; ".join(line["events"])] for line in lines])
+    print(f"page: {run.trial(trial).page}")
+
+
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")]) -> None:
+    """Build report.html again from the files of the run folder."""
+    from nnopt_ray.report import write
+    from nnopt_ray.runs import reopen
+
+    run = RunDir.open(folder)
+    reopen(run)
+    write.write(run, write.facts_from_folder(run))
+    print(run.report)
+
+
+def _print(head: list[str], rows: list[list[Any]]) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from nnopt_ray.cli.console import WIDTH_LIMIT, number
+
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(number(v) if isinstance(v, float) else "" if v is None else str(v) for v in row), style=None)
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_LIMIT).print(table)

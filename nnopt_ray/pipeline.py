@@ -1,0 +1,273 @@
+"""THE straight line: page → data → model → training → evaluation → run folder and report.
+
+    begin      the run folder with the page, the resolved page and the environment
+    prepared   the data, prepared once and placed in the run folder
+    train_one  a single training (a search puts search.study here)
+    conclude   the winner and the baseline on the test part, once; result.json; the report
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnopt_ray import machine as machines
+from nnopt_ray import reading, rundir, tables
+from nnopt_ray.errors import RunFailed, RunFolderError
+from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.results import Epoch, RunResult, TrialRow
+from nnopt_ray.rundir import RunDir
+from nnopt_ray.trials import write_table
+
+if TYPE_CHECKING:
+    import torch
+
+    from nnopt_ray.data.types import Dataset
+    from nnopt_ray.evaluate.metrics import Metric
+    from nnopt_ray.machine import Machine
+
+SINGLE = "0001"  # the id of the one trial of a run that searches nothing
+
+
+class Watch:
+    """Is told what happens in a run; the program prints it, Python callers may ignore it."""
+
+    def note(self, sentence: str) -> None:
+        """Something the user should know."""
+
+    def begin(self, total: int, workers: int) -> None:
+        """`total` trials will run on `workers` workers."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch of a single training is done."""
+
+    def progress(self, running: int, epochs: int) -> None:
+        """A search moved on: trials running now, epochs trained in all."""
+
+    def trial(self, row: TrialRow, best: TrialRow | None) -> None:
+        """A trial is over; `best` is the best one so far."""
+
+
+def never() -> bool:
+    """The default of `should_stop`."""
+    return False
+
+
+def begin(experiment: Experiment, parent: Path) -> RunDir:
+    """Make the run folder and write down what is about to be done."""
+    run = RunDir.create(parent, experiment.name)
+    resolved = reading.dump(experiment)
+    given = experiment.file.read_text(encoding="utf-8") if experiment.file and experiment.file.is_file() else resolved
+    rundir.write_text(run.page, given)
+    facts = machines.environment() | {"seed": experiment.seed, "import_paths": reading.import_paths(experiment)}
+    rundir.write_json(run.environment, facts)
+    rundir.write_text(run.resolved, resolved)
+    return run
+
+
+@contextmanager
+def holding(run: RunDir) -> Iterator[None]:
+    """Hold a run folder for one process; the system lets go of it however the process ends.
+
+    Raises RunFolderError, naming the holder, when another live process has it.
+    """
+    file = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 (held for the run's life)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise RunFolderError(
+                f"{run.root} is in use by {file.read().strip() or 'another process'}. Wait for it, or stop it first."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+    finally:
+        file.close()
+
+
+def prepared(experiment: Experiment, run: RunDir, watch: Watch) -> Dataset:
+    """The data of a run: prepared, or taken from the cache, and placed in the run folder."""
+    from nnopt_ray.data import prepare
+
+    if (run.data / "manifest.json").is_file():
+        return prepare.open_dataset(run.data)
+    dataset = prepare.place(prepare.prepare(experiment), run.data)
+    for note in dataset.summary.notes:
+        watch.note(note)
+    return dataset
+
+
+def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
+    """The metrics measured on the validation part after every epoch: the objective's, those that a
+    callback watches, and one that people read (accuracy, or the mean absolute error)."""
+    from nnopt_ray.evaluate.metrics import metric_for
+
+    task = dataset.shapes.task
+    wanted = [experiment.metric, "val_accuracy" if task == "classification" else "val_mae"]
+    if experiment.train.early_stopping is not None:
+        wanted.append(experiment.train.early_stopping.monitor)
+    wanted.append(str(experiment.train.schedule.keys.get("monitor", "")))
+    names = [name.removeprefix("val_") for name in wanted if name.startswith("val_")]
+    found = {name: metric_for(name) for name in dict.fromkeys(names) if name != "loss"}
+    for name, metric in found.items():
+        if task not in metric.tasks:
+            raise reading.page_fault(experiment, "objective", f"'{name}' is no metric of a {task}, which this data asks for.")
+    return found
+
+
+def train_one(experiment: Experiment, run: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool]) -> TrialRow:
+    """One training, from its newest checkpoint when there is one."""
+    from nnopt_ray.train.fit import fit
+
+    where = machine_for(experiment)
+    folder = run.trial(SINGLE)
+    if not folder.page.is_file():
+        rundir.write_text(folder.page, reading.dump(experiment))
+    watch.begin(total=1, workers=1)
+    done = fit(
+        experiment,
+        dataset,
+        where,
+        metrics_for(experiment, dataset),
+        folder,
+        on_epoch=watch.epoch,
+        should_stop=should_stop,
+        on_note=watch.note,
+    )
+    return TrialRow(
+        trial=SINGLE,
+        status="finished",
+        reason=done.reason,
+        params={},
+        epochs=len(done.history),
+        best_epoch=done.best_epoch,
+        seconds=done.seconds,
+        value=done.value,
+        metrics=done.metrics,
+        history=done.history,
+    )
+
+
+def machine_for(experiment: Experiment) -> Machine:
+    resources = experiment.resources
+    return machines.choose(resources.cpus_per_worker, resources.gpus_per_worker, experiment.train.precision)
+
+
+def conclude(
+    experiment: Experiment,
+    run: RunDir,
+    dataset: Dataset,
+    rows: tuple[TrialRow, ...],
+    seconds: float,
+    decided: Mapping[str, str],
+) -> RunResult:
+    """Name the winner, measure it and the baseline on the test part once, write the result and the report."""
+    from nnopt_ray.data import prepare
+    from nnopt_ray.evaluate import evaluate as evaluation
+    from nnopt_ray.report import write as report
+
+    rundir.write(run.trials_table, lambda path: write_table(path, rows))
+    winner = best_of(rows, experiment.mode)
+    if winner is None:
+        reasons = sorted({row.reason for row in rows})
+        raise RunFailed(
+            f"no trial gave a value for {experiment.metric}: {reasons[0] if reasons else 'none was run'}"
+            + (f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else "")
+        )
+    closed = reading.close(experiment, winner.params)
+    if closed.data != experiment.data:  # the search varied the preparation: the winner's own
+        dataset = prepare.prepare(closed)
+    where = machine_for(experiment)
+    model = winner_model(closed, run, dataset, winner.trial)
+    baseline, baseline_type = baseline_model(closed, dataset, where)
+    found = evaluation.evaluate(closed, dataset, where, model, baseline)
+    evaluation.write(found, run)
+    keep_best(closed, run, model, winner)
+    result = RunResult(
+        name=experiment.name,
+        status="finished",
+        metric=experiment.metric,
+        mode=experiment.mode,
+        best_trial=winner.trial,
+        best_values=winner.params,
+        best_metrics=winner.metrics,
+        best_epoch=winner.best_epoch or 0,
+        baseline_type=baseline_type,
+        baseline_metrics=found.baseline_test.metrics,
+        test_metrics=found.winner_test.metrics,
+        test_intervals=found.winner_test.intervals,
+        trials={"total": len(rows)} | {s: sum(row.status == s for row in rows) for s in ("finished", "stopped", "failed")},
+        epochs_trained=sum(row.epochs for row in rows),
+        seconds=seconds,
+        decided={**where.decided, **decided},
+    )
+    rundir.write_json(run.result, result.to_json())
+    report.write(run, report.facts_from_folder(run))
+    return result
+
+
+def best_of(rows: tuple[TrialRow, ...], mode: str) -> TrialRow | None:
+    """The row with the best value; the earlier one of equals."""
+    sign = 1.0 if mode == "min" else -1.0
+    usable = [row for row in rows if row.value is not None and row.status in ("finished", "stopped")]
+    return min(usable, key=lambda row: (sign * (row.value or 0.0), row.trial), default=None)
+
+
+def winner_model(experiment: Experiment, run: RunDir, dataset: Dataset, trial: str) -> torch.nn.Module:
+    """The winner's network with the weights of its best epoch."""
+    from nnopt_ray.train.state import load_weights
+
+    model = build_model(experiment, dataset)
+    load_weights(model, run.trial(trial).checkpoints / "best.safetensors")
+    return model
+
+
+def build_model(experiment: Experiment, dataset: Dataset) -> torch.nn.Module:
+    """The network of a closed page with its first weights, which follow from the seed."""
+    import torch
+
+    torch.manual_seed(machines.derived_seed(experiment.seed, "weights"))
+    model: torch.nn.Module = tables.build("model", experiment.model, dataset.shapes)
+    return model
+
+
+def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> tuple[torch.nn.Module, str]:
+    """The page's baseline, trained on the same rows, and what to call it."""
+    from nnopt_ray.train.loop import Trainer
+
+    part = experiment.evaluate.baseline
+    page = reading.from_tree({**plain(experiment.tree), "model": part.page()}, experiment.file)
+    trainer = Trainer(page, dataset, where, {})
+    while not trainer.done:
+        trainer.run_epoch()
+    trainer.finalize()
+    kind = getattr(trainer.model, "kind", "")
+    return trainer.model, f"{part.type} ({kind})" if kind else part.type
+
+
+def keep_best(experiment: Experiment, run: RunDir, model: torch.nn.Module, winner: TrialRow) -> None:
+    from nnopt_ray.train.state import save_weights
+
+    save_weights(model, run.best_model)
+    rundir.write_text(run.best_page, reading.dump(experiment))
+    rundir.write_json(run.best_metrics, {"trial": winner.trial, "epoch": winner.best_epoch, **winner.metrics})
+
+
+def run_single(experiment: Experiment, run: RunDir, watch: Watch, should_stop: Callable[[], bool] = never) -> RunResult:
+    """The straight line for a page with nothing to search."""
+    began = time.monotonic()
+    dataset = prepared(experiment, run, watch)
+    row = train_one(experiment, run, dataset, watch, should_stop)
+    return conclude(experiment, run, dataset, (row,), time.monotonic() - began, decided_data(dataset))
+
+
+def decided_data(dataset: Dataset) -> dict[str, Any]:
+    return {"data": "taken from the cache" if dataset.reused else "prepared anew"}

@@ -1,0 +1,174 @@
+"""Run a page, resume a run, open a run folder: what the program and Python callers call."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnopt_ray import pipeline, reading, rundir
+from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError
+from nnopt_ray.experiment import Experiment
+from nnopt_ray.pipeline import Watch, never
+from nnopt_ray.rundir import RunDir
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+
+class Run:
+    """A run folder: finished, interrupted, or still running elsewhere."""
+
+    def __init__(self, path: Path) -> None:
+        self._dir = RunDir.open(path)
+
+    @property
+    def path(self) -> Path:
+        """The folder, absolute."""
+        return self._dir.root
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The resolved page."""
+        return reopen(self._dir)
+
+    @property
+    def finished(self) -> bool:
+        return self._dir.result.is_file()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """result.json. Raises RunFolderError while the run is not finished."""
+        if not self.finished:
+            raise RunFolderError(f"{self.path} is not finished: no result.json yet. `nnopt resume {self.path}` goes on.")
+        found: dict[str, Any] = rundir.read_json(self._dir.result)
+        return found
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """trials.parquet: a row a trial."""
+        import pandas as pd
+
+        if not self._dir.trials_table.is_file():
+            raise RunFolderError(f"{self.path} holds no trials yet.")
+        return pd.read_parquet(self._dir.trials_table)
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Trial, values and metrics of the winner."""
+        found: dict[str, Any] = self.result["best"]
+        return found
+
+    def model(self) -> torch.nn.Module:
+        """The best model with its weights, in eval mode."""
+        from nnopt_ray.data.prepare import open_dataset
+        from nnopt_ray.train.state import load_weights
+
+        if not self._dir.best_model.is_file():
+            raise RunFolderError(f"{self.path} has no best model yet: the run is not finished.")
+        self.experiment  # noqa: B018 (puts the page's own import paths in place)
+        experiment = reading.load(self._dir.best_page)
+        model = pipeline.build_model(experiment, open_dataset(self._dir.data))
+        load_weights(model, self._dir.best_model)
+        return model.eval()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+def open_run(path: str | Path) -> Run:
+    """An existing run folder. Raises RunFolderError when it is none."""
+    return Run(Path(path))
+
+
+def default_parent() -> Path:
+    """Where run folders go: NNOPT_RUNS, else ./runs; inside a Ray job, whose working directory is a
+    copy that is thrown away, ~/nnopt-runs."""
+    given = os.environ.get("NNOPT_RUNS")
+    if given:
+        return Path(given).expanduser().absolute()
+    if os.environ.get("RAY_JOB_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return Path.home() / "nnopt-runs"
+    return Path("runs")
+
+
+def run(
+    experiment: Experiment,
+    out: str | Path | None = None,
+    *,
+    address: str | None = None,
+    watch: Watch | None = None,
+    should_stop: Callable[[], bool] = never,
+) -> Run:
+    """Run a page: a single training, or a search when a value is opened.
+
+    out: the parent of the run folder (default: `default_parent()`). address: a Ray cluster to search
+    on; without it, and outside a Ray job, an embedded Ray. Raises RunFailed, UserError, and
+    Interrupted when `should_stop` became true.
+    """
+    folder = pipeline.begin(experiment, Path(out) if out is not None else default_parent())
+    return _go(experiment, folder, address, watch or Watch(), should_stop)
+
+
+def resume(
+    path: str | Path,
+    *,
+    address: str | None = None,
+    watch: Watch | None = None,
+    should_stop: Callable[[], bool] = never,
+) -> Run:
+    """Go on with an interrupted run; a finished one is returned as it is."""
+    found = Run(Path(path))
+    if found.finished:
+        return found
+    return _go(found.experiment, RunDir(found.path), address, watch or Watch(), should_stop)
+
+
+def reopen(folder: RunDir) -> Experiment:
+    """The resolved page of a run folder, with the import paths it was started with."""
+    if folder.environment.is_file():
+        paths = rundir.read_json(folder.environment).get("import_paths", [])
+        sys.path.extend(path for path in paths if path not in sys.path)
+    return reading.load(folder.resolved)
+
+
+def _go(
+    experiment: Experiment, folder: RunDir, address: str | None, watch: Watch, should_stop: Callable[[], bool]
+) -> Run:
+    with pipeline.holding(folder):
+        try:
+            if experiment.is_search:
+                _search(experiment, folder, address, watch, should_stop)
+            else:
+                pipeline.run_single(experiment, folder, watch, should_stop)
+        except (KeyboardInterrupt, Interrupted) as error:
+            raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.root}") from error
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise RunFailed(
+                f"{error.strerror}: {error.filename or folder.root}. What was done is kept; when the cause is gone: "
+                f"nnopt resume {folder.root}"
+            ) from error
+    return Run(folder.root)
+
+
+def _search(
+    experiment: Experiment, folder: RunDir, address: str | None, watch: Watch, should_stop: Callable[[], bool]
+) -> None:
+    from nnopt_ray.search.study import Study
+
+    began = time.monotonic()
+    dataset = pipeline.prepared(experiment, folder, watch)
+    pipeline.metrics_for(experiment, dataset)  # an objective that this data cannot give is refused before any worker starts
+    study = Study(experiment, folder, watch)
+    rows = study.run(address, should_stop)
+    if should_stop():
+        raise Interrupted("stopped")
+    decided = {**pipeline.decided_data(dataset), **study.decided}
+    pipeline.conclude(experiment, folder, dataset, rows, time.monotonic() - began, decided)

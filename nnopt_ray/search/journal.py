@@ -1,0 +1,70 @@
+"""The journal: one JSON line an event, only ever appended to. It is the state of a study.
+
+Events, each with `event` and `t` (seconds since the epoch):
+
+    study     page (digest of the resolved page), nnopt, ray, optuna (versions)
+    asked     trial, params
+    started   trial, worker, epoch (where it starts: 0, or the epoch of its checkpoint)
+    result    trial, epoch (from 0), value (the objective)
+    stop      trial, epoch: the scheduler's decision
+    ended     trial, status, reason, value, best_epoch, epochs, seconds, metrics
+    resumed   how many trials were found finished and how many go on
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nnopt_ray.errors import RunFailed
+from nnopt_ray.rundir import finite, read_lines
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """Appends events. Lines reach the operating system at once, so a killed process loses none;
+    they are forced to the disk at most once a second, so a power cut loses about one second."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._drop_torn_line()
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (held for the study's life)
+        self._synced = time.monotonic()
+
+    def _drop_torn_line(self) -> None:
+        """A last line without its newline was cut off while it was written: it never happened."""
+        if not self.path.is_file():
+            return
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(whole)
+
+    def append(self, event: Event) -> None:
+        """Raises RunFailed when the disk takes no more."""
+        line = json.dumps(finite({"t": round(time.time(), 3), **event}), ensure_ascii=False, allow_nan=False)
+        try:
+            self._file.write(line.encode() + b"\n")
+            if time.monotonic() - self._synced > 1.0:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise RunFailed(
+                f"cannot write the journal {self.path}: {error.strerror or error}. Nothing that was recorded is "
+                f"lost: make room, then `nnopt resume {self.path.parent}`."
+            ) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> Iterator[Event]:
+    """All whole events of a journal; a torn last line is dropped."""
+    return read_lines(path)

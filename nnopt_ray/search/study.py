@@ -1,0 +1,247 @@
+"""The study: a loop that asks the searcher, keeps warm workers busy, and writes the journal.
+
+A process is started per worker, never per trial. Ray places the workers; the searcher suggests; the
+scheduler decides; the journal remembers. Open `Study.run` first.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nnopt_ray import rundir, tables
+from nnopt_ray.errors import RunFailed, UserError
+from nnopt_ray.experiment import Experiment
+from nnopt_ray.results import TrialRow
+from nnopt_ray.rundir import RunDir
+from nnopt_ray.search import journal as journals
+from nnopt_ray.search.cluster import Cluster, connected
+from nnopt_ray.search.ledger import Ledger, Trial, page_digest
+from nnopt_ray.trials import write_table
+from nnopt_ray.search.worker import Failure, Slice, Worker
+
+if TYPE_CHECKING:
+    from nnopt_ray.pipeline import Watch
+
+TABLE_EVERY_S = 5.0  # trials.parquet is rewritten this often while the search runs
+LOST_WORKER_TRIES = 3  # a trial whose worker died this often is given up
+SAME_FAULT = 3  # trials in a row that fail with the same sentence, and no success yet, stop the study
+
+
+@dataclass
+class Seat:
+    """One worker and what it is doing."""
+
+    number: int
+    actor: Any
+    trial: Trial | None = None
+    stopping: bool = False
+
+
+class Study:
+    """One search over one run folder; fresh, or continued from its journal."""
+
+    def __init__(self, experiment: Experiment, run: RunDir, watch: Watch) -> None:
+        self.experiment, self.run_dir, self.watch = experiment, run, watch
+        search = experiment.search
+        self.asker = tables.build("method", search.method).start(experiment)
+        judge = tables.build("scheduler", search.scheduler).start(experiment.mode, experiment.train.epochs)
+        self.journal = journals.Journal(run.journal)
+        earlier = list(journals.read(run.journal))
+        self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note)
+        self.queue: deque[Trial] = deque()
+        self.exhausted = False
+        self.faults: list[str] = []
+        self.decided: dict[str, str] = {}
+        self._table_written = 0.0
+        self._open(earlier)
+
+    def _open(self, earlier: list[journals.Event]) -> None:
+        digest = page_digest(self.experiment)
+        if not earlier:
+            versions = {k: v for k, v in _versions().items() if k in ("nnopt-ray", "ray", "optuna", "torch")}
+            self.journal.append({"event": "study", "page": digest, "versions": versions})
+            return
+        if earlier[0].get("event") != "study" or earlier[0].get("page") != digest:
+            raise UserError(
+                f"{self.run_dir.journal} belongs to another page than {self.run_dir.resolved}. "
+                "Put the page back as it was, or start a new run."
+            )
+        self.ledger.replay(earlier)
+        self.queue.extend(trial for trial in self.ledger.trials.values() if not trial.over)
+        done = sum(trial.over for trial in self.ledger.trials.values())
+        self.journal.append({"event": "resumed", "finished": done, "going_on": len(self.queue)})
+        self.watch.note(f"Resuming: {done} trials are finished, {len(self.queue)} were under way and go on.")
+
+    def run(self, address: str | None, should_stop: Callable[[], bool]) -> tuple[TrialRow, ...]:
+        """Run to the end, or until `should_stop`. Returns a row per trial asked so far."""
+        deadline = None if self.experiment.search.timeout_s is None else time.monotonic() + self.experiment.search.timeout_s
+        try:
+            with connected(address) as cluster:
+                self._drive(cluster, lambda: should_stop(), deadline)
+        finally:
+            self._write_table(force=True)
+            self.journal.close()
+        return self.rows()
+
+    def rows(self) -> tuple[TrialRow, ...]:
+        return tuple(trial.row() for trial in self.ledger.trials.values())
+
+    def _drive(self, cluster: Cluster, should_stop: Callable[[], bool], deadline: float | None) -> None:
+        import ray
+
+        left = self.asker.total - sum(trial.over for trial in self.ledger.trials.values())
+        if left <= 0:
+            return
+        count = min(cluster.workers(self.experiment.resources), left)
+        self.decided["workers"] = f"{count}, as many as {cluster.sentence()} hold"
+        self.watch.begin(total=self.asker.total, workers=count)
+        pending: dict[Any, Seat] = {}
+        for number in range(count):
+            seat = Seat(number, self._actor())
+            self._next(seat, pending)
+        while pending:
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
+            stopping = should_stop()
+            if stopping or (deadline is not None and time.monotonic() > deadline):
+                self.exhausted = True
+            for future in ready:
+                seat = pending.pop(future)
+                try:
+                    answer = ray.get(future)
+                except ray.exceptions.RayActorError as error:
+                    self._lost(seat, str(error).splitlines()[0])
+                    answer = None
+                if stopping:
+                    self._take(seat, answer)
+                    self._rest(seat)
+                elif self._take(seat, answer):
+                    self._stop_trial(seat, pending)
+                else:
+                    self._next(seat, pending)
+            self._progress()
+
+    def _actor(self) -> Any:
+        import ray
+
+        resources = self.experiment.resources
+        actor = ray.remote(Worker).options(
+            num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_restarts=0
+        )
+        from nnopt_ray.experiment import plain
+
+        file = str(self.experiment.file) if self.experiment.file else None
+        return actor.remote(plain(self.experiment.tree), file, str(self.run_dir.root), list(sys.path))
+
+    def _next(self, seat: Seat, pending: dict[Any, Seat]) -> None:
+        """Give the seat work: its own trial while it is under way, else a waiting or a new one."""
+        if seat.trial is None:
+            seat.trial = self._waiting() or self._ask()
+            if seat.trial is None:
+                return
+            self.ledger.started(seat.trial, seat.number, len(seat.trial.values))
+        trial = seat.trial
+        until = trial.stop_at or self.ledger.next_decision(trial)
+        pending[seat.actor.work.remote(trial.id, trial.params, until)] = seat
+
+    def _waiting(self) -> Trial | None:
+        return self.queue.popleft() if self.queue and not self.exhausted else None
+
+    def _ask(self) -> Trial | None:
+        if self.exhausted:
+            return None
+        trial = self.ledger.ask()
+        if trial is None:
+            self.exhausted = True
+        return trial
+
+    def _take(self, seat: Seat, answer: Slice | None) -> bool:
+        """Take in a worker's answer. True when the scheduler ends the seat's trial here."""
+        trial = seat.trial
+        if seat.stopping and trial is not None:
+            seat.stopping = False
+            self._over(seat, trial, "stopped", f"stopped by the scheduler after epoch {len(trial.values)}")
+            return False
+        if answer is None or trial is None:
+            return False
+        for note in answer.notes:
+            self.watch.note(f"trial {trial.id}: {note}")
+        for epoch in answer.epochs:
+            if self.ledger.result(trial, epoch):
+                return True
+        if answer.failure is not None:
+            self._failed(seat, trial, answer.failure)
+        elif answer.done:
+            self._over(seat, trial, "finished", answer.reason)
+        return False
+
+    def _stop_trial(self, seat: Seat, pending: dict[Any, Seat]) -> None:
+        """The worker writes the trial's state first; only then the journal says that it is over."""
+        assert seat.trial is not None
+        seat.stopping = True
+        pending[seat.actor.stop.remote(seat.trial.id, "stopped by the scheduler")] = seat
+
+    def _over(self, seat: Seat, trial: Trial, status: Any, reason: str, lost: bool = False) -> None:
+        self.ledger.end(trial, status, reason, lost)
+        seat.trial = None
+        self.watch.trial(trial.row(), self._best_row())
+
+    def _failed(self, seat: Seat, trial: Trial, failure: Failure) -> None:
+        if failure.kind == "storage":
+            raise RunFailed(failure.message)
+        self._over(seat, trial, "failed", failure.message, lost=failure.kind != "not-a-number")
+        self.faults.append(failure.message)
+        last = self.faults[-SAME_FAULT:]
+        if failure.kind == "part" and len(last) == SAME_FAULT and len(set(last)) == 1 and self.ledger.best() is None:
+            raise RunFailed(
+                f"{SAME_FAULT} trials in a row failed in the same way, and none has finished: {failure.message} "
+                f"The tracebacks are in {self.run_dir.trials}/*/error.txt."
+            )
+
+    def _lost(self, seat: Seat, why: str) -> None:
+        """A worker died: a new one takes its seat, and its trial goes on from its checkpoint."""
+        trial, seat.trial, seat.stopping = seat.trial, None, False
+        seat.actor = self._actor()
+        if trial is None:
+            return
+        if trial.started >= LOST_WORKER_TRIES:
+            seat.trial = trial
+            self._over(seat, trial, "failed", f"its worker died {trial.started} times: {why}", lost=True)
+            return
+        self.watch.note(f"The worker of trial {trial.id} died ({why}); the trial goes on from its checkpoint.")
+        self.queue.appendleft(trial)
+
+    def _rest(self, seat: Seat) -> None:
+        """The user stops the study: the trial under way is written down for a later resume."""
+        import ray
+
+        if seat.trial is not None:
+            ray.get(seat.actor.pause.remote())
+
+    def _best_row(self) -> TrialRow | None:
+        best = self.ledger.best()
+        return None if best is None else best.row()
+
+    def _progress(self) -> None:
+        trials: Iterable[Trial] = self.ledger.trials.values()
+        self.watch.progress(
+            running=sum(trial.status == "running" for trial in trials),
+            epochs=sum(len(trial.values) for trial in trials),
+        )
+        self._write_table()
+
+    def _write_table(self, force: bool = False) -> None:
+        if force or time.monotonic() - self._table_written > TABLE_EVERY_S:
+            rundir.write(self.run_dir.trials_table, lambda path: write_table(path, self.rows()))
+            self._table_written = time.monotonic()
+
+
+def _versions() -> dict[str, str]:
+    from nnopt_ray.machine import environment
+
+    versions: dict[str, str] = environment()["packages"]
+    return versions
