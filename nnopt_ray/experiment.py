@@ -7,6 +7,7 @@ may not vary. Reading a page into these models, with the place of every fault, i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +49,8 @@ class Range:
         return {self.kind: [plain(value) for value in self.values]}
 
     def labels(self) -> tuple[Any, ...]:
-        """For a choice: what names each option in tables: a scalar itself, a sub-page its `type`.
-
-        Sub-pages of one type are told apart by `#2`, `#3`, ...
+        """For a choice: what names each option in tables: a scalar itself, a sub-page its `type`, a list
+        as JSON writes it. Options of one name are told apart by `#2`, `#3`, ...
         """
         seen: dict[str, int] = {}
         labels: list[Any] = []
@@ -58,7 +58,7 @@ class Range:
             if isinstance(value, Mapping):
                 name = str(value.get("type", f"choice {position}"))
             elif isinstance(value, (list, tuple)):
-                name = f"choice {position}"
+                name = json.dumps(plain(value))
             else:
                 labels.append(value)
                 continue

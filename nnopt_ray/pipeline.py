@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import machine as machines
 from nnopt_ray import reading, rundir, tables
-from nnopt_ray.errors import RunFailed, RunFolderError
+from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.results import Epoch, RunResult, TrialRow
 from nnopt_ray.rundir import RunDir
@@ -64,10 +64,16 @@ def begin(experiment: Experiment, parent: Path) -> RunDir:
     resolved = reading.dump(experiment)
     given = experiment.file.read_text(encoding="utf-8") if experiment.file and experiment.file.is_file() else resolved
     rundir.write_text(run.page, given)
-    facts = machines.environment() | {"seed": experiment.seed, "import_paths": reading.import_paths(experiment)}
+    facts = machines.environment() | {"seed": experiment.seed, "import_paths": import_paths(experiment)}
     rundir.write_json(run.environment, facts)
     rundir.write_text(run.resolved, resolved)
     return run
+
+
+def import_paths(experiment: Experiment) -> list[str]:
+    """Where a page's own parts are looked for: beside the page, then in the current directory."""
+    beside = [str(experiment.file.resolve().parent)] if experiment.file else []
+    return list(dict.fromkeys([*beside, str(Path.cwd())]))
 
 
 @contextmanager
@@ -108,7 +114,7 @@ def prepared(experiment: Experiment, run: RunDir, watch: Watch) -> Dataset:
 def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     """The metrics measured on the validation part after every epoch: the objective's, those that a
     callback watches, and one that people read (accuracy, or the mean absolute error)."""
-    from nnopt_ray.evaluate.metrics import metric_for
+    from nnopt_ray.evaluate.metrics import for_task, metric_for
 
     task = dataset.shapes.task
     wanted = [experiment.metric, "val_accuracy" if task == "classification" else "val_mae"]
@@ -119,7 +125,10 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     found = {name: metric_for(name) for name in dict.fromkeys(names) if name != "loss"}
     for name, metric in found.items():
         if task not in metric.tasks:
-            raise reading.page_fault(experiment, "objective", f"'{name}' is no metric of a {task}, which this data asks for.")
+            raise UserError(
+                f"the page watches 'val_{name}', and the data makes this a {task}, which has no such metric. "
+                f"Metrics of a {task}: {', '.join(f'val_{known}' for known in for_task(task))}."
+            )
     return found
 
 
@@ -187,7 +196,7 @@ def conclude(
         dataset = prepare.prepare(closed)
     where = machine_for(experiment)
     model = winner_model(closed, run, dataset, winner.trial)
-    baseline, baseline_type = baseline_model(closed, dataset, where)
+    baseline = baseline_model(closed, dataset, where)
     found = evaluation.evaluate(closed, dataset, where, model, baseline)
     evaluation.write(found, run)
     keep_best(closed, run, model, winner)
@@ -200,7 +209,7 @@ def conclude(
         best_values=winner.params,
         best_metrics=winner.metrics,
         best_epoch=winner.best_epoch or 0,
-        baseline_type=baseline_type,
+        baseline_type=found.baseline_type,
         baseline_metrics=found.baseline_test.metrics,
         test_metrics=found.winner_test.metrics,
         test_intervals=found.winner_test.intervals,
@@ -239,8 +248,8 @@ def build_model(experiment: Experiment, dataset: Dataset) -> torch.nn.Module:
     return model
 
 
-def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> tuple[torch.nn.Module, str]:
-    """The page's baseline, trained on the same rows, and what to call it."""
+def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> torch.nn.Module:
+    """The page's baseline, trained on the same rows."""
     from nnopt_ray.train.loop import Trainer
 
     part = experiment.evaluate.baseline
@@ -249,8 +258,7 @@ def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> 
     while not trainer.done:
         trainer.run_epoch()
     trainer.finalize()
-    kind = getattr(trainer.model, "kind", "")
-    return trainer.model, f"{part.type} ({kind})" if kind else part.type
+    return trainer.model
 
 
 def keep_best(experiment: Experiment, run: RunDir, model: torch.nn.Module, winner: TrialRow) -> None:
@@ -258,7 +266,13 @@ def keep_best(experiment: Experiment, run: RunDir, model: torch.nn.Module, winne
 
     save_weights(model, run.best_model)
     rundir.write_text(run.best_page, reading.dump(experiment))
-    rundir.write_json(run.best_metrics, {"trial": winner.trial, "epoch": winner.best_epoch, **winner.metrics})
+    facts = {
+        "trial": winner.trial,
+        "epoch": winner.best_epoch,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "metrics": dict(winner.metrics),
+    }
+    rundir.write_json(run.best_metrics, facts)
 
 
 def run_single(experiment: Experiment, run: RunDir, watch: Watch, should_stop: Callable[[], bool] = never) -> RunResult:
@@ -266,6 +280,8 @@ def run_single(experiment: Experiment, run: RunDir, watch: Watch, should_stop: C
     began = time.monotonic()
     dataset = prepared(experiment, run, watch)
     row = train_one(experiment, run, dataset, watch, should_stop)
+    if should_stop():
+        raise Interrupted("stopped")
     return conclude(experiment, run, dataset, (row,), time.monotonic() - began, decided_data(dataset))
 
 

@@ -66,6 +66,7 @@ class Scores:
     per_class: tuple[Mapping[str, Any], ...] = ()  # class, precision, recall, f1, rows
     confusion: tuple[tuple[int, ...], ...] = ()  # [true][predicted]
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences for the user: what is not defined and why
 
 
 Status = Literal["finished", "stopped", "failed", "running", "pending"]

@@ -54,9 +54,10 @@ class Worker:
     """Trains the trials of one study. Made into an actor by `study`; plain Python otherwise."""
 
     def __init__(self, tree: Mapping[str, Any], file: str | None, root: str, import_paths: list[str]) -> None:
-        sys.path[:0] = [path for path in import_paths if path not in sys.path]
+        sys.path.extend(path for path in import_paths if path not in sys.path)
         from nnopt_ray import machine, reading
         from nnopt_ray.data.prepare import open_dataset
+        from nnopt_ray.train.batches import place
 
         self._run = RunDir(Path(root))
         self._experiment = reading.from_tree(tree, Path(file) if file else None)
@@ -65,6 +66,7 @@ class Worker:
             resources.cpus_per_worker, resources.gpus_per_worker, self._experiment.train.precision
         )
         self._dataset = open_dataset(self._run.data)
+        self._placed = place(self._dataset, self._machine)
         self._trial: TrialRun | None = None
         self._trial_id = ""
 
@@ -127,7 +129,15 @@ class Worker:
         if not folder.page.is_file():
             write_text(folder.page, reading.dump(experiment))
         dataset = self._data(experiment)
-        return TrialRun(experiment, dataset, self._machine, metrics_for(experiment, dataset), folder, on_note=notes.append)
+        return TrialRun(
+            experiment,
+            dataset,
+            self._machine,
+            metrics_for(experiment, dataset),
+            folder,
+            on_note=notes.append,
+            placed=self._placed if dataset is self._dataset else None,
+        )
 
     def _data(self, experiment: Experiment) -> Dataset:
         """The study's data; prepared anew (or taken from the cache) when the trial varies its preparation."""

@@ -1,0 +1,280 @@
+"""The door of the room: source → table → columns → split → steps fitted on the training part → store.
+
+Data that was prepared before, from the same content in the same way, is taken from the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnopt_ray import tables
+from nnopt_ray.data import preprocessing, store
+from nnopt_ray.data.columns import Reading, recognise
+from nnopt_ray.data.frame import Layout
+from nnopt_ray.data.preprocessing import Preprocessing, apply
+from nnopt_ray.data.sources import Source
+from nnopt_ray.data.split import PARTS, Split
+from nnopt_ray.data.store import open_dataset, place
+from nnopt_ray.data.table import IMAGE, Table, hint, tidy
+from nnopt_ray.data.target import Target, class_counts, read_target, target_name
+from nnopt_ray.data.types import Column, Dataset, DataSummary, Shapes
+from nnopt_ray.errors import DataError, RunFolderError
+from nnopt_ray.experiment import Data, Experiment
+from nnopt_ray.tables import Part
+
+
+def prepare(experiment: Experiment, cache: Path | None = None) -> Dataset:
+    """The data set of a page, from the cache when its content and preparation were seen before.
+
+    cache: folder of the cache; by default $NNOPT_CACHE, else ~/.cache/nnopt/data. Raises DataError when the
+    data cannot be used as the page asks, RunFailed when the cache cannot be written.
+    """
+    data = experiment.data
+    base = experiment.file.resolve().parent if experiment.file is not None else Path.cwd()
+    source: Source = tables.build("source", data.source)
+    key = _key(data, source.fingerprint(base))
+    folder = (cache or default_cache()) / key
+    if folder.is_dir():
+        try:
+            return replace(open_dataset(folder), reused=True)
+        except RunFolderError:  # damaged: made again below
+            pass
+    store.build(folder, key, _content(data, source.read(base)))
+    return open_dataset(folder)
+
+
+def default_cache() -> Path:
+    """$NNOPT_CACHE, else ~/.cache/nnopt/data."""
+    said = os.environ.get("NNOPT_CACHE")
+    return Path(said).expanduser() if said else Path.home() / ".cache" / "nnopt" / "data"
+
+
+def _key(data: Data, fingerprint: str) -> str:
+    """What the prepared data follows from: the content, the page's section, and the code that reads both."""
+    parts = {"source": (data.source,), "split": (data.split,), "step": data.steps}
+    said = {
+        "content": fingerprint,
+        "code": _own_code(),
+        "parts": {room: [part.page() for part in chosen] for room, chosen in parts.items()},
+        "brought": {part.type: _code_of(room, part) for room, chosen in parts.items() for part in chosen},
+        "target": data.target,
+        "task": data.task,
+        "ignore": data.ignore,
+        "scale_target": data.scale_target,
+    }
+    text = json.dumps(said, sort_keys=True, default=list)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _own_code() -> str:
+    """Digest of this room and of what reads files for it: an upgrade never meets data prepared by other rules."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    for package in ("pyarrow", "numpy", "scikit-learn"):
+        digest.update(importlib.metadata.version(package).encode())
+    return digest.hexdigest()
+
+
+def _code_of(room: str, part: Part) -> str:
+    """Digest of the file of a user's own part; empty for ours."""
+    if part.type in tables.table(room):
+        return ""
+    file = inspect.getsourcefile(tables.find(room, part.type))
+    return hashlib.blake2b(Path(file).read_bytes() if file else b"", digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows that have a target, and those that have none (numbers in the source)."""
+
+    table: Table
+    target: Target
+    column: str  # of the target in the table
+    source_rows: np.ndarray
+    without: np.ndarray
+
+
+def _content(data: Data, read: Table) -> store.Content:
+    table = tidy(read)
+    rows = _with_target(data, table)
+    split: Split = tables.build("split", data.split)
+    not_learned = _not_learned(data, table, rows.column, split)
+    names = [name for name in table.names if name != rows.column and name not in not_learned]
+    readings, empty = recognise(rows.table, names)
+    parts = split.divide(rows.table, rows.target)
+    _check_training(rows.target, parts["train"])
+    done, inputs, remarks = preprocessing.fit(
+        rows.table,
+        readings,
+        {**not_learned, **empty},
+        tuple(dict.fromkeys((rows.column, data.target))),
+        data.steps,
+        parts["train"],
+    )
+    target, mean, scale = _target_values(rows.target, parts["train"], data.scale_target)
+    outputs = len(rows.target.classes) if rows.target.task == "classification" else 1
+    return store.Content(
+        shapes=Shapes(rows.target.task, tuple(layout.input for layout in done.layouts), outputs),
+        inputs=inputs,
+        target=target,
+        source_rows=rows.source_rows,
+        parts=parts,
+        classes=rows.target.classes,
+        target_mean=mean,
+        target_scale=scale,
+        feature_names=_feature_names(done.layouts),
+        summary=_summary(data, table, rows, parts, readings, done, remarks),
+        preprocessing=done.to_json(),
+        audit=tuple((int(row), "left out", "no target") for row in rows.without),
+    )
+
+
+def _with_target(data: Data, table: Table) -> _Rows:
+    column = target_name(table, data.target)
+    values = table.columns.column(column)
+    present = values.is_valid().to_numpy()
+    kept, without = np.flatnonzero(present), np.flatnonzero(~present)
+    if not len(kept):
+        raise DataError(f"data.target: '{data.target}' is missing in every row of {table.origin}.")
+    kept_table = table if not len(without) else table.take(kept)
+    return _Rows(kept_table, read_target(kept_table, column, data.target, data.task), column, kept, without)
+
+
+def _not_learned(data: Data, table: Table, target: str, split: Split) -> dict[str, str]:
+    """Columns that the page keeps from the network → why."""
+    unknown = [name for name in data.ignore if name not in table.names]
+    if unknown:
+        raise DataError(f"data.ignore: {table.origin} has no column '{unknown[0]}'.{hint(unknown[0], table.names)}")
+    if target in data.ignore:
+        raise DataError(f"data.ignore names the target '{target}'. Take it off, or choose another target.")
+    listed = dict.fromkeys(data.ignore, "listed in data.ignore")
+    return {**listed, **dict.fromkeys(split.hidden, "it only serves to divide the rows")}
+
+
+def _check_training(target: Target, train: np.ndarray) -> None:
+    """A part that training cannot learn anything from is refused, whatever the split."""
+    values = target.values[train]
+    if (values == values[0]).all():
+        only = target.classes[int(values[0])] if target.classes else f"{values[0]:g}"
+        raise DataError(
+            f"data.split: the target '{target.name}' is {only} in all {len(values)} training rows: there is nothing to learn. "
+            "Divide the rows otherwise."
+        )
+
+
+def _target_values(target: Target, train: np.ndarray, scaled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Target as training sees it, with mean and scale (float64 [outputs]) that lead back to the user's units."""
+    if target.task == "classification":
+        outputs = len(target.classes)
+        return target.values, np.zeros(outputs), np.ones(outputs)
+    mean, scale = 0.0, 1.0
+    if scaled:
+        mean, scale = float(np.mean(target.values[train])), float(np.std(target.values[train]))
+    with np.errstate(over="ignore"):
+        values = ((target.values - mean) / scale).astype(np.float32)[:, None]
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"data.target: numbers in '{target.name}' are too large for float32 (3.4e38). Give them in a larger unit."
+        )
+    return values, np.array([mean]), np.array([scale])
+
+
+def _feature_names(layouts: tuple[Layout, ...]) -> tuple[str, ...]:
+    return next((layout.names for layout in layouts if layout.input.kind == "table"), ())
+
+
+def _summary(
+    data: Data,
+    table: Table,
+    rows: _Rows,
+    parts: dict[str, np.ndarray],
+    readings: tuple[Reading, ...],
+    done: Preprocessing,
+    remarks: dict[str, str],
+) -> DataSummary:
+    read = {reading.name: reading for reading in readings}
+    columns: list[Column] = []
+    if table.images is not None:
+        shape = "x".join(str(size) for size in table.images.shape[1:])
+        columns.append(Column(IMAGE, "image", 0, table.rows, f"channels x height x width: {shape}"))
+    for name in table.names:
+        values = table.columns.column(name)
+        counts = (values.null_count, _distinct(values))
+        if name == rows.column:
+            columns.append(Column(data.target, "target", *counts, f"{rows.target.task}"))
+        elif name in done.left_out:
+            columns.append(Column(name, "dropped", *counts, done.left_out[name]))
+        else:
+            reading = read[name]
+            constant = [key for key in done.left_out if key.startswith(f"{name}.") and key not in table.names]
+            said = [reading.note, remarks.get(name, ""), f"constant: {', '.join(constant)}" if constant else ""]
+            columns.append(Column(name, reading.kind, *counts, "; ".join(part for part in said if part)))
+    classification = rows.target.task == "classification"
+    counted = {part: class_counts(rows.target, parts[part]) for part in PARTS} if classification else {}
+    return DataSummary(
+        source=_described(data.source),
+        rows=table.rows,
+        task=rows.target.task,
+        target=data.target,
+        columns=tuple(columns),
+        parts={part: len(parts[part]) for part in PARTS},
+        class_counts=counted,
+        notes=_notes(rows, table, columns, counted, remarks),
+    )
+
+
+def _described(source: Part) -> str:
+    """As the page names it, so that it is the same wherever the page lies."""
+    where = (
+        source.keys.get("path")
+        or source.keys.get("name")
+        or ", ".join(str(source.keys[key]) for key in ("x", "y") if key in source.keys)
+    )
+    return f"{source.type} {where}".strip()
+
+
+def _distinct(values: Any) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_nested(values.type):  # Arrow counts no different lists
+        return 0
+    return int(pc.count_distinct(values, mode="only_valid").as_py())
+
+
+def _notes(
+    rows: _Rows, table: Table, columns: list[Column], counted: dict[str, dict[str, int]], remarks: dict[str, str]
+) -> tuple[str, ...]:
+    notes = [*table.notes]
+    if len(rows.without):
+        one = len(rows.without) == 1
+        notes.append(
+            f"{len(rows.without)} row{' has' if one else 's have'} no target and {'was' if one else 'were'} left out."
+        )
+    if rows.target.note:
+        notes.append(rows.target.note)
+    for column in columns:
+        if column.kind == "dropped":
+            notes.append(f"Column '{column.name}' is not learned from: {column.note}.")
+    notes += [f"Column '{name}' {remark}." for name, remark in remarks.items()]
+    for part, counts in counted.items():
+        absent = [name for name, count in counts.items() if not count]
+        if absent:
+            named = ", ".join(map(repr, absent[:8])) + ("..." if len(absent) > 8 else "")
+            notes.append(f"The {part} part has no row of the class{'es' if len(absent) > 1 else ''} {named}.")
+    return tuple(notes)
+
+
+__all__ = ["apply", "default_cache", "open_dataset", "place", "prepare"]

@@ -1,0 +1,180 @@
+"""preprocessing.json: from the columns of a source to the inputs of the network, for rows old and new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from nnopt_ray import rundir, tables
+from nnopt_ray.data.columns import Reading, features, useless
+from nnopt_ray.data.frame import Frame, Layout, assemble
+from nnopt_ray.data.table import Table, quoted, tidy
+from nnopt_ray.data.types import Input, PreprocessingState
+from nnopt_ray.errors import DataError, PartError, RunFolderError
+from nnopt_ray.tables import Part
+
+FORMAT = "nnopt-preprocessing"
+VERSION = 1
+FILE = "preprocessing.json"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """All that is needed to turn rows of the source into inputs.
+
+    readings: the columns read, in order. left_out: columns and features not learned from → reason.
+    steps: each with what it learned from the training rows. layouts: the inputs that come out.
+    image_shape: [channels, height, width] of a row, None when there are no images.
+    targets: names under which the target may stand in a table; new rows need none.
+    """
+
+    readings: tuple[Reading, ...]
+    left_out: Mapping[str, str]
+    image_shape: tuple[int, ...] | None
+    targets: tuple[str, ...]
+    steps: tuple[tuple[Part, PreprocessingState], ...]
+    layouts: tuple[Layout, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "columns": [reading.to_json() for reading in self.readings],
+            "left_out": dict(self.left_out),
+            "image_shape": self.image_shape and list(self.image_shape),
+            "targets": list(self.targets),
+            "steps": [{"type": part.type, "keys": dict(part.keys), "learned": state} for part, state in self.steps],
+            "inputs": [
+                {
+                    "kind": layout.input.kind,
+                    "shape": list(layout.input.shape),
+                    "cardinalities": list(layout.input.cardinalities),
+                    "names": list(layout.names),
+                }
+                for layout in self.layouts
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Preprocessing:
+        if said.get("format") != FORMAT or said.get("version") != VERSION:
+            raise RunFolderError(
+                f"this {FILE} is of the format {said.get('format')} {said.get('version')}; {FORMAT} {VERSION} is read here. "
+                "Use the version of nnopt that wrote it."
+            )
+        return cls(
+            readings=tuple(Reading(**column) for column in said["columns"]),
+            left_out=said["left_out"],
+            image_shape=None if said["image_shape"] is None else tuple(said["image_shape"]),
+            targets=tuple(said["targets"]),
+            steps=tuple((Part(step["type"], _keys(step["keys"])), step["learned"]) for step in said["steps"]),
+            layouts=tuple(
+                Layout(
+                    Input(entry["kind"], tuple(entry["shape"]), tuple(entry["cardinalities"])), tuple(entry["names"])
+                )
+                for entry in said["inputs"]
+            ),
+        )
+
+    def inputs(self, table: Table) -> tuple[np.ndarray, ...]:
+        """Inputs of any rows, one array per layout. Raises DataError when the table is not like the source."""
+        table = tidy(table)
+        self._check(table)
+        frame = _frame(table, self.readings, self.left_out)
+        for part, state in self.steps:
+            frame = tables.build("step", part).transform(frame, state)
+        layouts, arrays = assemble(frame)
+        assert layouts == self.layouts, "the same steps gave other inputs"
+        return arrays
+
+    def _check(self, table: Table) -> None:
+        needed = [reading.name for reading in self.readings]
+        missing = [name for name in needed if name not in table.names]
+        known = {*needed, *self.left_out, *self.targets}
+        extra = [name for name in table.names if name not in known]
+        said = []
+        if missing:
+            said.append(f"lacks the column{'s' * (len(missing) > 1)} {quoted(missing)}")
+        if extra:
+            said.append(f"has the column{'s' * (len(extra) > 1)} {quoted(extra)}, which the model was not trained with")
+        shape = None if table.images is None else tuple(table.images.shape[1:])
+        if shape != self.image_shape:
+            said.append(
+                f"has images of shape {shape} where {self.image_shape} was trained" if shape else "has no images"
+            )
+        if said:
+            raise DataError(f"{table.origin} {', and '.join(said)}. New rows need the columns of the training data.")
+
+
+def _keys(said: Mapping[str, Any]) -> MappingProxyType[str, Any]:
+    return MappingProxyType({key: tuple(value) if isinstance(value, list) else value for key, value in said.items()})
+
+
+def _frame(table: Table, readings: tuple[Reading, ...], left_out: Mapping[str, str]) -> Frame:
+    made = features(table, readings)
+    return Frame({name: made[name] for name in made if name not in left_out}, table.images, left_out)
+
+
+def fit(
+    table: Table,
+    readings: tuple[Reading, ...],
+    left_out: Mapping[str, str],
+    targets: tuple[str, ...],
+    steps: tuple[Part, ...],
+    train: np.ndarray,
+) -> tuple[Preprocessing, tuple[np.ndarray, ...], dict[str, str]]:
+    """Fit the steps in their order on the training rows.
+
+    Gives the preprocessing, the inputs of all rows, and remarks on columns that were kept (name → remark).
+    """
+    made = features(table, readings)
+    named = frozenset(name for part in steps for name in part.keys.get("columns") or ())
+    useless_ones, remarks = useless(made, train, table.rows, named)
+    left_out = {**left_out, **useless_ones}
+    kept = {name: feature for name, feature in made.items() if name not in left_out}
+    origins = {feature.origin for feature in kept.values()}
+    for reading in readings:
+        if reading.name not in origins and reading.name not in left_out:  # all that a date was made into is constant
+            left_out[reading.name] = "it has one and the same value in all training rows"
+    frame = Frame(kept, table.images, left_out)
+    fitted: list[tuple[Part, PreprocessingState]] = []
+    for part in steps:
+        step = tables.build("step", part)
+        state = _survives_json(step.fit(frame, train), part)
+        frame = step.transform(frame, state)
+        fitted.append((part, state))
+    layouts, arrays = assemble(frame)
+    image_shape = None if table.images is None else tuple(int(size) for size in table.images.shape[1:])
+    kept_readings = tuple(reading for reading in readings if reading.name in origins)
+    done = Preprocessing(kept_readings, left_out, image_shape, targets, tuple(fitted), layouts)
+    for array in arrays:
+        if len(array) != table.rows:
+            raise PartError(
+                f"data.steps made {len(array)} rows out of {table.rows}: a step must keep the number of rows."
+            )
+    return done, arrays, remarks
+
+
+def _survives_json(state: PreprocessingState, part: Part) -> PreprocessingState:
+    try:
+        restored: PreprocessingState = json.loads(json.dumps(state, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise PartError(f"data.steps: fit of '{part.type}' gave what JSON cannot hold: {error}.") from error
+    return restored
+
+
+def apply(folder: Path, table: Table) -> tuple[np.ndarray, ...]:
+    """The inputs of new rows, by the preprocessing that lies in `folder`; one array per input of Shapes.
+
+    Raises DataError naming missing, further and mistyped columns, RunFolderError when there is no preprocessing.
+    """
+    return Preprocessing.from_json(rundir.read_json(folder / FILE)).inputs(table)
+
+
+__all__ = ["FILE", "Preprocessing", "apply", "fit"]

@@ -1,0 +1,427 @@
+"""Sources: where the rows come from. Relative paths of a page are looked up beside the page."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from nnopt_ray.data.table import IMAGE, Table, quoted
+from nnopt_ray.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# pandas.read_csv's own list of what means "missing", and the empty field.
+MISSING = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
+    "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+
+
+class Source(ABC):
+    """Contract of a source.
+
+    `fingerprint` answers with a text that changes whenever the content does; a modification time is not
+    enough. `read` gives the rows as they are; trimming and checking them is `table.tidy`'s work. Both raise
+    DataError; `base` is the folder of the page.
+    """
+
+    @abstractmethod
+    def read(self, base: Path) -> Table:
+        """All rows."""
+
+    @abstractmethod
+    def fingerprint(self, base: Path) -> str:
+        """The digest of the content."""
+
+
+class Sklearn(Source):
+    """A data set that comes with scikit-learn: no file, no network.
+
+    digits are 1797 images of 8x8 pixels of 0 to 16, ten classes; iris, wine and breast_cancer are
+    tables with named classes; diabetes is a table with a number to predict. The target has no name of its
+    own there: `data.target` may call it as it likes.
+
+    Keys:
+        name: digits, iris, wine, breast_cancer or diabetes.
+    """
+
+    def __init__(self, *, name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes"]) -> None:
+        self.name = name
+
+    def read(self, base: Path) -> Table:
+        import pyarrow as pa
+
+        bunch = _bundled(self.name)
+        origin = f"scikit-learn's {self.name}"
+        if self.name == "digits":
+            return Table(origin, pa.table({"target": bunch.target}), images=bunch.images[:, None], target="target")
+        columns: dict[str, Any] = {
+            str(name): pa.array(np.ascontiguousarray(values))
+            for name, values in zip(bunch.feature_names, bunch.data.T, strict=True)
+        }
+        names = getattr(bunch, "target_names", None)
+        columns["target"] = pa.array(bunch.target if names is None else [str(names[code]) for code in bunch.target])
+        return Table(origin, pa.table(columns), target="target")
+
+    def fingerprint(self, base: Path) -> str:
+        bunch = _bundled(self.name)
+        digest = hashlib.blake2b(digest_size=20)
+        for array in (bunch.data, bunch.target):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _bundled(name: str) -> Any:
+    from sklearn import datasets
+
+    return getattr(datasets, f"load_{name}")()
+
+
+class _File(Source):
+    """A source that is one file, or a folder of them."""
+
+    path: str
+    suffixes: tuple[str, ...] = ()  # of the files of a folder; empty: a folder is refused
+
+    def files(self, base: Path) -> list[Path]:
+        return _files(self.path, base, self.suffixes, "data.source.path")
+
+    def fingerprint(self, base: Path) -> str:
+        return _digest(self.files(base), base / self.path)
+
+
+def _files(path: str, base: Path, suffixes: tuple[str, ...], key: str) -> list[Path]:
+    """The file, or the files of the folder in sorted order. Raises DataError when there is nothing to read."""
+    place = base / Path(path).expanduser()
+    if place.is_dir():
+        if not suffixes:
+            raise DataError(f"{key}: {place} is a folder; name a file in it.")
+        hidden = ("_", ".")
+        found = sorted(
+            file
+            for file in place.rglob("*")
+            if file.is_file() and file.name.endswith(suffixes) and not file.name.startswith(hidden)
+        )
+        if not found:
+            raise DataError(f"{key}: the folder {place} holds no file that ends in {' or '.join(suffixes)}.")
+        return found
+    if not place.exists():
+        beside = ""
+        if place.parent.is_dir():
+            near = [file.name for file in sorted(place.parent.iterdir()) if file.name.lower() == place.name.lower()]
+            near = near or [file.name for file in sorted(place.parent.iterdir()) if file.stem == place.stem]
+            beside = f" There is {near[0]}." if near else ""
+        relative = "" if Path(path).is_absolute() else " Relative paths start at the folder of the page."
+        raise DataError(f"{key}: there is no file {place}.{beside}{relative}")
+    if place.stat().st_size == 0:
+        raise DataError(f"{key}: {place} is empty.")
+    return [place]
+
+
+def _digest(files: list[Path], root: Path) -> str:
+    """Digest of the content of files, and of their names inside a folder."""
+    digest = hashlib.blake2b(digest_size=20)
+    for file in files:
+        name = str(file.relative_to(root)) if len(files) > 1 else ""
+        digest.update(f"{name}\x1f{file.stat().st_size}\x1f".encode())
+        try:
+            with file.open("rb") as content:
+                while block := content.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise DataError(f"data.source: {file} cannot be read: {error.strerror or error}.") from error
+    return digest.hexdigest()
+
+
+@contextmanager
+def _reading(kind: str, place: Path, cure: str) -> Iterator[None]:
+    """What goes wrong while a file is read, as one sentence."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+        first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise DataError(f"data.source: {place} cannot be read as {kind}: {first}. {cure}") from error
+
+
+class Csv(_File):
+    """A CSV file, also compressed (.gz, .bz2). The kinds of the columns are found from all rows.
+
+    Empty fields and the usual marks (pandas' list: NA, NaN, null, ...) are missing values. Spaces around
+    names and texts are cut off. ISO dates are recognised.
+
+    Keys:
+        path: the file, relative to the page.
+        delimiter: what stands between fields.
+        quote: what stands around fields that hold the delimiter or line ends.
+        decimal: the decimal point of numbers.
+        encoding: of the file, such as utf-8, latin-1 or cp1252.
+        header: the first row holds the names; without one the columns are f0, f1, ...
+        missing: further marks of a missing value, such as "?".
+        text: columns to read as text whatever they look like (codes with leading zeros).
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ",",
+        quote: Annotated[str, Field(min_length=1, max_length=1)] = '"',
+        decimal: Annotated[str, Field(min_length=1, max_length=1)] = ".",
+        encoding: str = "utf-8",
+        header: bool = True,
+        missing: tuple[str, ...] = (),
+        text: tuple[str, ...] = (),
+    ) -> None:
+        self.path = path
+        self.delimiter = delimiter
+        self.quote = quote
+        self.decimal = decimal
+        self.encoding = encoding
+        self.header = header
+        self.missing = missing
+        self.text = text
+
+    def read(self, base: Path) -> Table:
+        import pyarrow as pa
+        from pyarrow import csv
+
+        place = self.files(base)[0]
+        torn: list[tuple[int, int]] = []
+
+        def note(row: Any) -> str:
+            torn.append((row.expected_columns, row.actual_columns))
+            return "error"
+
+        cure = "Check data.source: delimiter, quote, encoding."
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise DataError(
+                f"data.source.encoding: Python knows no encoding '{self.encoding}'. Write one such as utf-8 or latin-1."
+            ) from None
+        with _reading("CSV", place, cure):
+            try:
+                columns = csv.read_csv(
+                    place,
+                    read_options=csv.ReadOptions(encoding=self.encoding, autogenerate_column_names=not self.header),
+                    # Quoted fields may hold line ends; Arrow's default would tear such rows apart.
+                    parse_options=csv.ParseOptions(
+                        delimiter=self.delimiter,
+                        quote_char=self.quote,
+                        newlines_in_values=True,
+                        invalid_row_handler=note,
+                    ),
+                    convert_options=csv.ConvertOptions(
+                        null_values=[*MISSING, *self.missing],
+                        strings_can_be_null=True,
+                        decimal_point=self.decimal,
+                        column_types={name: pa.string() for name in self.text},
+                    ),
+                )
+            except UnicodeDecodeError as error:
+                raise DataError(_undecodable(place, self.encoding)) from error
+            except pa.ArrowInvalid as error:
+                if torn:
+                    raise DataError(self._torn(place, *torn[0], str(error))) from error
+                if "UTF" in str(error) or "codec" in str(error):
+                    raise DataError(_undecodable(place, self.encoding)) from error
+                raise
+        undecoded = [name for name in columns.column_names if pa.types.is_binary(columns.column(name).type)]
+        if undecoded:
+            raise DataError(_undecodable(place, self.encoding))
+        if columns.num_rows == 0:
+            raise DataError(f"data.source.path: {place} has a header and no rows.")
+        strange = [name for name in self.text if name not in columns.column_names]
+        if strange:
+            raise DataError(f"data.source.text: {place} has no column {quoted(strange)}.")
+        return Table(str(place), columns)
+
+    def _torn(self, place: Path, expected: int, found: int, said: str) -> str:
+        row = said.partition(f"got {found}: ")[2].splitlines() or [""]
+        shown = row[0][:60] + ("..." if len(row[0]) > 60 else "")
+        return (
+            f"data.source: {place} is ragged: a row has {found} fields where {expected} are expected ({shown!r}). "
+            f"Repair the row, or check data.source: delimiter ({self.delimiter!r} now) and quote."
+        )
+
+
+def _undecodable(place: Path, encoding: str) -> str:
+    other = "latin-1" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else "utf-8"
+    return f"data.source: {place} holds bytes that are not {encoding}. Add to data.source: encoding: {other}"
+
+
+class Parquet(_File):
+    """A Parquet file, or a folder of them (Hive-style `key=value` folders become columns).
+
+    Keys:
+        path: the file or folder, relative to the page.
+    """
+
+    suffixes = (".parquet", ".pq")
+
+    def __init__(self, *, path: str) -> None:
+        self.path = path
+
+    def read(self, base: Path) -> Table:
+        from pyarrow import parquet
+
+        self.files(base)
+        place = base / Path(self.path).expanduser()
+        with _reading("Parquet", place, "Write it anew, or choose the source type that fits the file."):
+            columns = parquet.read_table(place)
+        return Table(str(place), columns)
+
+
+class Arrow(_File):
+    """A Feather or Arrow IPC file, file or stream form, compressed or not.
+
+    Keys:
+        path: the file, relative to the page.
+    """
+
+    def __init__(self, *, path: str) -> None:
+        self.path = path
+
+    def read(self, base: Path) -> Table:
+        place = self.files(base)[0]
+        with _reading("Arrow", place, "Write it anew, or choose the source type that fits the file."):
+            return Table(str(place), _read_arrow(place))
+
+
+def _read_arrow(place: Path) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import feather, ipc
+
+    with place.open("rb") as file:
+        head = file.read(6)
+    if head == b"ARROW1" or head[:4] == b"FEA1":
+        return feather.read_table(place)
+    with pa.memory_map(str(place)) as stream:
+        return ipc.open_stream(stream).read_all()
+
+
+class Numpy(Source):
+    """NumPy arrays: one .npz file that holds both, or two .npy files.
+
+    x is [rows, features] (columns x0, x1, ...), [rows, height, width] or images with channels; y is
+    [rows] or [rows, 1]. The target has no name of its own: `data.target` may call it as it likes.
+    Pickled arrays are refused.
+
+    Keys:
+        path: the .npz file, relative to the page; without it x and y are files.
+        x: the name of the array in the .npz file, or a .npy file.
+        y: the same for the target.
+        layout: of images with channels: channels_first [rows, channels, height, width] or channels_last.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        x: str = "x",
+        y: str = "y",
+        layout: Literal["channels_first", "channels_last"] = "channels_first",
+    ) -> None:
+        self.path = path
+        self.x = x
+        self.y = y
+        self.layout = layout
+
+    def _places(self, base: Path) -> list[Path]:
+        if self.path is not None:
+            return _files(self.path, base, (), "data.source.path")
+        if not (self.x.endswith(".npy") and self.y.endswith(".npy")):
+            raise DataError("data.source: numpy needs `path` (a .npz file), or `x` and `y` as two .npy files.")
+        return _files(self.x, base, (), "data.source.x") + _files(self.y, base, (), "data.source.y")
+
+    def fingerprint(self, base: Path) -> str:
+        places = self._places(base)
+        return " ".join(_digest([place], base) for place in places)
+
+    def read(self, base: Path) -> Table:
+        import pyarrow as pa
+
+        places = self._places(base)
+        x, y = (self._load(places, which) for which in (0, 1))
+        origin = " and ".join(str(place) for place in places)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.ndim != 1:
+            raise DataError(f"data.source.y: {origin}: y has the shape {y.shape}; it must be [rows] or [rows, 1].")
+        if x.ndim < 2 or x.ndim > 4:
+            raise DataError(
+                f"data.source.x: {origin}: x has the shape {x.shape}; it must be [rows, features], [rows, height, width] "
+                "or [rows, channels, height, width]."
+            )
+        if len(x) != len(y):
+            raise DataError(
+                f"data.source: {origin}: x has {len(x)} rows and y has {len(y)}; they must be the same rows."
+            )
+        target = pa.array(y) if y.dtype.kind != "f" else pa.array(y.astype(np.float64))
+        if x.ndim == 2:
+            columns = {f"x{number}": pa.array(np.ascontiguousarray(x[:, number])) for number in range(x.shape[1])}
+            return Table(origin, pa.table({**columns, "target": target}), target="target")
+        return Table(origin, pa.table({"target": target}), images=self._images(x, origin), target="target")
+
+    def _load(self, places: list[Path], which: int) -> np.ndarray:
+        name = (self.x, self.y)[which]
+        place = places[0] if self.path is not None else places[which]
+        with _reading(
+            "NumPy", place, "Save plain arrays with numpy.save or numpy.savez; pickled objects are not read."
+        ):
+            loaded = np.load(place, allow_pickle=False)
+            if self.path is not None:
+                if not isinstance(loaded, np.lib.npyio.NpzFile):
+                    raise DataError(
+                        f"data.source.path: {place} is a single array; give it as x, and y beside it, without path."
+                    )
+                with loaded:
+                    if name not in loaded.files:
+                        raise DataError(
+                            f"data.source.{'xy'[which]}: {place} holds no array '{name}'; it holds {quoted(loaded.files)}."
+                        )
+                    array = loaded[name]
+            elif isinstance(loaded, np.ndarray):
+                array = loaded
+            else:
+                loaded.close()
+                raise DataError(f"data.source.{'xy'[which]}: {place} is a .npz file; give it as path.")
+        if array.dtype.kind not in ("biuf" if which == 0 else "biufU"):
+            raise DataError(
+                f"data.source.{'xy'[which]}: {place} holds {array.dtype}; {'numbers' if which == 0 else 'numbers or text'} are needed."
+            )
+        return array
+
+    def _images(self, x: np.ndarray, origin: str) -> np.ndarray:
+        """[rows, channels, height, width]"""
+        images = x[:, None] if x.ndim == 3 else x
+        if x.ndim == 4 and self.layout == "channels_last":
+            images = np.moveaxis(x, 3, 1)
+        elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+            raise DataError(
+                f"data.source: {origin}: images of shape {x.shape[1:]} would have {x.shape[1]} channels. "
+                "Add to data.source: layout: channels_last"
+            )
+        if 0 in images.shape[1:]:
+            raise DataError(f"data.source: {origin}: images of shape {x.shape[1:]} hold no pixel.")
+        if images.dtype.kind == "f" and not np.isfinite(images).all():
+            bad = int((~np.isfinite(images)).reshape(len(images), -1).any(axis=1).sum())
+            raise DataError(
+                f"data.source: {origin}: {bad} of the {IMAGE}s hold values that are not finite. Repair or leave them out."
+            )
+        return images
+
+
+__all__ = ["MISSING", "Arrow", "Csv", "Numpy", "Parquet", "Sklearn", "Source"]

@@ -1,0 +1,318 @@
+"""Preprocessing steps. Each learns from the training rows only and says what it learned as JSON."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text
+from nnopt_ray.data.table import quoted
+from nnopt_ray.data.types import PreprocessingState
+from nnopt_ray.errors import DataError
+
+MOST_ONE_HOT = 2000  # columns that one one_hot step may make; beyond it a table of floats outgrows its use
+
+
+class Step(ABC):
+    """Contract of a step: `fit` learns, `transform` applies what was learned to any rows.
+
+    `fit` sees the frame of all rows and the numbers of the training rows (int64 [rows]); it must look at
+    no other. What it returns must survive JSON. `transform` gets that back, also in another process and
+    on rows never seen, and returns a new frame with as many rows.
+    """
+
+    @abstractmethod
+    def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
+        """What was learned, as JSON."""
+
+    @abstractmethod
+    def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
+        """The frame after this step."""
+
+
+class Impute(Step):
+    """Fill missing values. Strategies as in scikit-learn's SimpleImputer.
+
+    mean and median fill numbers and leave text alone (`encode` gives missing text a category of its
+    own); most_frequent, the smallest of equally frequent, and constant fill both.
+
+    Keys:
+        strategy: mean, median, most_frequent or constant.
+        fill_value: for constant: a number fills numbers, a word fills text; without it 0 and "missing".
+        indicator: add a 0/1 column NAME.missing for each column that lacks values in the training part.
+        columns: the columns to fill; all when left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        strategy: Literal["mean", "median", "most_frequent", "constant"] = "mean",
+        fill_value: float | str | None = None,
+        indicator: bool = False,
+        columns: tuple[str, ...] | None = None,
+    ) -> None:
+        self.strategy = strategy
+        self.fill_value = fill_value
+        self.indicator = indicator
+        self.columns = columns
+
+    def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
+        names, _ = frame.select(self.columns, "impute")
+        fill: dict[str, float | str] = {}
+        origins: dict[str, str] = {}
+        for name in names:
+            feature = frame.features[name]
+            value = self._value(feature, rows)
+            if value is not None:
+                fill[name] = value
+                if self.indicator and _missing(feature)[rows].any():
+                    origins.setdefault(feature.origin, name)  # one for all that a date was made into
+        taken = set(frame.features)
+        indicators = {free_name(f"{origin}.missing", taken): name for origin, name in origins.items()}
+        return {"fill": fill, "indicators": indicators}
+
+    def _value(self, feature: Feature, rows: np.ndarray) -> float | str | None:
+        """What this feature is filled with; None when the strategy does not fit its kind."""
+        if isinstance(feature, Codes):
+            return None
+        if self.strategy == "constant":
+            default: float | str = 0.0 if isinstance(feature, Numeric) else "missing"
+            value = default if self.fill_value is None else self.fill_value
+            return value if isinstance(value, str) == isinstance(feature, Text) else None
+        if isinstance(feature, Text):
+            if self.strategy != "most_frequent":
+                return None
+            codes = feature.codes[rows]
+            counts = np.bincount(codes[codes >= 0], minlength=len(feature.words))
+            if not counts.any():
+                raise self._nothing(feature)
+            return min(word for word, count in zip(feature.words, counts, strict=True) if count == counts.max())
+        values = feature.values[rows]
+        values = values[~np.isnan(values)]
+        if not len(values):
+            raise self._nothing(feature)
+        if self.strategy == "mean":
+            return float(np.mean(values))
+        if self.strategy == "median":
+            return float(np.median(values))
+        found, counts = np.unique(values, return_counts=True)
+        return float(found[np.argmax(counts)])
+
+    def _nothing(self, feature: Feature) -> DataError:
+        return DataError(
+            f"data.steps: impute with strategy {self.strategy} has nothing to learn '{feature.origin}' from: "
+            "no training row has a value. Use strategy: constant, or list the column in data.ignore."
+        )
+
+    def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
+        features = dict(frame.features)
+        for name, value in state["fill"].items():
+            features[name] = _filled(frame.features[name], value)
+        for indicator, name in state["indicators"].items():
+            feature = frame.features[name]
+            features[indicator] = Numeric(_missing(feature).astype(np.float64), feature.origin, binary=True)
+        return frame.with_features(features)
+
+
+def _missing(feature: Feature) -> np.ndarray:
+    """bool [rows]"""
+    if isinstance(feature, Numeric):
+        return np.isnan(feature.values)
+    if isinstance(feature, Text):
+        return feature.codes < 0
+    return np.zeros(len(feature.values), dtype=bool)
+
+
+def _filled(feature: Feature, value: float | str) -> Feature:
+    gaps = _missing(feature)
+    if isinstance(feature, Numeric):
+        binary = feature.binary and value in (0.0, 1.0)
+        return Numeric(np.where(gaps, float(value), feature.values), feature.origin, binary)
+    assert isinstance(feature, Text)  # fit gives no value for codes
+    words = feature.words if value in feature.words else (*feature.words, str(value))
+    return Text(np.where(gaps, words.index(str(value)), feature.codes), words, feature.origin)
+
+
+class Scale(Step):
+    """Shift and scale numbers: (x - center) / scale, as scikit-learn's StandardScaler, MinMaxScaler, RobustScaler.
+
+    standard: mean 0, deviation 1. minmax: 0 to 1 over the training part (new rows may fall outside).
+    robust: median 0, distance of the quartiles 1. What does not vary is only shifted. Missing values
+    stay missing and are not learned from. Columns of 0 and 1 (booleans, indicators, one-hot) are left as
+    they are unless named. Images are scaled by channel, over all pixels of the training part.
+
+    Keys:
+        method: standard, minmax or robust.
+        columns: the columns to scale, `image` for the images; all numbers and images when left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Literal["standard", "minmax", "robust"] = "standard",
+        columns: tuple[str, ...] | None = None,
+    ) -> None:
+        self.method = method
+        self.columns = columns
+
+    def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
+        names, with_image = frame.select(self.columns, "scale")
+        learned: dict[str, dict[str, float]] = {}
+        wrong: list[str] = []
+        for name in names:
+            feature = frame.features[name]
+            if not isinstance(feature, Numeric):
+                wrong.append(name)
+            elif self.columns is not None or not feature.binary:
+                values = feature.values[rows]
+                center, scale = self._learn(values[~np.isnan(values)])
+                learned[name] = {"center": center, "scale": scale}
+        if wrong and self.columns is not None:
+            raise DataError(
+                f"data.steps: scale works on numbers, and {quoted(wrong)} holds categories. "
+                "Take it off the step's columns, or put an encode step before."
+            )
+        state: PreprocessingState = {"columns": learned}
+        if with_image and frame.image is not None:
+            channels = [
+                self._learn(frame.image[rows, channel].astype(np.float64).ravel())
+                for channel in range(frame.image.shape[1])
+            ]
+            state["image"] = {"center": [c for c, _ in channels], "scale": [s for _, s in channels]}
+        return state
+
+    def _learn(self, values: np.ndarray) -> tuple[float, float]:
+        """center and scale of these training values (float64 [rows], none missing)."""
+        if not len(values):
+            return 0.0, 1.0
+        if self.method == "standard":
+            center, scale = float(np.mean(values)), float(np.std(values))
+            # Rounding leaves a constant column a deviation of about eps * mean; scikit-learn's bound
+            # (_is_constant_feature) tells it from a real one.
+            eps = float(np.finfo(np.float64).eps)
+            if scale**2 <= len(values) * eps * scale**2 + (len(values) * center * eps) ** 2:
+                scale = 0.0
+        elif self.method == "minmax":
+            center = float(np.min(values))
+            scale = float(np.max(values)) - center
+        else:
+            low, center, high = (float(q) for q in np.percentile(values, (25, 50, 75)))
+            scale = high - low
+        if not np.isfinite(scale):  # the squares or the range of numbers near 1e308
+            raise DataError("data.steps: scale meets numbers beyond 1e150. Divide them in the source first.")
+        # As scikit-learn's _handle_zeros_in_scale.
+        return center, scale if scale >= 10 * float(np.finfo(np.float64).eps) else 1.0
+
+    def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
+        features = dict(frame.features)
+        for name, learned in state["columns"].items():
+            feature = frame.features[name]
+            assert isinstance(feature, Numeric)
+            features[name] = Numeric((feature.values - learned["center"]) / learned["scale"], feature.origin)
+        image = frame.image
+        if "image" in state and image is not None:
+            center, scale = (np.array(state["image"][key])[:, None, None] for key in ("center", "scale"))
+            image = ((image - center) / scale).astype(np.float32)
+        return Frame(features, image, frame.dropped)
+
+
+class Encode(Step):
+    """Turn categories into numbers. The categories are those of the training part, in sorted order.
+
+    one_hot: a 0/1 column NAME=CATEGORY each; a category not met in training is all zeros.
+    ordinal: one column of 0, 1, 2, ...; a category not met in training is -1.
+    embedding: an index for the embedding tables of the network; 0 is every category not met in training.
+    A missing value that occurs in training is a category of its own, the last one.
+
+    Keys:
+        method: one_hot, ordinal or embedding.
+        min_count: categories with fewer training rows are treated as not met in training.
+        columns: the columns to encode, also numbers that are codes; all text columns when left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Literal["one_hot", "ordinal", "embedding"] = "one_hot",
+        min_count: Annotated[int, Field(ge=1)] = 1,
+        columns: tuple[str, ...] | None = None,
+    ) -> None:
+        self.method = method
+        self.min_count = min_count
+        self.columns = columns
+
+    def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
+        names, with_image = frame.select(self.columns, "encode")
+        if with_image and self.columns is not None:
+            raise DataError("data.steps: encode works on columns, not on images. Take `image` off the step's columns.")
+        learned: dict[str, Any] = {}
+        for name in names:
+            feature = frame.features[name]
+            if isinstance(feature, Text) or (self.columns is not None and isinstance(feature, Numeric)):
+                learned[name] = self._learn(as_text(feature), rows)
+        made = sum(len(entry["categories"]) for entry in learned.values())
+        if self.method == "one_hot" and made > MOST_ONE_HOT:
+            largest = max(learned, key=lambda name: len(learned[name]["categories"]))
+            raise DataError(
+                f"data.steps: one_hot would make {made} columns, {len(learned[largest]['categories'])} of them from "
+                f"'{largest}'; {MOST_ONE_HOT} are allowed. Use method: embedding, or a larger min_count."
+            )
+        return {"method": self.method, "columns": learned}
+
+    def _learn(self, feature: Text, rows: np.ndarray) -> dict[str, Any]:
+        counts = np.bincount(feature.codes[rows] + 1, minlength=len(feature.words) + 1)
+        known = [word for word, count in zip(feature.words, counts[1:], strict=True) if count >= self.min_count]
+        return {"categories": sorted(known), "missing": bool(counts[0] >= self.min_count)}
+
+    def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
+        features: dict[str, Feature] = {}
+        for name, feature in frame.features.items():
+            if name in state["columns"]:
+                made = _encoded(name, as_text(feature), state["columns"][name], state["method"])
+                taken = (set(frame.features) | set(features)) - {name}
+                features |= {free_name(key, taken): value for key, value in made}
+            else:
+                features[name] = feature
+        return frame.with_features(features)
+
+
+def _encoded(name: str, feature: Text, learned: dict[str, Any], method: str) -> list[tuple[str, Feature]]:
+    categories: list[str] = learned["categories"]
+    place = {word: position for position, word in enumerate(categories)}
+    size = len(categories) + bool(learned["missing"])
+    of_missing = len(categories) if learned["missing"] else -1
+    # One more entry at the end: the code of missing values, -1, looks it up.
+    positions = np.array([place.get(word, -1) for word in feature.words] + [of_missing], dtype=np.int64)[feature.codes]
+    if method == "embedding":
+        return [(name, Codes(positions + 1, size + 1, feature.origin))]
+    if method == "ordinal":
+        return [(name, Numeric(positions.astype(np.float64), feature.origin))]
+    labels = [*categories, "(missing)"] if learned["missing"] else categories
+    return [
+        (f"{name}={label}", Numeric((positions == position).astype(np.float64), feature.origin, binary=True))
+        for position, label in enumerate(labels)
+    ]
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, with `_` added while another feature has it; it is taken from then on."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def as_text(feature: Feature) -> Text:
+    """Numbers as words; whole numbers are written without a point."""
+    if isinstance(feature, Text):
+        return feature
+    assert isinstance(feature, Numeric)
+    gaps = np.isnan(feature.values)
+    found, inverse = np.unique(feature.values[~gaps], return_inverse=True)
+    codes = np.full(len(feature.values), -1, dtype=np.int64)
+    codes[~gaps] = inverse
+    words = tuple(str(int(value)) if value == np.floor(value) else repr(float(value)) for value in found)
+    return Text(codes, words, feature.origin)

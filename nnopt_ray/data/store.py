@@ -1,0 +1,280 @@
+"""The prepared data on disk: one .npy file an input and part, memory-mapped, and small JSON beside them.
+
+manifest.json        format, key, sizes and checksums of all below; a folder without it is half written
+dataset.json         shapes, classes, scale of the target, names of the features
+PART.table.npy  PART.image.npy  PART.categories.npy  PART.target.npy  PART.source_rows.npy
+preprocessing.json  summary.json  audit.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnopt_ray import rundir
+from nnopt_ray.data.preprocessing import FILE as PREPROCESSING
+from nnopt_ray.data.split import PARTS
+from nnopt_ray.data.types import Column, Dataset, DataSummary, Input, Rows, Shapes
+from nnopt_ray.errors import RunFailed, RunFolderError
+
+FORMAT = "nnopt-data"
+VERSION = 1
+MANIFEST = "manifest.json"
+DATASET = "dataset.json"
+SUMMARY = "summary.json"
+AUDIT = "audit.csv"
+BUILDING = ".building-"  # folders on their way; one left by a killed process goes after a day
+ABANDONED_S = 86_400.0
+CHECKED_BYTES = 1 << 20  # files up to this size are checked by content, larger ones by size
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What a store holds. The arrays cover all rows; `parts` says which of them belong where.
+
+    source_rows: int64 [rows], the number of each row in the source. audit: a line per row that was
+    left out or changed: source_row, action, reason.
+    """
+
+    shapes: Shapes
+    inputs: tuple[np.ndarray, ...]
+    target: np.ndarray
+    source_rows: np.ndarray
+    parts: Mapping[str, np.ndarray]
+    classes: tuple[str, ...]
+    target_mean: np.ndarray
+    target_scale: np.ndarray
+    feature_names: tuple[str, ...]
+    summary: DataSummary
+    preprocessing: Mapping[str, Any]
+    audit: tuple[tuple[int, str, str], ...]
+
+
+def build(folder: Path, key: str, content: Content) -> None:
+    """Write a store beside its place and give it its name in one step.
+
+    Two processes may build the same store at once: the first to finish wins, the other's is dropped. Raises
+    RunFailed when the disk is full or the place cannot be written.
+    """
+    with _beside(folder) as building:
+        _write(building, key, content)
+        _take_name(building, folder, key)
+
+
+def _write(folder: Path, key: str, content: Content) -> None:
+    for part in PARTS:
+        rows = content.parts[part]
+        for layout, array in zip(content.shapes.inputs, content.inputs, strict=True):
+            np.save(folder / f"{part}.{layout.kind}.npy", array[rows], allow_pickle=False)
+        np.save(folder / f"{part}.target.npy", content.target[rows], allow_pickle=False)
+        np.save(folder / f"{part}.source_rows.npy", content.source_rows[rows], allow_pickle=False)
+    described = {
+        "shapes": asdict(content.shapes),
+        "classes": list(content.classes),
+        "target_mean": content.target_mean.tolist(),
+        "target_scale": content.target_scale.tolist(),
+        "feature_names": list(content.feature_names),
+    }
+    rundir.write_json(folder / DATASET, described)
+    rundir.write_json(folder / SUMMARY, asdict(content.summary))
+    rundir.write_json(folder / PREPROCESSING, content.preprocessing)
+    with (folder / AUDIT).open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(("source_row", "action", "reason"))
+        lines.writerows(content.audit)
+    files = {file.name: {"bytes": file.stat().st_size, "blake2b": _checksum(file)} for file in sorted(folder.iterdir())}
+    for name in files:
+        if name.endswith(".npy"):  # shared with run folders by hard links
+            (folder / name).chmod(0o444)
+    rundir.write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, "key": key, "files": files})
+
+
+def _checksum(file: Path) -> str | None:
+    if file.stat().st_size > CHECKED_BYTES:
+        return None
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, gone afterwards unless it was renamed; disk errors become RunFailed."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
+        try:
+            building.chmod(0o755)
+            yield building
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write the prepared data to {folder.parent}: {error.strerror or error}. Make room there, or choose "
+            "another place: --out for the run folder, the environment variable NNOPT_CACHE for the cache."
+        ) from error
+
+
+def _sweep(parent: Path) -> None:
+    for left in parent.glob(f"{BUILDING}*"):
+        try:
+            old = time.time() - left.stat().st_mtime > ABANDONED_S
+        except FileNotFoundError:  # finished meanwhile
+            continue
+        if old:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _take_name(building: Path, folder: Path, key: str) -> None:
+    for _ in range(100):
+        try:
+            os.rename(building, folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+        if _holds(folder, key):
+            return
+        # What stands there is damaged. It is moved away in one step before it is deleted, so that no
+        # other process sees it half gone.
+        aside = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
+        try:
+            os.rename(folder, aside / "damaged")
+        except FileNotFoundError:  # another process was quicker
+            pass
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    raise OSError(errno.EBUSY, f"other processes keep replacing {folder}")
+
+
+def _holds(folder: Path, key: str) -> bool:
+    try:
+        return open_dataset(folder).key == key
+    except RunFolderError:
+        return False
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """The data set of a store: a run folder's data/, or one of the cache. Arrays are memory-mapped, read-only.
+
+    Raises RunFolderError when the store is missing, half written or damaged.
+    """
+    if not folder.is_dir():
+        raise RunFolderError(f"there is no prepared data in {folder}: the folder is missing.")
+    manifest = rundir.read_json(folder / MANIFEST)
+    try:
+        if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
+            raise RunFolderError(
+                f"{folder} is prepared data of another version of nnopt. Start again with `nnopt run PAGE`."
+            )
+        for name, expected in manifest["files"].items():
+            _verify(folder / name, expected)
+        described = rundir.read_json(folder / DATASET)
+        return Dataset(
+            folder=folder,
+            key=manifest["key"],
+            shapes=_shapes(described["shapes"]),
+            **_parts(folder, described["shapes"]),
+            classes=tuple(described["classes"]),
+            target_mean=np.array(described["target_mean"], dtype=np.float64),
+            target_scale=np.array(described["target_scale"], dtype=np.float64),
+            feature_names=tuple(described["feature_names"]),
+            summary=read_summary(folder / SUMMARY),
+        )
+    except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        raise RunFolderError(
+            f"the prepared data in {folder} is damaged ({type(error).__name__}: {error}). Start again with `nnopt run PAGE`."
+        ) from error
+
+
+def _verify(file: Path, expected: Mapping[str, Any]) -> None:
+    found = file.stat().st_size if file.is_file() else None
+    if found != expected["bytes"]:
+        state = "is missing" if found is None else f"has {found} bytes instead of {expected['bytes']}"
+        raise RunFolderError(
+            f"the prepared data in {file.parent} is damaged: {file.name} {state}. Start again with `nnopt run PAGE`."
+        )
+    if expected["blake2b"] is not None and _checksum(file) != expected["blake2b"]:
+        raise RunFolderError(
+            f"the prepared data in {file.parent} is damaged: the content of {file.name} was changed. Start again with `nnopt run PAGE`."
+        )
+
+
+def _shapes(said: Mapping[str, Any]) -> Shapes:
+    inputs = tuple(
+        Input(entry["kind"], tuple(entry["shape"]), tuple(entry["cardinalities"])) for entry in said["inputs"]
+    )
+    return Shapes(said["task"], inputs, said["outputs"])
+
+
+def _parts(folder: Path, shapes: Mapping[str, Any]) -> dict[str, Rows]:
+    def mapped(name: str) -> np.ndarray:
+        array: np.ndarray = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return array
+
+    return {
+        part: Rows(
+            inputs=tuple(mapped(f"{part}.{entry['kind']}") for entry in shapes["inputs"]),
+            target=mapped(f"{part}.target"),
+            source_rows=mapped(f"{part}.source_rows"),
+        )
+        for part in PARTS
+    }
+
+
+def read_summary(file: Path) -> DataSummary:
+    """Raises RunFolderError when the file is missing or no JSON."""
+    said = rundir.read_json(file)
+    columns = tuple(Column(**column) for column in said["columns"])
+    return DataSummary(**{**said, "columns": columns, "notes": tuple(said["notes"])})
+
+
+def place(dataset: Dataset, folder: Path) -> Dataset:
+    """The same data set in a run folder: arrays by hard links (copies on another disk), the rest copied.
+
+    A complete store that already stands there stays; half of one is replaced. Raises RunFailed when the
+    place cannot be written, RunFolderError when other data stands there.
+    """
+    if (folder / MANIFEST).is_file():
+        try:
+            there: Dataset | None = open_dataset(folder)
+        except RunFolderError:
+            there = None
+        if there is not None and there.key != dataset.key:
+            raise RunFolderError(f"{folder} already holds other prepared data. Start a new run with `nnopt run PAGE`.")
+        if there is not None:
+            return replace(there, reused=dataset.reused)
+    with _beside(folder) as building:
+        names = [*rundir.read_json(dataset.folder / MANIFEST)["files"], MANIFEST]
+        for name in names:
+            put: Callable[[Path, Path], None] = _link if name.endswith(".npy") else _copy
+            put(dataset.folder / name, building / name)
+        _take_name(building, folder, dataset.key)
+    return replace(open_dataset(folder), reused=dataset.reused)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EACCES, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        _copy(source, target)
+
+
+__all__ = ["Content", "build", "open_dataset", "place", "read_summary"]

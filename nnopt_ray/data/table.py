@@ -1,0 +1,130 @@
+"""What a source hands on: named columns (Arrow) and, for images, one array beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnopt_ray.errors import DataError
+from nnopt_ray.tables import suggestion
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IMAGE = "image"  # the name under which the image input is addressed, as in `columns: [image]`
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of a source, as read.
+
+    columns: a pyarrow.Table with every column but the image, the target among them.
+    images: [rows, channels, height, width], any real dtype; None when there are none.
+    target: the column that is the source's own target where the source has no name for it (arrays);
+        the page's `data.target` may call it anything.
+    origin: what it was read from, in words, for messages and the report.
+    """
+
+    origin: str
+    columns: pa.Table
+    images: np.ndarray | None = None
+    target: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return len(self.images) if self.images is not None else int(self.columns.num_rows)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.columns.column_names)
+
+    def take(self, rows: np.ndarray) -> Table:
+        """The same table with these rows, in this order."""
+        return replace(
+            self,
+            columns=self.columns.take(rows),
+            images=None if self.images is None else self.images[rows],
+        )
+
+    def column(self, name: str, asked_by: str) -> Any:
+        """One column (pyarrow.ChunkedArray). Raises DataError naming the key of the page that asked for it."""
+        if name not in self.names:
+            raise DataError(f"{asked_by}: {self.origin} has no column '{name}'.{hint(name, self.names)}")
+        return self.columns.column(name)
+
+
+def hint(word: str, known: list[str]) -> str:
+    """ " Did you mean 'x'? The columns are: ...", cut at 30 names."""
+    shown = ", ".join(known[:30]) + (f", and {len(known) - 30} more" if len(known) > 30 else "")
+    near = suggestion(word, known) if len(known) else ""
+    return (near if "Did you mean" in near else "") + (f" The columns are: {shown}." if known else "")
+
+
+def tidy(table: Table) -> Table:
+    """Checked and made uniform: names trimmed and unique, text trimmed, blank text missing, dictionaries decoded.
+
+    Raises DataError when there are no rows, when two columns share a name, or when columns and images
+    differ in length.
+    """
+    import pyarrow as pa
+
+    names = [name.strip() or f"unnamed_{position}" for position, name in enumerate(table.names, start=1)]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise DataError(
+            f"{table.origin} has more than one column named {', '.join(map(repr, twice))}. "
+            "Give every column a name of its own."
+        )
+    if table.images is not None and names and len(table.images) != table.columns.num_rows:
+        raise DataError(f"{table.origin} has {len(table.images)} images but {table.columns.num_rows} rows of columns.")
+    if table.rows == 0:
+        raise DataError(f"{table.origin} has no rows.")
+    columns = pa.table([_tidy(column) for column in table.columns.columns], names=names)
+    return replace(table, columns=columns, target=table.target.strip() if table.target else None)
+
+
+def _tidy(column: Any) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if is_text(column.type):
+        trimmed = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
+    if pa.types.is_floating(column.type):
+        column = column.cast(pa.float64())
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, pa.float64()), column)
+    return column
+
+
+def is_text(kind: Any) -> bool:
+    """True for Arrow's text types."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def is_number(kind: Any) -> bool:
+    """True for Arrow's whole, floating and decimal numbers."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def numbers(column: Any) -> np.ndarray:
+    """A column of numbers or booleans as float64 [rows], NaN where missing."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+
+
+def quoted(names: list[str], most: int = 8) -> str:
+    """'a', 'b', 'c' and 4 more."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,134 @@
+"""The column to predict: classes or numbers, and which rows have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from nnopt_ray.data import dates
+from nnopt_ray.data.table import Table, hint, is_number, is_text, numbers
+from nnopt_ray.data.types import Task
+from nnopt_ray.errors import DataError
+
+# task: auto reads whole numbers as classes when there are at most this many different ones and each
+# occurs this often on average; two values are always classes.
+MOST_CLASSES = 20
+ROWS_PER_CLASS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The target of the rows that have one.
+
+    values: int64 [rows], index into classes (classification) or float64 [rows] (regression).
+    classes: sorted; whole numbers by their value, all else as text.
+    """
+
+    name: str
+    task: Task
+    values: np.ndarray
+    classes: tuple[str, ...]
+    note: str = ""
+
+    def take(self, rows: np.ndarray) -> Target:
+        return Target(self.name, self.task, self.values[rows], self.classes, self.note)
+
+
+def target_name(table: Table, asked: str) -> str:
+    """The column that `data.target` means. Raises DataError when there is none."""
+    if asked in table.names:
+        return asked
+    if table.target is not None:  # the source has no name of its own for it
+        return table.target
+    message = f"data.target: {table.origin} has no column '{asked}'.{hint(asked, table.names)}"
+    if len(table.names) == 1:
+        separator = next((sign for sign in (";", "\t", "|", ",") if sign in table.names[0]), None)
+        if separator:
+            message += f" If {separator!r} separates the columns, add to data.source: delimiter: {separator!r}"
+    raise DataError(message)
+
+
+def read_target(
+    table: Table, column_name: str, shown: str, task: Literal["auto", "classification", "regression"]
+) -> Target:
+    """Target of a table in which every row has one. `shown` is what the page calls it. Raises DataError."""
+    import pyarrow as pa
+
+    column = table.columns.column(column_name)
+    if dates.is_date(column.type):
+        raise DataError(
+            f"data.target: '{shown}' is a date, which is neither a class nor a number. Choose another column."
+        )
+    if not (is_number(column.type) or is_text(column.type) or pa.types.is_boolean(column.type)):
+        raise DataError(f"data.target: '{shown}' is of the kind {column.type}; it must be text, a boolean or a number.")
+    if is_number(column.type):
+        values = numbers(column)
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"data.target: '{shown}' is infinite in {int((~np.isfinite(values)).sum())} rows. Repair or leave out those rows."
+            )
+        target = _of_numbers(values, shown, task)
+    else:
+        target = _of_words(column, shown, task)
+    distinct = len(target.classes) if target.task == "classification" else len(np.unique(target.values))
+    if distinct == 1:
+        only = target.classes[0] if target.classes else f"{target.values[0]:g}"
+        raise DataError(f"data.target: '{shown}' is {only} in every row: there is nothing to predict.")
+    return target
+
+
+def _of_numbers(values: np.ndarray, name: str, task: str) -> Target:
+    found, codes = np.unique(values, return_inverse=True)
+    whole = bool((found == np.floor(found)).all())
+    if task == "auto":
+        few = len(found) <= MOST_CLASSES and len(values) >= ROWS_PER_CLASS * len(found)
+        task = "classification" if whole and (few or len(found) == 2) else "regression"
+        other = "regression" if task == "classification" else "classification"
+        kinds = "whole numbers" if whole else "numbers"
+        read = "classes" if task == "classification" else "amounts"
+        note = f"The target '{name}' holds {len(found)} different {kinds}, read as {read}; data.task: {other} would read it otherwise."
+    else:
+        note = ""
+    if task == "regression":
+        return Target(name, "regression", values, (), note)
+    if len(found) > max(MOST_CLASSES, len(values) // 2):
+        raise DataError(
+            f"data.task: '{name}' has {len(found)} different numbers in {len(values)} rows, too many for classes. "
+            "Set data.task: regression."
+        )
+    classes = tuple(str(int(value)) if value == np.floor(value) else repr(float(value)) for value in found)
+    return Target(name, "classification", codes.astype(np.int64), classes, note)
+
+
+def _of_words(column: Any, name: str, task: str) -> Target:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_boolean(column.type):
+        words = np.where(np.asarray(column.to_numpy(), dtype=bool), "true", "false")
+    else:
+        words = np.asarray(column.to_numpy(), dtype=np.str_)
+    if task == "regression":
+        number = pc.match_substring_regex(pa.array(words), r"^[+-]?\d*\.?\d+([eE][+-]?\d+)?$").to_numpy(
+            zero_copy_only=False
+        )
+        others = [str(word) for word in words[~number][:3]]
+        raise DataError(
+            f"data.task: regression needs numbers, and '{name}' holds {', '.join(map(repr, others or words[:3].tolist()))}. "
+            "Repair those values, list them as `missing` of a csv source, or set data.task: classification."
+        )
+    classes, codes = np.unique(words, return_inverse=True)
+    if len(classes) > len(words) // 2 and len(words) > MOST_CLASSES:
+        raise DataError(
+            f"data.target: '{name}' holds {len(classes)} different texts in {len(words)} rows: too many for classes. "
+            "Choose a column whose values repeat."
+        )
+    return Target(name, "classification", codes.astype(np.int64), tuple(str(word) for word in classes))
+
+
+def class_counts(target: Target, rows: np.ndarray) -> dict[str, int]:
+    """class → rows of it among these."""
+    counts = np.bincount(target.values[rows], minlength=len(target.classes))
+    return {name: int(count) for name, count in zip(target.classes, counts, strict=True)}

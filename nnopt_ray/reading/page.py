@@ -1,0 +1,238 @@
+"""Reading a page: YAML text → Experiment, with every fault at once; closing it for a trial; writing it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from nnopt_ray.errors import PageError
+from nnopt_ray.experiment import Experiment, Range, plain
+from nnopt_ray.experiment import ranges as all_ranges
+from nnopt_ray.reading import ranges, rules, yaml_text
+from nnopt_ray.reading.closing import CannotPut, close_tree, put
+from nnopt_ray.reading.places import BROKEN, Places, shown
+from nnopt_ray.reading.resolve import resolve
+from nnopt_ray.tables import Part
+
+DEFAULT_TRIALS = 20  # of a search that does not say how many
+
+Settings = Mapping[str, Any] | Sequence[str]
+
+
+def load(path: str | Path, set: Settings | None = None) -> Experiment:
+    """Read a page from its file.
+
+    `set` closes, opens or changes values by their dotted path: a mapping path → value, or texts
+    "path=YAML value". A value may be a range as on a page, `{"log": [1e-4, 1e-1]}`.
+    Raises PageError with every fault of the page.
+    """
+    places = Places(str(path))
+    raw = _read(Path(path), places)
+    if raw is BROKEN:
+        raise PageError(places.faults)
+    _apply(raw, set, places)
+    return _experiment(raw, Path(path).absolute(), places)
+
+
+def from_tree(tree: Mapping[str, Any], file: Path | None = None) -> Experiment:
+    """The same from plain data, as `experiment.plain` gives it. Raises PageError.
+
+    `file` is the page's file: relative paths of the page are looked up beside it.
+    """
+    places = Places(str(file) if file else "page")
+    raw = _as_page(tree, places, "", 0)
+    if places.faults:
+        raise PageError(places.faults)
+    return _experiment(raw, file, places)
+
+
+def close(experiment: Experiment, params: Mapping[str, Any]) -> Experiment:
+    """The page of one trial: every range closed by `params`, dotted path → value.
+
+    For a choice of sub-pages the value is the option's label (see Range.labels). A parameter that
+    answers no range changes the page at its path, as `--set` does. What searches is left out.
+    Raises PageError when a range is left open, or the page that results is at fault.
+    """
+    places = Places(str(experiment.file) if experiment.file else "page")
+    given = _as_page(params, places, "", 0)
+    if places.faults:
+        raise PageError(places.faults)
+    closed, wrong = close_tree(experiment.tree, given)
+    for path, message in wrong:
+        places.add((), path, message)
+    if wrong:
+        raise PageError(places.faults)
+    closed.pop("search", None)
+    return _experiment(closed, experiment.file, places)
+
+
+def dump(experiment: Experiment) -> str:
+    """The resolved page as YAML text; `load` reads it back to an equal Experiment."""
+    return yaml_text.write(plain(experiment.tree))
+
+
+# --- text and settings --------------------------------------------------------------------------
+
+
+def _read(path: Path, places: Places) -> Any:
+    """The plain data of a file, a mapping; BROKEN after noting why it is none."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(yaml_text.MAX_BYTES + 1)
+    except FileNotFoundError:
+        places.add((), "", "there is no such file. `nnopt init DATA --target COLUMN` writes a page to start from.")
+        return BROKEN
+    except IsADirectoryError:
+        pages = sorted(str(path / found.name) for found in path.glob("*.y*ml"))[:3]
+        hint = f" Pages in it: {', '.join(pages)}." if pages else ""
+        places.add((), "", f"this is a folder, and a page is a YAML file.{hint}")
+        return BROKEN
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        places.add((), "", f"the file cannot be read: {reason}.")
+        return BROKEN
+    text = yaml_text.decode(content, places)
+    raw = BROKEN if text is None else yaml_text.read(text, places)
+    if raw is None:
+        places.values[()] = (1, 1)
+        places.add((), "", "the page is empty. It needs at least 'data' and 'model'.")
+        return BROKEN
+    if raw is not BROKEN and not isinstance(raw, dict):
+        places.add((), "", f"a page is a mapping with keys such as data, model, train; this is {shown(raw)}.")
+        return BROKEN
+    return raw
+
+
+def _apply(raw: dict[str, Any], settings: Settings | None, places: Places) -> None:
+    """Change a page by `--set`, noting a fault for what cannot be set."""
+    for path, value, words in _settings(settings, places):
+        try:
+            for way in put(raw, path, value):
+                places.replaced(way, words)
+        except CannotPut as error:
+            places.given.setdefault((words,), words)
+            places.add((words,), path, str(error))
+
+
+def _settings(settings: Settings | None, places: Places) -> list[tuple[str, Any, str]]:
+    """(path, value, the words it was given in) of every setting that can be read."""
+    found: list[tuple[str, Any, str]] = []
+    if isinstance(settings, Mapping):
+        listed: list[tuple[str, Any, str]] = [(str(k), v, f"--set {k}={_brief(v)}") for k, v in settings.items()]
+    else:
+        listed = []
+        for text in [settings] if isinstance(settings, str) else settings or ():
+            path, equals, value = text.partition("=")
+            words = f"--set {text}"
+            if not equals:
+                _setting_fault(places, path.strip(), words, "a value is set by PATH=VALUE, such as train.epochs=5.")
+                continue
+            own = Places(places.file)
+            strange = yaml_text.strange(value)
+            read = yaml_text.read(value, own) if strange is None else BROKEN
+            if strange:
+                _setting_fault(places, path.strip(), words, strange)
+            for fault in own.faults:
+                _setting_fault(places, path.strip(), words, fault.message)
+            if read is not BROKEN and not own.faults:
+                found.append((path.strip(), read, words))
+    for path, value, words in listed:
+        own = Places(places.file)
+        checked = _as_page(value, own, path, 0)
+        for fault in own.faults:
+            _setting_fault(places, path, words, fault.message)
+        if not own.faults:
+            found.append((path, checked, words))
+    return found
+
+
+def _setting_fault(places: Places, path: str, words: str, message: str) -> None:
+    places.given.setdefault((words,), words)
+    places.add((words,), path, message)
+
+
+def _brief(value: Any) -> str:
+    text = str(plain(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _as_page(value: Any, places: Places, path: str, depth: int) -> Any:
+    """Plain data of its own, with Range objects written as on a page; notes what no page can hold."""
+    if isinstance(value, Range):
+        value = value.page()
+    if depth > yaml_text.MAX_DEPTH:
+        places.add((), path, f"values are nested more than {yaml_text.MAX_DEPTH} deep; no page needs that.")
+        return BROKEN
+    if isinstance(value, Mapping):
+        return {
+            str(key): _as_page(item, places, f"{path}.{key}" if path else str(key), depth + 1) for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_as_page(item, places, f"{path}.{index}", depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and yaml_text.whole(value)):
+        return value
+    places.add((), path, f"a page holds words, numbers, true, false, null, lists and mappings; this is {shown(value)}.")
+    return BROKEN
+
+
+# --- from data to Experiment --------------------------------------------------------------------
+
+
+def _experiment(raw: dict[str, Any], file: Path | None, places: Places) -> Experiment:
+    _make_importable(file)
+    tree, experiment = resolve(raw, places)
+    rules.check(tree, places, _check_closed)
+    if places.faults or experiment is None:
+        raise PageError(places.faults)
+    experiment = _completed(tree, experiment)
+    experiment._tree = tree
+    experiment._file = file
+    return experiment
+
+
+def _check_closed(raw: dict[str, Any], places: Places) -> None:
+    tree, _ = resolve(raw, places)
+    rules.check(tree, places, _check_closed)
+
+
+def _completed(tree: dict[str, Any], experiment: Experiment) -> Experiment:
+    """Fill in, in the tree and in the sections, the defaults that hang on other values.
+
+    A search has a number of trials; the split has a seed of its own, so that opening `seed` never
+    changes which rows are compared.
+    """
+    search, data = experiment.search, experiment.data
+    method = search.method.type
+    if search.trials is None and method not in ("manual", "grid") and next(all_ranges(tree), None) is not None:
+        tree["search"]["trials"] = DEFAULT_TRIALS
+        search = search.model_copy(update={"trials": DEFAULT_TRIALS})
+    if data.split.keys.get("seed", 0) is None:
+        tree["data"]["split"]["seed"] = experiment.seed
+        keys = MappingProxyType({**data.split.keys, "seed": experiment.seed})
+        data = data.model_copy(update={"split": Part(data.split.type, keys)})
+    if search is experiment.search and data is experiment.data:
+        return experiment
+    return experiment.model_copy(update={"search": search, "data": data})
+
+
+def _make_importable(file: Path | None) -> None:
+    """Put the page's folder and the current one on the import path, behind what is installed.
+
+    Behind, so that a `random.py` beside a page does not stand in for Python's own.
+    """
+    folders = [str(file.absolute().parent)] if file else []
+    for folder in [*folders, os.getcwd()]:
+        if folder not in sys.path:
+            sys.path.append(folder)
+
+
+__all__ = ["DEFAULT_TRIALS", "close", "dump", "from_tree", "load"]

@@ -1,0 +1,168 @@
+"""What a section is made of. The template knows how each kind looks; sections only say what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+Tone = Literal["", "good", "bad", "muted", "best"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what is shown, and what sorting goes by (its text where `sort` is None)."""
+
+    text: str
+    sort: float | str | None = None
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's head. `number` aligns right and sorts by value."""
+
+    text: str
+    number: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """`keys[i]` names row i for the script (a trial's id)."""
+
+    kind: ClassVar[str] = "table"
+    title: str
+    caption: str
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    sortable: bool = False
+    keys: tuple[str, ...] = ()
+    best: str = ""  # the key of the row to mark
+
+
+@dataclass(frozen=True)
+class Plot:
+    """`figure` is plotly's JSON; a colour "--name" in it is looked up in the page's style, light or dark."""
+
+    kind: ClassVar[str] = "plot"
+    id: str
+    title: str
+    caption: str  # one sentence: what to see
+    figure: dict[str, Any]
+    height: int = 320  # CSS pixels
+    wide: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of parallel coordinates; ticks are (place from 0 at the bottom to 1, label)."""
+
+    title: str
+    ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One trial: its place on each axis (None where it has no such value); rank 0 is the best, 1 the last."""
+
+    key: str
+    places: tuple[float | None, ...]
+    rank: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Parallel:
+    kind: ClassVar[str] = "parallel"
+    id: str
+    title: str
+    caption: str
+    axes: tuple[Axis, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A score with its interval on a common scale; places are per cent of the scale's width."""
+
+    label: str
+    text: str
+    dot: float
+    low: float | None
+    high: float | None
+    tone: Literal["winner", "baseline"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to try next: what, the evidence from this run, and the line for the page."""
+
+    title: str
+    evidence: str
+    page: str = ""
+
+
+@dataclass(frozen=True)
+class Hero:
+    """The first screen."""
+
+    kind: ClassVar[str] = "hero"
+    label: str
+    value: str
+    interval: str
+    verdict: str
+    verdict_tone: Tone
+    scale: tuple[str, str]  # the ends of the whiskers' scale
+    whiskers: tuple[Whisker, ...]
+    tiles: tuple[Tile, ...]
+    searched: str
+    advice: tuple[Advice, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    kind: ClassVar[str] = "code"
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Blocks side by side where there is room."""
+
+    kind: ClassVar[str] = "row"
+    blocks: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Closed at first."""
+
+    kind: ClassVar[str] = "fold"
+    title: str
+    blocks: tuple[Any, ...]
+
+
+Block = Text | Table | Plot | Parallel | Hero | Code | Row | Fold
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: tuple[Block, ...] = field(default_factory=tuple)

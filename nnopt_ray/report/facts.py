@@ -1,0 +1,323 @@
+"""What a report is made of, by value; and the same facts read back from a run folder's open files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from nnopt_ray import reading
+from nnopt_ray.data.types import Column, DataSummary
+from nnopt_ray.errors import RunFolderError, UserError
+from nnopt_ray.experiment import Experiment, Range, walk
+from nnopt_ray.results import Epoch, RunResult, Scores, TrialRow
+from nnopt_ray.rundir import RunDir, read_json, read_lines
+from nnopt_ray.trials import read_table
+
+PLOTTED_POINTS = 2000  # a scatter of more points is a blot and only makes the file heavy
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better the winner is than the baseline on the test part.
+
+    `value`, `low` and `high` are differences in the metric's units, positive where the winner is
+    better, whatever the metric's direction. The ends are None where no interval was asked for.
+    """
+
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Points:
+    """Regression: true and predicted values of the test part in the user's units; `rows` of it in all."""
+
+    true: tuple[float, ...]
+    predicted: tuple[float, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a report may say. What a run did not come to is empty or None and named in `missing`."""
+
+    experiment: Experiment
+    result: RunResult | None = None
+    rows: tuple[TrialRow, ...] = ()  # a single run has exactly one
+    history: tuple[Epoch, ...] = ()  # of the winner
+    winner: Mapping[str, Scores] = field(default_factory=dict)  # "validation", "test"
+    baseline: Mapping[str, Scores] = field(default_factory=dict)
+    gains: Mapping[str, Gain] = field(default_factory=dict)  # by metric, without prefix
+    points: Points | None = None
+    summary: DataSummary | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
+    missing: tuple[str, ...] = ()  # sentences
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The winner's row: the one the result names, else the best value so far."""
+        if self.result is not None:
+            named = next((row for row in self.rows if row.trial == self.result.best_trial), None)
+            if named is not None:
+                return named
+        scored = [row for row in self.rows if row.value is not None and math.isfinite(row.value)]
+        sign = 1 if self.experiment.mode == "min" else -1
+        return min(scored, key=lambda row: sign * (row.value or 0.0), default=None)
+
+    @property
+    def task(self) -> Literal["classification", "regression"] | None:
+        if self.summary is not None:
+            return self.summary.task
+        test = self.winner.get("test")
+        if test is None:
+            return None
+        return "classification" if test.classes else "regression"
+
+
+def taken(experiment: Experiment, params: Mapping[str, Any]) -> list[tuple[str, str, Range, Any]]:
+    """(path, branch, range, chosen value) of every range that a trial with these values met."""
+    found: list[tuple[str, str, Range, Any]] = []
+
+    def choose(path: str, branch: str, opened: Range) -> Any:
+        if opened.kind != "choice":
+            value = params.get(path, opened.first())
+            answer = value
+        else:
+            labels = opened.labels()
+            value = params.get(path)
+            # trials.parquet keeps choices of several types as text
+            answer = next((i for i, label in enumerate(labels) if label == value or str(label) == str(value)), 0)
+        if path in params:
+            found.append((path, branch, opened, value))
+        return answer
+
+    walk(dict(experiment.tree), choose)
+    return found
+
+
+def facts_from_folder(run: RunDir) -> Facts:
+    """Rebuild the facts of any run, finished or cut short, from the open files of its folder.
+
+    Only resolved.yaml must be there; for every other file that is missing or damaged the report
+    says so in a sentence. Raises RunFolderError when resolved.yaml is missing or unreadable.
+    """
+    try:
+        experiment = reading.load(run.resolved)
+    except RunFolderError:
+        raise
+    except UserError as error:
+        raise RunFolderError(f"{run.resolved} cannot be read as a page: {error}") from error
+    missing: list[str] = []
+
+    result = _optional(run.result, "The run has no result yet: it was interrupted or is still going on.", missing)
+    scores = _optional(run.scores, "The winner has not been evaluated on the test part yet.", missing)
+    summary = _optional(run.data / "summary.json", "There is no summary of the data.", missing)
+    environment = _optional(run.environment, "There is no record of the environment.", missing)
+    best = _optional(run.best_metrics, "", missing)
+    told = _result(result) if result else None
+    facts = Facts(
+        experiment=experiment,
+        result=told,
+        rows=_rows(run, experiment, missing),
+        winner=_both_parts((scores or {}).get("winner")),
+        baseline=_both_parts((scores or {}).get("baseline")),
+        gains=_gains(scores or {}),
+        summary=_summary(summary) if summary else None,
+        environment=environment or {},
+        parameters=(best or {}).get("parameters"),
+    )
+    return replace(
+        facts,
+        history=facts.best.history if facts.best else (),
+        points=_points(run) if facts.task == "regression" else None,
+        missing=tuple(missing),
+    )
+
+
+def _optional(path: Any, sentence: str, missing: list[str]) -> Any:
+    if path.is_file():
+        try:
+            return read_json(path)
+        except RunFolderError as error:
+            missing.append(f"{error}.")
+            return None
+    if sentence:
+        missing.append(sentence)
+    return None
+
+
+def _number(value: Any) -> float:
+    """JSON has no NaN: it is written as null."""
+    return float("nan") if value is None else float(value)
+
+
+def _metrics(found: Mapping[str, Any] | None) -> dict[str, float]:
+    return {name: _number(value) for name, value in (found or {}).items()}
+
+
+def _intervals(found: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
+    return {name: (_number(ends[0]), _number(ends[1])) for name, ends in (found or {}).items() if ends}
+
+
+def _result(found: Mapping[str, Any]) -> RunResult:
+    best = found["best"]
+    return RunResult(
+        name=found["name"],
+        status=found["status"],
+        metric=found["objective"]["metric"],
+        mode=found["objective"]["mode"],
+        best_trial=best["trial"],
+        best_values=best["values"],
+        best_metrics=_metrics(best["metrics"]),
+        best_epoch=best["epoch"],
+        baseline_type=found["baseline"]["type"],
+        baseline_metrics=_metrics(found["baseline"]["metrics"]),
+        test_metrics=_metrics(found["test"]),
+        test_intervals=_intervals(found["test_interval"]),
+        trials=found["trials"],
+        epochs_trained=found["epochs_trained"],
+        seconds=found["seconds"],
+        decided=found["decided"],
+    )
+
+
+def _scores(found: Mapping[str, Any]) -> Scores:
+    return Scores(
+        part=found["part"],
+        rows=found["rows"],
+        metrics=_metrics(found["metrics"]),
+        intervals=_intervals(found.get("intervals")),
+        per_class=tuple(found.get("per_class", ())),
+        confusion=tuple(tuple(row) for row in found.get("confusion", ())),
+        classes=tuple(found.get("classes", ())),
+        notes=tuple(found.get("notes", ())),
+    )
+
+
+def _both_parts(found: Mapping[str, Any] | None) -> dict[str, Scores]:
+    return {part: _scores(scores) for part, scores in (found or {}).items() if scores}
+
+
+def _gains(found: Mapping[str, Any]) -> dict[str, Gain]:
+    """From `gains` (metric → value, low, high), or from `gain`, which is on the objective's metric alone."""
+    told = found.get("gains") or ({found["gain"]["metric"]: found["gain"]} if found.get("gain") else {})
+    return {
+        metric: Gain(metric, _number(gain["value"]), gain.get("low"), gain.get("high"))
+        for metric, gain in told.items()
+    }
+
+
+def _summary(found: Mapping[str, Any]) -> DataSummary:
+    return DataSummary(
+        **{
+            **found,
+            "columns": tuple(Column(**column) for column in found["columns"]),
+            "notes": tuple(found["notes"]),
+        }
+    )
+
+
+def _rows(run: RunDir, experiment: Experiment, missing: list[str]) -> tuple[TrialRow, ...]:
+    """From trials.parquet; for trials that it does not have (a run cut short), from their folders."""
+    rows: dict[str, TrialRow] = {}
+    if run.trials_table.is_file():
+        rows = {row.trial: row for row in _table_rows(run)}
+    folders = sorted(run.trials.iterdir()) if run.trials.is_dir() else []
+    for folder in folders:
+        if folder.is_dir() and folder.name not in rows:
+            rows[folder.name] = _folder_row(run, folder.name, experiment)
+    if not rows:
+        missing.append("No trial has begun.")
+    return tuple(rows.values())
+
+
+def _table_rows(run: RunDir) -> list[TrialRow]:
+    return [replace(row, history=_history(run, row.trial)) for row in read_table(run.trials_table)]
+
+
+def _history(run: RunDir, trial: str) -> tuple[Epoch, ...]:
+    return tuple(Epoch.from_line(line) for line in read_lines(run.trial(trial).history))
+
+
+def _folder_row(run: RunDir, trial: str, experiment: Experiment) -> TrialRow:
+    """A trial without a row in the table: still running when the run was cut short, or failed."""
+    folder = run.trial(trial)
+    history = _history(run, trial)
+    failed = folder.error.is_file()
+    reason = "not finished"
+    if failed:
+        lines = folder.error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else "failed"
+    sign = 1 if experiment.mode == "min" else -1
+    values = [(sign * e.metrics[experiment.metric], e) for e in history if experiment.metric in e.metrics]
+    values = [pair for pair in values if math.isfinite(pair[0])]
+    best = min(values, key=lambda pair: pair[0])[1] if values else None
+    return TrialRow(
+        trial=trial,
+        status="failed" if failed else "running",
+        reason=reason,
+        params=_params(folder.page, experiment) if folder.page.is_file() else {},
+        epochs=len(history),
+        best_epoch=best.epoch if best else None,
+        seconds=sum(epoch.seconds for epoch in history),
+        value=best.metrics[experiment.metric] if best and not failed else None,
+        metrics=dict(best.metrics) if best else {},
+        history=history,
+    )
+
+
+def _params(page: Any, experiment: Experiment) -> dict[str, Any]:
+    """What a trial chose, read from its closed page along the opened paths."""
+    try:
+        closed = reading.load(page).tree
+    except UserError:
+        return {}
+    params: dict[str, Any] = {}
+    for path, opened in experiment.space:
+        value: Any = closed
+        for step in path.split("."):
+            if isinstance(value, Mapping):
+                value = value.get(step)
+            elif isinstance(value, (list, tuple)) and step.isdigit() and int(step) < len(value):
+                value = value[int(step)]
+            else:
+                value = None
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            value = value.get("type", "")
+        elif isinstance(value, (list, tuple)) and opened.kind == "choice":
+            same = [label for label, option in zip(opened.labels(), opened.values, strict=True) if list(option) == list(value)]
+            value = same[0] if same else str(value)
+        params[path] = value
+    return params
+
+
+def _points(run: RunDir) -> Points | None:
+    """An even sample of the winner's test predictions (columns part, true, predicted)."""
+    if not run.predictions.is_file():
+        return None
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(run.predictions)
+    if not {"part", "true", "predicted"} <= set(table.column_names):  # several targets: no one scatter
+        return None
+    table = table.select(["part", "true", "predicted"]).to_pydict()
+    pairs = [
+        (float(true), float(predicted))
+        for part, true, predicted in zip(table["part"], table["true"], table["predicted"], strict=True)
+        if part == "test"
+    ]
+    return thinned(pairs)
+
+
+def thinned(pairs: list[tuple[float, float]]) -> Points:
+    """At most PLOTTED_POINTS of the pairs, evenly spread over their order."""
+    every = max(1, math.ceil(len(pairs) / PLOTTED_POINTS))
+    kept = pairs[::every]
+    return Points(tuple(t for t, _ in kept), tuple(p for _, p in kept), len(pairs))

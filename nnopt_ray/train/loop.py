@@ -1,0 +1,414 @@
+"""The core: one network, one process, pure torch. A single run, a worker of several and a trial of a search use it.
+
+Everything random in an epoch comes from (seed, purpose, epoch), never from a generator that has been
+running; so a training that was stopped at the end of an epoch and goes on from its `state()` is bitwise,
+on one device, the training that was never stopped. What a model of your own keeps outside its weights and
+buffers is not part of the state.
+
+A step: gradient of the mean loss of the batch, plus l1 * sign(weight); its norm is recorded; then it is
+scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnopt_ray import tables
+from nnopt_ray.data.types import Dataset
+from nnopt_ray.errors import NotANumber, PartError, UserError
+from nnopt_ray.experiment import Experiment
+from nnopt_ray.machine import Machine, derived_seed
+from nnopt_ray.results import Epoch
+from nnopt_ray.train import batches, callbacks, start
+from nnopt_ray.train.losses import Loss
+from nnopt_ray.train.optimizers import Optimizer
+from nnopt_ray.train.schedules import Schedule
+from nnopt_ray.train.state import State
+from nnopt_ray.train.tally import Tally
+from nnopt_ray.train.validate import Metric, Validation
+from nnopt_ray.train.weights import FlatWeights, Snapshot, aliases, put
+
+# Steps between two looks at the losses, each a wait for the device: often enough to end a run of one long
+# epoch soon after its loss is no number, seldom enough to cost nothing.
+LOOK_EVERY_STEPS = 512
+
+
+class Trainer:
+    """Trains the network of a page, an epoch at a time.
+
+    Args:
+        experiment: a page without open ranges.
+        dataset: the prepared data.
+        machine: device, precision and threads.
+        metrics: name → metric of the validation part, recorded as val_NAME beside val_loss.
+        placed: the data where training reads it (`batches.place`), to share it among trainers.
+
+    Attributes:
+        epoch: epochs completed.
+        history: one Epoch each.
+        done, reason: whether training has ended, and why in words.
+        best_epoch, best_value: epoch and value of the objective at its best; -1 and NaN before the first epoch.
+            Of equal values the first counts; NaN is worse than any number.
+        model: the network; its parameters are views into `weights.flat`.
+        decided: what was chosen here, in words.
+
+    Raises UserError for an objective or monitor that is not recorded, and what building the parts raises.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        machine: Machine,
+        metrics: Mapping[str, Metric],
+        placed: batches.Placed | None = None,
+    ) -> None:
+        self.experiment, self.dataset, self.machine = experiment, dataset, machine
+        self.placed = placed or batches.place(dataset, machine)
+        train, shapes = experiment.train, dataset.shapes
+        counts = (
+            np.bincount(dataset.train.target, minlength=shapes.outputs) if shapes.task == "classification" else None
+        )
+        self.loss: Loss = tables.build("loss", train.loss, shapes, counts)
+        self.optimizer: Optimizer = tables.build("optimizer", train.optimizer)
+        self.schedule: Schedule = tables.build("schedule", train.schedule)
+        torch.manual_seed(derived_seed(experiment.seed, "weights"))
+        model: nn.Module = tables.build("model", experiment.model, shapes)
+        self.model = model.to(device=machine.device, dtype=torch.float32)
+        self._take_weights()
+
+        self.sizes = batches.batch_sizes(len(dataset.train), train.batch_size)
+        self.validation = Validation(
+            dataset, self.placed.validation, self.loss, metrics, batches.evaluation_size(shapes, train.batch_size)
+        )
+        self._watch(metrics)
+        self._warm_up = round(train.warmup_epochs * len(self.sizes))
+
+        self.epoch = 0
+        self.history: list[Epoch] = []
+        self.done = False
+        self.reason = ""
+        self.best_epoch = -1
+        self.best_value = math.nan
+        self.at_boundary = True  # False in the middle of an epoch: the state is no epoch's then
+        self._snapshots: dict[int, Snapshot] = {}  # epoch → weights at its end: the best, and what to end with
+        self.decided = self._decided()
+
+    def _take_weights(self) -> None:
+        self.weights = FlatWeights(self.model)
+        self.slots = self.optimizer.slots(self.weights.flat)
+        self.step = 0  # optimizer steps taken, also by the run that this one continues
+        self.base_lr = self.optimizer.lr  # what a plateau lowers
+
+    def _decided(self) -> dict[str, str]:
+        last = self.sizes[-1] if self.sizes else 0
+        rows = f"{len(self.sizes)} steps an epoch"
+        if last != self.experiment.train.batch_size:
+            rows += f", the last of {last} rows"
+        return {"data": self.placed.decided, "batches": rows}
+
+    # ── what is watched ──────────────────────────────────────────────────────────────────────────────
+
+    def _watch(self, metrics: Mapping[str, Metric]) -> None:
+        """Resolve objective and monitors: every one must be recorded and have a direction."""
+        self._modes: dict[str, Literal["min", "max"]] = {"train_loss": "min", "val_loss": "min"}
+        self._modes |= {f"val_{name}": metric.mode for name, metric in metrics.items()}
+        page = self.experiment
+        self._direction("objective", "auto", "the objective")
+        self.plateau: callbacks.ReduceLROnPlateau | None = None
+        monitor = getattr(self.schedule, "monitor", None)
+        if monitor is not None:
+            mode = self._direction(monitor, getattr(self.schedule, "mode", "auto"), "train.schedule.monitor")
+            self.plateau = self.schedule.plateau(self._metric(monitor), mode)
+        self.stopper: callbacks.EarlyStopping | None = None
+        early = page.train.early_stopping
+        if early is not None:
+            self.stopper = callbacks.EarlyStopping(
+                self._metric(early.monitor),
+                patience=early.patience,
+                min_delta=early.min_delta,
+                mode=self._direction(early.monitor, early.mode, "train.early_stopping.monitor"),
+                baseline=early.baseline,
+                start_from_epoch=early.start_from_epoch,
+                restore_best_weights=early.restore_best_weights,
+                verbose=early.verbose,
+            )
+
+    def _metric(self, monitor: str) -> str:
+        return self.experiment.metric if monitor == "objective" else monitor
+
+    def _direction(self, monitor: str, mode: callbacks.Mode, place: str) -> Literal["min", "max"]:
+        metric = self._metric(monitor)
+        if metric not in self._modes:
+            raise UserError(
+                f"{place} is '{metric}', which is not recorded.{tables.suggestion(metric, list(self._modes))}"
+            )
+        if mode != "auto":
+            return mode
+        return self.experiment.mode if monitor == "objective" else self._modes[metric]
+
+    # ── one epoch ────────────────────────────────────────────────────────────────────────────────────
+
+    def run_epoch(self) -> Epoch:
+        """Train one epoch, measure it, take the decisions at its end.
+
+        Raises NotANumber when the training loss or the gradient is no number any more; RuntimeError when
+        training has ended. After a raise the trainer is in the middle of an epoch: load a state to go on.
+        """
+        if self.done or not self.at_boundary:
+            raise RuntimeError("training has ended" if self.done else "the last epoch broke off: load a state first")
+        started = time.perf_counter()
+        if self.epoch == 0 and self.experiment.train.start is not None:
+            self._start(self.experiment.train.start.optimizer)
+        self.at_boundary = False
+        directly = self._fit_directly()
+        train_loss, grad_norm, lr = (self._train_loss(), 0.0, 0.0) if directly else self._train()
+        self.model.eval()
+        metrics = {"train_loss": train_loss, **self.validation.measure(self._forward)}
+        events = self._end_of_epoch(metrics)
+        if directly:
+            self.done, self.reason = True, "fitted directly"
+        record = Epoch(self.epoch, metrics, lr, grad_norm, time.perf_counter() - started, tuple(events))
+        self.history.append(record)
+        self.epoch += 1
+        self.at_boundary = True
+        return record
+
+    def _train(self) -> tuple[float, float, float]:
+        """The steps of an epoch → mean loss, mean gradient norm before clipping, last learning rate."""
+        seed, train = self.experiment.seed, self.experiment.train
+        generator = torch.Generator().manual_seed(derived_seed(seed, "order", self.epoch))
+        order = torch.randperm(self.placed.train.rows, generator=generator)
+        torch.manual_seed(derived_seed(seed, "noise", self.epoch))
+        self.model.train()
+        weights, gradient = self.weights.flat, self.weights.gradient
+        tally = Tally()
+        first = self.epoch * len(self.sizes)
+        for number, (inputs, target) in enumerate(self.placed.train.batches(self.sizes, order)):
+            gradient.zero_()
+            loss = self.loss(self._forward(inputs), target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if number == 0:
+                self.weights.check()
+            if train.l1:
+                gradient.add_(weights.detach().sign(), alpha=train.l1)
+            norm = torch.linalg.vector_norm(gradient)
+            if train.clip_norm is not None:  # the meaning of torch.nn.utils.clip_grad_norm_
+                gradient.mul_((train.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+            if train.clip_value is not None:
+                gradient.clamp_(-train.clip_value, train.clip_value)
+            lr = self._lr(first + number)
+            self.step += 1
+            self.optimizer.update(weights, gradient, self.slots, self.step, lr)
+            tally.add(loss.detach(), self.loss.weight(target), norm)
+            if number % LOOK_EVERY_STEPS == LOOK_EVERY_STEPS - 1:
+                self._look(tally, first)
+        self._look(tally, first)
+        return tally.loss, tally.norm, lr
+
+    def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """float32 outputs [rows, outputs]; computed in bfloat16 where the machine says so."""
+        if self.machine.precision == "float32":
+            outputs: Tensor = self.model(*inputs)
+            return outputs
+        with torch.autocast(torch.device(self.machine.device).type, dtype=torch.bfloat16):
+            outputs = self.model(*inputs)
+        return outputs.float()
+
+    def _lr(self, step: int) -> float:
+        """The learning rate of a step of this run, counted from 0."""
+        if step < self._warm_up:
+            return self.base_lr * (step + 1) / self._warm_up
+        steps = self.experiment.train.epochs * len(self.sizes)
+        return self.base_lr * self.schedule.factor(step - self._warm_up, len(self.sizes), steps - self._warm_up)
+
+    def _look(self, tally: Tally, first: int) -> None:
+        broken = tally.settle()
+        if broken is None:
+            return
+        step, what, value = broken
+        lr = self._lr(first + step)
+        cure = "Lower train.optimizer.lr" + (
+            "." if self.experiment.train.clip_norm is not None else ", or set train.clip_norm (1.0, say)."
+        )
+        if first + step == 0:
+            cure = "It is the first step: look for values in the data that are not finite or very large. Or: " + cure
+        raise NotANumber(
+            f"the {what} became {value:g} in epoch {self.epoch}, step {step} (learning rate {lr:g}). {cure}"
+        )
+
+    def _fit_directly(self) -> bool:
+        """Let a model that knows its own way to its weights go it: True when it did."""
+        fit: Callable[..., bool] | None = getattr(self.model, "fit_directly", None)
+        if fit is None:
+            if self.weights.flat.numel() == 0:
+                raise PartError(f"the model '{self.experiment.model.type}' has no weights to train.")
+            return False
+        rows = self.dataset.train
+        seed = derived_seed(self.experiment.seed, "weights") % 2**32  # as much as scikit-learn takes
+        with torch.no_grad():
+            fitted = bool(fit([np.asarray(a) for a in rows.inputs], np.asarray(rows.target), self.dataset.shapes, seed))
+        if fitted:
+            self.model.to(device=self.machine.device, dtype=torch.float32)
+            self._take_weights()
+        return fitted
+
+    def _train_loss(self) -> float:
+        """Mean loss over the training part, in evaluation."""
+        self.model.eval()
+        size = self.validation.rows_a_batch
+        return batches.mean_loss(self.placed.train, self.loss, self._forward, size)
+
+    def _end_of_epoch(self, metrics: Mapping[str, float]) -> list[str]:
+        """Best weights, plateau, early stopping, the last epoch: decides, and says what happened."""
+        events = []
+        value = metrics[self.experiment.metric]
+        if self._better(value):
+            self.best_epoch, self.best_value = self.epoch, value
+        if self.plateau is not None:
+            lr = self.plateau.update(self.epoch, metrics[self.plateau.monitor], self.base_lr)
+            if lr != self.base_lr:
+                events.append(f"learning rate {self.base_lr:g} → {lr:g}")
+                self.base_lr = lr
+        if self.epoch + 1 >= self.experiment.train.epochs:
+            self.done, self.reason = True, "all epochs done"
+        if self.stopper is not None:
+            decision = self.stopper.update(self.epoch, metrics[self.stopper.monitor])
+            if decision.stop:
+                self.done, self.reason = True, f"early stop after epoch {self.epoch}"
+                events.append("early stop")
+            if decision.message:
+                events.append(decision.message)
+        kept = {self.best_epoch, self._end_epoch()}
+        if self.epoch in kept:
+            self._snapshots[self.epoch] = self.weights.snapshot()
+        self._snapshots = {epoch: taken for epoch, taken in self._snapshots.items() if epoch in kept}
+        return events
+
+    def _better(self, value: float) -> bool:
+        if self.best_epoch < 0 or math.isnan(self.best_value):
+            return self.best_epoch < 0 or not math.isnan(value)
+        return value < self.best_value if self.experiment.mode == "min" else value > self.best_value
+
+    def _end_epoch(self) -> int | None:
+        """The epoch whose weights training ends with; None: the last one's."""
+        return self.stopper.keep_epoch if self.stopper is not None else None
+
+    # ── state ────────────────────────────────────────────────────────────────────────────────────────
+
+    def state(self) -> State:
+        """All that a resumed training needs; copies. Only between epochs (AssertionError in the middle of one)."""
+        assert self.at_boundary, "the state in the middle of an epoch is none to go on from"
+        tensors = {"weights": self.weights.flat.clone()}
+        tensors |= {f"rest.{name}": tensor.clone() for name, tensor in self.weights.rest.items()}
+        tensors |= {f"optimizer.{name}": tensor.clone() for name, tensor in self.slots.items()}
+        for epoch, taken in self._snapshots.items():
+            tensors[f"epoch-{epoch}.weights"] = taken.flat.clone()
+            tensors |= {f"epoch-{epoch}.rest.{name}": tensor.clone() for name, tensor in taken.rest.items()}
+        scalars = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "base_lr": self.base_lr,
+            "done": self.done,
+            "reason": self.reason,
+            "best_epoch": self.best_epoch,
+            "best_value": self.best_value,
+            "snapshots": list(self._snapshots),
+            "stopper": self.stopper.state_dict() if self.stopper is not None else None,
+            "plateau": self.plateau.state_dict() if self.plateau is not None else None,
+            "history": [_to_line(epoch) for epoch in self.history],
+            "layout": self.weights.layout,
+            "aliases": aliases(self.model),
+            "optimizer": self.experiment.train.optimizer.type,
+            "data": self.dataset.key,
+        }
+        return State(tensors, scalars)
+
+    def load_state(self, state: State) -> None:
+        """Go on from a state of the same page. Raises UserError when it is of another one."""
+        tensors, scalars = state.tensors, state.scalars
+        self._refuse_other(state)
+        self.weights.restore(_snapshot(tensors, ""))
+        for name, slot in self.slots.items():
+            slot.copy_(tensors[f"optimizer.{name}"])
+        device = self.weights.flat.device
+        self._snapshots = {e: _snapshot(tensors, f"epoch-{e}.", device) for e in scalars["snapshots"]}
+        self.epoch, self.step, self.base_lr = scalars["epoch"], scalars["step"], scalars["base_lr"]
+        self.done, self.reason = scalars["done"], scalars["reason"]
+        self.best_epoch, self.best_value = scalars["best_epoch"], scalars["best_value"]
+        self.history = [_from_line(line) for line in scalars["history"]]
+        if self.stopper is not None and scalars["stopper"] is not None:
+            self.stopper.load_state_dict(scalars["stopper"])
+        if self.plateau is not None and scalars["plateau"] is not None:
+            self.plateau.load_state_dict(scalars["plateau"])
+        if self.reason == "all epochs done" and self.epoch < self.experiment.train.epochs:
+            self.done, self.reason = False, ""  # the page now asks for more epochs
+        self.at_boundary = True
+
+    def _refuse_other(self, state: State) -> None:
+        scalars = state.scalars
+        differing = {
+            "the weights": ([[name, list(shape)] for name, shape in self.weights.layout], _lists(scalars["layout"])),
+            "the optimizer": (self.experiment.train.optimizer.type, scalars["optimizer"]),
+            "the state of the optimizer": (
+                sorted(f"optimizer.{name}" for name in self.slots),
+                sorted(name for name in state.tensors if name.startswith("optimizer.")),
+            ),
+            "the data": (self.dataset.key, scalars["data"]),
+        }
+        for what, (here, there) in differing.items():
+            if here != there:
+                raise UserError(
+                    f"this training cannot be resumed with another page: {what} differs from that of its checkpoint. "
+                    "Start a new run, or start from its weights with train.from."
+                )
+
+    def _start(self, with_optimizer: bool) -> None:
+        """Take weights, and the optimizer's state if asked, from the run that train.from names."""
+        found = start.find(self.experiment)
+        put(self.model, found.weights, found.origin)
+        if with_optimizer:
+            self.step = start.put_optimizer(found, self.experiment.train.optimizer.type, self.slots)
+
+    def best(self) -> dict[str, Tensor]:
+        """Weights and buffers at the end of `best_epoch`, as state_dict() names them; copies."""
+        return self.weights.named(self._snapshots[self.best_epoch])
+
+    def finalize(self) -> None:
+        """Give the model the weights that training ends with, and put it in evaluation.
+
+        With early_stopping.restore_best_weights those of the epoch that early stopping calls best, whether
+        it stopped training or not (as in Keras); else the last epoch's. `best()` is not changed by it.
+        """
+        end = self._end_epoch()
+        if end is not None:
+            self.weights.restore(self._snapshots[end])
+        self.model.eval()
+
+
+def _snapshot(tensors: Mapping[str, Tensor], prefix: str, device: torch.device | None = None) -> Snapshot:
+    rest = {name.removeprefix(f"{prefix}rest."): t for name, t in tensors.items() if name.startswith(f"{prefix}rest.")}
+    flat = tensors[f"{prefix}weights"]
+    return Snapshot(
+        flat.clone().to(device or flat.device), {n: t.clone().to(device or t.device) for n, t in rest.items()}
+    )
+
+
+def _to_line(epoch: Epoch) -> dict[str, Any]:
+    return {field.name: getattr(epoch, field.name) for field in dataclasses.fields(epoch)}
+
+
+def _from_line(line: Mapping[str, Any]) -> Epoch:
+    return Epoch(**{**line, "events": tuple(line["events"])})
+
+
+def _lists(layout: Any) -> list[list[Any]]:
+    return [[name, list(shape)] for name, shape in layout]

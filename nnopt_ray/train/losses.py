@@ -1,0 +1,180 @@
+"""Losses: what training minimizes, as one number a batch.
+
+A loss is built from Shapes and the training part's class counts (positional) and its keys. The mean of
+an epoch is exact also with a smaller last batch: each batch counts by `weight`. The same loss is
+recorded as train_loss (while the weights change, with dropout) and val_loss; the L1 penalty of
+`train.l1` is not part of either, so trials of different strength can be compared.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from nnopt_ray.data.types import Shapes, Task
+from nnopt_ray.errors import PartError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Loss:
+    """Base of all losses.
+
+    Raises PartError when the loss does not fit the task.
+    """
+
+    tasks: ClassVar[tuple[Task, ...]] = ("classification", "regression")
+
+    def __init__(self, shapes: Shapes, class_counts: np.ndarray | None) -> None:
+        if shapes.task not in self.tasks:
+            raise PartError(
+                f"the loss {type(self).__name__} is for {' and '.join(self.tasks)}, and the task is {shapes.task}: "
+                "set train.loss to auto."
+            )
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Scalar float32 mean of a batch.
+
+        outputs: float32 [rows, outputs], logits or values in training units.
+        target: int64 [rows] class index, or float32 [rows, outputs].
+        """
+        raise NotImplementedError
+
+    def weight(self, target: Tensor) -> float | Tensor:
+        """What the batch counts in a mean over batches: its rows, unless a class counts more."""
+        return float(len(target))
+
+
+class CrossEntropy(Loss):
+    """Cross entropy of the softmax of the logits (torch.nn.CrossEntropyLoss).
+
+    With class weights, the mean is weighted: divided by the sum of the weights of the batch's rows.
+
+    Keys:
+        label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
+        class_weights: none; balanced, rows / (classes * rows of the class) as in scikit-learn; or a number a class.
+    """
+
+    tasks = ("classification",)
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        class_counts: np.ndarray | None,
+        *,
+        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        class_weights: Literal["none", "balanced"]
+        | tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = "none",
+    ) -> None:
+        super().__init__(shapes, class_counts)
+        self.label_smoothing = label_smoothing
+        self._class_weights = _weights_of(class_weights, shapes.outputs, class_counts)
+        self._on_device: Tensor | None = None
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, target, weight=self._weights(outputs), label_smoothing=self.label_smoothing)
+
+    def weight(self, target: Tensor) -> float | Tensor:
+        weights = self._weights(target)
+        return float(len(target)) if weights is None else weights[target].sum()
+
+    def _weights(self, like: Tensor) -> Tensor | None:
+        if self._class_weights is None:
+            return None
+        if self._on_device is None or self._on_device.device != like.device:
+            import torch
+
+            self._on_device = torch.as_tensor(self._class_weights, dtype=torch.float32, device=like.device)
+        return self._on_device
+
+
+def _weights_of(chosen: str | tuple[float, ...], classes: int, class_counts: np.ndarray | None) -> np.ndarray | None:
+    """A weight a class, float64 [classes]; None where all are 1."""
+    if chosen == "none":
+        return None
+    if chosen == "balanced":
+        if class_counts is None:
+            raise PartError("class_weights: balanced needs the counts of the training classes.")
+        if not class_counts.all():
+            raise PartError(
+                f"class_weights: balanced needs training rows of every class, and class number "
+                f"{int(np.argmin(class_counts))} has none: set a number a class, or none."
+            )
+        balanced: np.ndarray = class_counts.sum() / (classes * class_counts)
+        return balanced
+    if len(chosen) != classes:
+        raise PartError(f"class_weights has {len(chosen)} numbers, and the target has {classes} classes.")
+    return np.array(chosen, dtype=np.float64)
+
+
+class MeanSquaredError(Loss):
+    """Mean of the squared differences over rows and outputs (torch.nn.MSELoss), in training units."""
+
+    tasks = ("regression",)
+
+    def __init__(self, shapes: Shapes, class_counts: np.ndarray | None) -> None:
+        super().__init__(shapes, class_counts)
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        from torch.nn.functional import mse_loss
+
+        return mse_loss(outputs, target)
+
+
+class MeanAbsoluteError(Loss):
+    """Mean of the absolute differences over rows and outputs (torch.nn.L1Loss), in training units."""
+
+    tasks = ("regression",)
+
+    def __init__(self, shapes: Shapes, class_counts: np.ndarray | None) -> None:
+        super().__init__(shapes, class_counts)
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        from torch.nn.functional import l1_loss
+
+        return l1_loss(outputs, target)
+
+
+class Huber(Loss):
+    """Squared for small differences, linear for large ones (Huber 1964; torch.nn.HuberLoss), in training units.
+
+    Keys:
+        delta: the difference at which the loss becomes linear.
+    """
+
+    tasks = ("regression",)
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        class_counts: np.ndarray | None,
+        *,
+        delta: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
+    ) -> None:
+        super().__init__(shapes, class_counts)
+        self.delta = delta
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        from torch.nn.functional import huber_loss
+
+        return huber_loss(outputs, target, delta=self.delta)
+
+
+class Auto(Loss):
+    """Cross entropy for classes, mean squared error for numbers."""
+
+    def __init__(self, shapes: Shapes, class_counts: np.ndarray | None) -> None:
+        super().__init__(shapes, class_counts)
+        chosen = CrossEntropy if shapes.task == "classification" else MeanSquaredError
+        self._loss: Loss = chosen(shapes, class_counts)
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self._loss(outputs, target)
+
+    def weight(self, target: Tensor) -> float | Tensor:
+        return self._loss.weight(target)

@@ -1,0 +1,129 @@
+"""The state of a training as one safetensors file: tensors, scalars as JSON, and a checksum over both.
+
+The metadata of the file holds `scalars` (JSON; a number that JSON cannot say is {"float": "nan"}) and
+`blake2b` (over names, types, shapes and bytes of the tensors, and over `scalars`). Any safetensors
+reader opens the tensors. Written by write-then-rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnopt_ray import rundir
+from nnopt_ray.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a training needs to go on: tensors by name, and what JSON can say.
+
+    Numbers in `scalars` may be NaN or infinite; tuples come back as lists.
+    """
+
+    tensors: Mapping[str, Tensor]
+    scalars: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save(state: State, path: Path) -> None:
+    """Write a state. Raises RunFailed when there is no room; what stood there before is untouched then."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    scalars = json.dumps(_to_json(state.scalars), separators=(",", ":"), allow_nan=False)
+    metadata = {"scalars": scalars, "blake2b": _checksum(tensors, scalars)}
+
+    def fill(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # how it reports a full disk
+            raise OSError(f"{error}") from error
+
+    rundir.write(path, fill)
+
+
+def load(path: Path) -> State:
+    """Read a state back, on the CPU. Raises RunFolderError when the file is missing or damaged."""
+    tensors, metadata = _read(path)
+    if "scalars" not in metadata or "blake2b" not in metadata:
+        raise RunFolderError(f"{path} is no checkpoint: it is a safetensors file without a training's state.")
+    if _checksum(tensors, metadata["scalars"]) != metadata["blake2b"]:
+        raise RunFolderError(f"{path} is damaged: its checksum does not fit.")
+    return State(tensors, _from_json(json.loads(metadata["scalars"])))
+
+
+def read_weights(path: Path) -> State:
+    """Named tensors, also of a safetensors file that another program wrote (`scalars` is empty then).
+
+    Raises RunFolderError when the file is missing or damaged.
+    """
+    tensors, metadata = _read(path)
+    return load(path) if "blake2b" in metadata else State(tensors)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Weights and buffers of a model, named as in state_dict(). Raises RunFailed when there is no room."""
+    from torch import Tensor
+
+    save(State({name: value.clone() for name, value in model.state_dict().items() if isinstance(value, Tensor)}), path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model with the weights of a file, in place.
+
+    Raises RunFolderError when the file is missing or damaged, UserError when it is of another model.
+    """
+    from nnopt_ray.train.weights import put
+
+    put(model, read_weights(path).tensors, str(path))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} is missing.") from error
+    except (SafetensorError, OSError) as error:
+        raise RunFolderError(f"{path} is damaged: {error}.") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], scalars: str) -> str:
+    import torch
+
+    digest = hashlib.blake2b(scalars.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, float) and value - value != 0:
+        return {"float": repr(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"float"} and isinstance(value["float"], str):
+            return float(value["float"])
+        return {key: _from_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
+    return value

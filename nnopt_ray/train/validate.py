@@ -1,0 +1,80 @@
+"""What is measured on the validation part at the end of every epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnopt_ray.data.types import Dataset
+from nnopt_ray.train.batches import Part, evaluation_sizes
+from nnopt_ray.train.losses import Loss
+
+Forward = Callable[[tuple[Tensor, ...]], Tensor]
+
+
+class Metric(Protocol):
+    """outputs [rows, outputs] (logits, or values in the user's units), target in the same units → a number."""
+
+    @property
+    def mode(self) -> Literal["min", "max"]: ...
+
+    def __call__(self, outputs: np.ndarray, target: np.ndarray, /) -> float: ...
+
+
+class Validation:
+    """Loss and metrics over the validation part.
+
+    Accuracy and mean absolute error are added up on the device, batch by batch. For any other metric the
+    outputs of all rows are brought to the CPU as one array.
+    """
+
+    def __init__(
+        self, dataset: Dataset, part: Part, loss: Loss, metrics: Mapping[str, Metric], rows_a_batch: int
+    ) -> None:
+        self.dataset, self.part, self.loss = dataset, part, loss
+        self.rows_a_batch = rows_a_batch
+        own = {"classification": "accuracy", "regression": "mae"}[dataset.shapes.task]
+        self.names = [name for name in metrics if name != "loss"]  # val_loss is always there
+        self.own = own if own in self.names else None
+        self.others = {name: metrics[name] for name in self.names if name != own}
+        self._scale = torch.as_tensor(dataset.target_scale, dtype=torch.float64, device=part.device)
+        target = np.asarray(dataset.validation.target)
+        self._target = target if dataset.shapes.task == "classification" else dataset.user_units(target)
+
+    def measure(self, forward: Forward) -> dict[str, float]:
+        """val_loss, then val_NAME in the order of the metrics. NaN where the outputs are not finite."""
+        losses, weights, own, outputs = [], [], [], []
+        with torch.no_grad():
+            for inputs, target in self.part.batches(evaluation_sizes(self.part.rows, self.rows_a_batch)):
+                out = forward(inputs)
+                losses.append(self.loss(out, target))
+                weights.append(float(self.loss.weight(target)))
+                if self.own is not None:
+                    own.append(self._own_sum(out, target))
+                if self.others:
+                    outputs.append(out)
+            total = sum(loss * weight for loss, weight in zip(torch.stack(losses).tolist(), weights, strict=True))
+            found = {"loss": total / sum(weights)}
+            if self.own is not None:
+                found[self.own] = float(torch.stack(own).sum()) / self.part.rows
+            if self.others:
+                found |= self._measure_others(torch.cat(outputs).cpu().numpy())
+        return {f"val_{name}": found[name] for name in ("loss", *self.names)}
+
+    def _own_sum(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Float64 sum over the rows: right classes, or absolute error in the user's units, mean over outputs."""
+        if self.own == "accuracy":
+            return (outputs.argmax(dim=1) == target).sum(dtype=torch.float64)
+        return ((outputs - target).abs() * self._scale).mean(dim=1).sum()
+
+    def _measure_others(self, outputs: np.ndarray) -> dict[str, float]:
+        if not np.isfinite(outputs).all():
+            return dict.fromkeys(self.others, math.nan)
+        if self.dataset.shapes.task == "regression":
+            outputs = self.dataset.user_units(outputs)
+        return {name: float(metric(outputs, self._target)) for name, metric in self.others.items()}
