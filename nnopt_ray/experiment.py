@@ -144,7 +144,7 @@ SPLIT_WHY = "trials can only be compared on the same rows"
 
 
 class Data(Section):
-    """Data: where the rows come from, how they are divided and prepared."""
+    """Where the rows come from, how they are divided and prepared."""
 
     source: Annotated[Part, InRoom("source"), Fixed(SPLIT_WHY)] = Field(description="where the rows come from")
     target: Annotated[str, Fixed(SPLIT_WHY)] = Field(default="target", description="the column to predict")

@@ -114,7 +114,7 @@ def prepared(experiment: Experiment, run: RunDir, watch: Watch) -> Dataset:
 def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     """The metrics measured on the validation part after every epoch: the objective's, those that a
     callback watches, and one that people read (accuracy, or the mean absolute error)."""
-    from nnopt_ray.evaluate.metrics import for_task, metric_for
+    from nnopt_ray.evaluate.metrics import chosen, for_task, metric_for
 
     task = dataset.shapes.task
     wanted = [experiment.metric, "val_accuracy" if task == "classification" else "val_mae"]
@@ -129,6 +129,7 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
                 f"the page watches 'val_{name}', and the data makes this a {task}, which has no such metric. "
                 f"Metrics of a {task}: {', '.join(f'val_{known}' for known in for_task(task))}."
             )
+    chosen(experiment.evaluate.metrics, experiment.metric, task)  # what the end measures is refused now, not then
     return found
 
 
@@ -254,7 +255,7 @@ def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> 
 
     part = experiment.evaluate.baseline
     page = reading.from_tree({**plain(experiment.tree), "model": part.page()}, experiment.file)
-    trainer = Trainer(page, dataset, where, {})
+    trainer = Trainer(page, dataset, where, metrics_for(page, dataset))
     while not trainer.done:
         trainer.run_epoch()
     trainer.finalize()

@@ -135,7 +135,7 @@ def _find(room: str, name: str) -> Any:
     contract = load(ROOMS[room].contract)
     if not (inspect.isclass(part) and issubclass(part, contract)):
         raise PartError(
-            f"'{name}' cannot be a {room}: it must be a subclass of "
+            f"'{name}' is no {room}: it must be a subclass of "
             f"{contract.__module__}.{contract.__qualname__}, and is {_kind(part)}."
         )
     return part

@@ -53,7 +53,11 @@ def draw(experiment: Experiment, random: np.random.Generator) -> dict[str, Any]:
             params[path] = opened.labels()[at]
             return at
         low, high = opened.values[:2]
-        value = float(np.exp(random.uniform(np.log(low), np.log(high)))) if "log" in opened.kind else float(random.uniform(low, high))
+        value = (
+            float(np.exp(random.uniform(np.log(low), np.log(high))))
+            if "log" in opened.kind
+            else float(random.uniform(low, high))
+        )
         params[path] = value
         return value
 
@@ -109,10 +113,15 @@ def resampled(rows: int, random: np.random.Generator, times: int = 200) -> np.nd
     return random.integers(0, rows, size=(times, rows))
 
 
-def scores(part: Any, true: np.ndarray, said: np.ndarray, classes: tuple[str, ...], random: np.random.Generator) -> Scores:
+def scores(
+    part: Any, true: np.ndarray, said: np.ndarray, classes: tuple[str, ...], random: np.random.Generator
+) -> Scores:
     found = measure(true, said)
     draws = [measure(true[i], said[i]) for i in resampled(len(true), random, 60)]
-    ends = {m: (float(np.quantile([d[m] for d in draws], 0.025)), float(np.quantile([d[m] for d in draws], 0.975))) for m in found}
+    ends = {
+        m: (float(np.quantile([d[m] for d in draws], 0.025)), float(np.quantile([d[m] for d in draws], 0.975)))
+        for m in found
+    }
     table = sk.confusion_matrix(true, said, labels=range(len(classes)))
     each = sk.precision_recall_fscore_support(true, said, labels=range(len(classes)), zero_division=0)
     return Scores(
@@ -129,9 +138,14 @@ def scores(part: Any, true: np.ndarray, said: np.ndarray, classes: tuple[str, ..
     )
 
 
-def gain(metric: str, mode: str, true: np.ndarray, ours: np.ndarray, theirs: np.ndarray, random: np.random.Generator) -> Gain:
+def gain(
+    metric: str, mode: str, true: np.ndarray, ours: np.ndarray, theirs: np.ndarray, random: np.random.Generator
+) -> Gain:
     sign = 1 if mode == "max" else -1
-    all_gains = [sign * (measure(true[i], ours[i])[metric] - measure(true[i], theirs[i])[metric]) for i in resampled(len(true), random, 100)]
+    all_gains = [
+        sign * (measure(true[i], ours[i])[metric] - measure(true[i], theirs[i])[metric])
+        for i in resampled(len(true), random, 100)
+    ]
     value = sign * (measure(true, ours)[metric] - measure(true, theirs)[metric])
     return Gain(metric, value, float(np.quantile(all_gains, 0.025)), float(np.quantile(all_gains, 0.975)))
 
@@ -167,7 +181,9 @@ def classification(
         target="target",
         columns=(Column("image", "image", 0, 1797, "1 × 8 × 8"), Column("target", "target", 0, len(classes))),
         parts={"train": 1167, **parts},
-        class_counts={part: dict.fromkeys(classes, size // len(classes)) for part, size in {"train": 1167, **parts}.items()},
+        class_counts={
+            part: dict.fromkeys(classes, size // len(classes)) for part, size in {"train": 1167, **parts}.items()
+        },
         notes=("3 rows have no target and were left out.",),
     )
     return finish(experiment, rows, summary, winner, baseline, gains, None)
@@ -191,7 +207,10 @@ def regression(seed: int = 2) -> Facts:
 
         draws = [all_of(i) for i in resampled(120, random)]
         found = all_of(np.arange(120))
-        ends = {m: (float(np.quantile([d[m] for d in draws], 0.025)), float(np.quantile([d[m] for d in draws], 0.975))) for m in found}
+        ends = {
+            m: (float(np.quantile([d[m] for d in draws], 0.025)), float(np.quantile([d[m] for d in draws], 0.975)))
+            for m in found
+        }
         return Scores(part, 120, found, ends)
 
     winner, baseline = {"test": of("test", said)}, {"test": of("test", simple)}
@@ -201,12 +220,17 @@ def regression(seed: int = 2) -> Facts:
         rows=442,
         task="regression",
         target="progression",
-        columns=(*(Column(name, "numeric", 0, 58) for name in names), Column("id", "dropped", 0, 442, "all values differ: an id")),
+        columns=(
+            *(Column(name, "numeric", 0, 58) for name in names),
+            Column("id", "dropped", 0, 442, "all values differ: an id"),
+        ),
         parts={"train": 256, "validation": 66, "test": 120},
     )
     loss = baseline["test"].metrics["loss"] - winner["test"].metrics["loss"]
     points = Points(tuple(true.tolist()), tuple(said.tolist()), 120)
-    return finish(experiment, rows, summary, winner, baseline, {"loss": Gain("loss", loss, loss - 0.1, loss + 0.1)}, points)
+    return finish(
+        experiment, rows, summary, winner, baseline, {"loss": Gain("loss", loss, loss - 0.1, loss + 0.1)}, points
+    )
 
 
 def finish(
@@ -227,7 +251,8 @@ def finish(
         baseline_metrics=baseline["test"].metrics,
         test_metrics=winner["test"].metrics,
         test_intervals=winner["test"].intervals,
-        trials={"total": len(rows)} | {s: sum(row.status == s for row in rows) for s in ("finished", "stopped", "failed")},
+        trials={"total": len(rows)}
+        | {s: sum(row.status == s for row in rows) for s in ("finished", "stopped", "failed")},
         epochs_trained=sum(row.epochs for row in rows),
         seconds=23.4,
         decided={"device": "cpu, as resources.gpus_per_worker is 0", "threads": "1, from resources.cpus_per_worker"},

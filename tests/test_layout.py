@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -339,6 +340,16 @@ def readme_tree() -> dict[str, str]:
         if name.endswith("/"):
             folders.append((indent, name))
     return tree
+
+
+def test_files_that_are_no_python_are_installed_too() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    told = project["tool"]["setuptools"]["package-data"]
+    installed = {
+        file for package, globs in told.items() for g in globs for file in (ROOT / package.replace(".", "/")).glob(g)
+    }
+    there = {file for file in PACKAGE.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert installed == there
 
 
 def test_readme_tree_is_the_real_one_at_the_top() -> None:

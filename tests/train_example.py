@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +28,8 @@ class Net(nn.Module):
 
     def __init__(self, shapes: Shapes, *, width: int = 16, dropout: float = 0.2, norm: bool = True) -> None:
         super().__init__()
-        self.hidden = nn.Linear(shapes.features, width)
+        # A bias before batch norm has no gradient but rounding, which Adam blows up to full steps.
+        self.hidden = nn.Linear(shapes.features, width, bias=not norm)
         self.norm = nn.BatchNorm1d(width) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, shapes.outputs)
@@ -86,7 +88,7 @@ def dataset(task: str = "classification", rows: int = 150, validation: int = 50,
     cuts = [0, rows, rows + validation, total]
     parts = [
         Rows((x[start:end],), target[start:end], np.arange(start, end))
-        for start, end in zip(cuts, cuts[1:], strict=False)
+        for start, end in pairwise(cuts)
     ]
     return Dataset(
         folder=Path("nowhere"),

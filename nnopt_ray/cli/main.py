@@ -7,8 +7,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 
 from nnopt_ray.cli import pages, running, showing
@@ -17,11 +17,14 @@ from nnopt_ray.errors import Interrupted, NnoptError, PageError
 app = typer.Typer(
     name="nnopt",
     help="Make a neural network better: one page in, the best network and an honest report out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+# What a command line that cannot be read raises: click's ClickException, of which typer brings its own
+# copy since 0.2x. This is the one that typer uses, whichever it is.
+BadCommand: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
 pages.register(app)
 running.register(app)
 showing.register(app)
@@ -38,6 +41,9 @@ def options(
 
         typer.echo(f"nnopt {installed('nnopt-ray')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
     context.obj = {"debug": debug}
 
 
@@ -54,12 +60,12 @@ def code(words: list[str]) -> int:
         done = app(words, standalone_mode=False)
         sys.stdout.flush()
         return done if isinstance(done, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return int(stop.exit_code)
-    except click.ClickException as error:
-        _say(words, error.format_message(), 2)
+    except BadCommand as error:
+        _say(words, f"{error.format_message()} `nnopt --help` lists what there is.", 2)
         return 2
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _say(words, "Interrupted.", 130)
         return 130
     except BrokenPipeError:  # the reader of our output is gone (`nnopt ls | head`)

@@ -5,7 +5,7 @@ SOURCES: dict[str, str] = {
     "csv": "nnopt_ray.data.sources:Csv",
     "parquet": "nnopt_ray.data.sources:Parquet",
     "arrow": "nnopt_ray.data.sources:Arrow",
-    "numpy": "nnopt_ray.data.sources:Numpy",
+    "numpy": "nnopt_ray.data.arrays:Numpy",
 }
 
 SPLITS: dict[str, str] = {

@@ -38,6 +38,7 @@ class Reading:
     date_format: str = ""  # of dates written as text
     with_time: bool = False  # dates with a time of day
     note: str = ""
+    doubt: str = ""  # what the user should look at, following the column's name
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,7 +75,8 @@ def recognise(table: Table, names: list[str]) -> tuple[tuple[Reading, ...], dict
     if infinite:
         told = ", ".join(f"'{name}' ({count})" for name, count in infinite.items())
         raise DataError(
-            f"{table.origin}: infinite numbers in {told}. Replace them, leave the values empty, or list the columns in data.ignore."
+            f"{table.origin}: infinite numbers in {told}. "
+            "Replace them, leave the values empty, or list the columns in data.ignore."
         )
     return tuple(readings), empty
 
@@ -106,7 +108,7 @@ def _text(name: str, column: Any) -> Reading:
             return _date(name, column, formats[0])
         if formats:
             return Reading(
-                name, "categorical", note="looks like dates, but nothing tells day from month; write YYYY-MM-DD"
+                name, "categorical", doubt="looks like dates, but nothing tells day from month: write YYYY-MM-DD"
             )
     words = {str(word).lower() for word in pc.unique(sample).to_pylist()}
     for pair in BOOLEAN_WORDS:
@@ -115,15 +117,15 @@ def _text(name: str, column: Any) -> Reading:
             if words <= set(pair):
                 return Reading(name, "boolean", note=f"{pair[1]} is 1, {pair[0]} is 0")
     like_number = pc.match_substring_regex(sample, r"^[+-]?\d+([.,]\d+)?([eE][+-]?\d+)?$")
-    share = float(pc.mean(like_number).as_py())
-    if share >= 0.5:
+    if float(pc.mean(like_number).as_py()) >= 0.5:
         other = pc.unique(sample.filter(pc.invert(like_number))).to_pylist()[:3]
-        told = (
-            f", but for {', '.join(map(repr, other))}: list them as `missing` of the source if they mean that"
-            if other
-            else ""
+        if not other:
+            return Reading(name, "categorical", note="text that looks like numbers")
+        told = ", ".join(map(repr, other))
+        doubt = (
+            f"is text that looks like numbers but for {told}: if they mean a missing value, add to data.source: missing"
         )
-        return Reading(name, "categorical", note=f"text that looks like numbers{told}")
+        return Reading(name, "categorical", doubt=f"{doubt}: [{told}]")
     return Reading(name, "categorical")
 
 
@@ -207,7 +209,8 @@ def _truth(column: Any) -> np.ndarray | None:
     for false, true in BOOLEAN_WORDS:
         if {word.lower() for word in encoded.words} <= {false, true}:
             values = np.array([float(word.lower() == true) for word in encoded.words] + [np.nan])
-            return values[encoded.codes]
+            truth: np.ndarray = values[encoded.codes]
+            return truth
     return None
 
 

@@ -50,12 +50,14 @@ Feature = Numeric | Text | Codes
 class Frame:
     """Features by name, in order, and the image [rows, channels, height, width].
 
-    `dropped` says why a source column or feature is no longer here, for messages.
+    For messages: `dropped` says why a source column or feature is no longer here, `doubts` what is odd about
+    one that is.
     """
 
     features: Mapping[str, Feature]
     image: np.ndarray | None = None
     dropped: Mapping[str, str] = field(default_factory=dict)
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
     def with_features(self, features: Mapping[str, Feature]) -> Frame:
         return replace(self, features=features)
@@ -117,9 +119,8 @@ def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
     if numeric:
         with np.errstate(over="ignore"):
             table = np.stack([feature.values for feature in numeric.values()], axis=1).astype(np.float32)
-        finite = np.isfinite(table).all(axis=0)
-        if not finite.all():
-            large = [name for name, good in zip(numeric, finite, strict=True) if not good]
+        large = [name for name, values in zip(numeric, table.T, strict=True) if not np.isfinite(values).all()]
+        if large:
             raise DataError(
                 f"numbers in {quoted(large)} are too large for float32 (3.4e38). "
                 f"Add to data.steps: - {{type: scale, columns: [{', '.join(large)}]}}"
@@ -148,6 +149,7 @@ def _refuse_text(frame: Frame) -> None:
             f"{_columns(texts)} text, which a network cannot read. "
             f"Add to data.steps: - {{type: encode, method: one_hot, columns: [{listed}]}}  "
             "or list what is not to be learned from in data.ignore."
+            + "".join(f" '{name}' {frame.doubts[name]}." for name in texts[:8] if name in frame.doubts)
         )
 
 

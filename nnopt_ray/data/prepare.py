@@ -169,8 +169,8 @@ def _check_training(target: Target, train: np.ndarray) -> None:
     if (values == values[0]).all():
         only = target.classes[int(values[0])] if target.classes else f"{values[0]:g}"
         raise DataError(
-            f"data.split: the target '{target.name}' is {only} in all {len(values)} training rows: there is nothing to learn. "
-            "Divide the rows otherwise."
+            f"data.split: the target '{target.name}' is {only} in all {len(values)} training rows: "
+            "there is nothing to learn. Divide the rows otherwise."
         )
 
 
@@ -249,7 +249,7 @@ def _distinct(values: Any) -> int:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_nested(values.type):  # Arrow counts no different lists
+    if pa.types.is_nested(values.type) or pa.types.is_null(values.type):  # Arrow counts none of these
         return 0
     return int(pc.count_distinct(values, mode="only_valid").as_py())
 
@@ -265,9 +265,8 @@ def _notes(
         )
     if rows.target.note:
         notes.append(rows.target.note)
-    for column in columns:
-        if column.kind == "dropped":
-            notes.append(f"Column '{column.name}' is not learned from: {column.note}.")
+    dropped = [column for column in columns if column.kind == "dropped"]
+    notes += [f"Column '{column.name}' is not learned from: {column.note}." for column in dropped]
     notes += [f"Column '{name}' {remark}." for name, remark in remarks.items()]
     for part, counts in counted.items():
         absent = [name for name, count in counts.items() if not count]

@@ -13,7 +13,7 @@ import numpy as np
 
 from nnopt_ray import rundir, tables
 from nnopt_ray.data.columns import Reading, features, useless
-from nnopt_ray.data.frame import Frame, Layout, assemble
+from nnopt_ray.data.frame import Feature, Frame, Layout, assemble
 from nnopt_ray.data.table import Table, quoted, tidy
 from nnopt_ray.data.types import Input, PreprocessingState
 from nnopt_ray.errors import DataError, PartError, RunFolderError
@@ -65,8 +65,8 @@ class Preprocessing:
     def from_json(cls, said: Mapping[str, Any]) -> Preprocessing:
         if said.get("format") != FORMAT or said.get("version") != VERSION:
             raise RunFolderError(
-                f"this {FILE} is of the format {said.get('format')} {said.get('version')}; {FORMAT} {VERSION} is read here. "
-                "Use the version of nnopt that wrote it."
+                f"this {FILE} is of the format {said.get('format')} {said.get('version')}; "
+                f"{FORMAT} {VERSION} is read here. Use the version of nnopt that wrote it."
             )
         return cls(
             readings=tuple(Reading(**column) for column in said["columns"]),
@@ -86,7 +86,7 @@ class Preprocessing:
         """Inputs of any rows, one array per layout. Raises DataError when the table is not like the source."""
         table = tidy(table)
         self._check(table)
-        frame = _frame(table, self.readings, self.left_out)
+        frame = _frame(table, features(table, self.readings), self.readings, self.left_out)
         for part, state in self.steps:
             frame = tables.build("step", part).transform(frame, state)
         layouts, arrays = assemble(frame)
@@ -116,9 +116,11 @@ def _keys(said: Mapping[str, Any]) -> MappingProxyType[str, Any]:
     return MappingProxyType({key: tuple(value) if isinstance(value, list) else value for key, value in said.items()})
 
 
-def _frame(table: Table, readings: tuple[Reading, ...], left_out: Mapping[str, str]) -> Frame:
-    made = features(table, readings)
-    return Frame({name: made[name] for name in made if name not in left_out}, table.images, left_out)
+def _frame(
+    table: Table, made: Mapping[str, Feature], readings: tuple[Reading, ...], left_out: Mapping[str, str]
+) -> Frame:
+    doubts = {reading.name: reading.doubt for reading in readings if reading.doubt}
+    return Frame({name: made[name] for name in made if name not in left_out}, table.images, left_out, doubts)
 
 
 def fit(
@@ -137,12 +139,11 @@ def fit(
     named = frozenset(name for part in steps for name in part.keys.get("columns") or ())
     useless_ones, remarks = useless(made, train, table.rows, named)
     left_out = {**left_out, **useless_ones}
-    kept = {name: feature for name, feature in made.items() if name not in left_out}
-    origins = {feature.origin for feature in kept.values()}
+    origins = {feature.origin for name, feature in made.items() if name not in left_out}
     for reading in readings:
         if reading.name not in origins and reading.name not in left_out:  # all that a date was made into is constant
             left_out[reading.name] = "it has one and the same value in all training rows"
-    frame = Frame(kept, table.images, left_out)
+    frame = _frame(table, made, readings, left_out)
     fitted: list[tuple[Part, PreprocessingState]] = []
     for part in steps:
         step = tables.build("step", part)
@@ -158,7 +159,8 @@ def fit(
             raise PartError(
                 f"data.steps made {len(array)} rows out of {table.rows}: a step must keep the number of rows."
             )
-    return done, arrays, remarks
+    doubts = {reading.name: reading.doubt for reading in kept_readings if reading.doubt}
+    return done, arrays, {**doubts, **remarks}
 
 
 def _survives_json(state: PreprocessingState, part: Part) -> PreprocessingState:

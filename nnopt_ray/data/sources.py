@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from nnopt_ray.data.table import IMAGE, Table, quoted
+from nnopt_ray.data.table import Table, quoted
 from nnopt_ray.errors import DataError
 
 if TYPE_CHECKING:
@@ -94,13 +95,13 @@ class _File(Source):
     suffixes: tuple[str, ...] = ()  # of the files of a folder; empty: a folder is refused
 
     def files(self, base: Path) -> list[Path]:
-        return _files(self.path, base, self.suffixes, "data.source.path")
+        return files(self.path, base, self.suffixes, "data.source.path")
 
     def fingerprint(self, base: Path) -> str:
-        return _digest(self.files(base), base / self.path)
+        return digest(self.files(base), base / self.path)
 
 
-def _files(path: str, base: Path, suffixes: tuple[str, ...], key: str) -> list[Path]:
+def files(path: str, base: Path, suffixes: tuple[str, ...], key: str) -> list[Path]:
     """The file, or the files of the folder in sorted order. Raises DataError when there is nothing to read."""
     place = base / Path(path).expanduser()
     if place.is_dir():
@@ -128,23 +129,23 @@ def _files(path: str, base: Path, suffixes: tuple[str, ...], key: str) -> list[P
     return [place]
 
 
-def _digest(files: list[Path], root: Path) -> str:
+def digest(files: list[Path], root: Path) -> str:
     """Digest of the content of files, and of their names inside a folder."""
-    digest = hashlib.blake2b(digest_size=20)
+    total = hashlib.blake2b(digest_size=20)
     for file in files:
         name = str(file.relative_to(root)) if len(files) > 1 else ""
-        digest.update(f"{name}\x1f{file.stat().st_size}\x1f".encode())
+        total.update(f"{name}\x1f{file.stat().st_size}\x1f".encode())
         try:
             with file.open("rb") as content:
                 while block := content.read(1 << 20):
-                    digest.update(block)
+                    total.update(block)
         except OSError as error:
             raise DataError(f"data.source: {file} cannot be read: {error.strerror or error}.") from error
-    return digest.hexdigest()
+    return total.hexdigest()
 
 
 @contextmanager
-def _reading(kind: str, place: Path, cure: str) -> Iterator[None]:
+def reading(kind: str, place: Path, cure: str) -> Iterator[None]:
     """What goes wrong while a file is read, as one sentence."""
     import pyarrow as pa
 
@@ -198,6 +199,7 @@ class Csv(_File):
         from pyarrow import csv
 
         place = self.files(base)[0]
+        self._check_encoding(place)
         torn: list[tuple[int, int]] = []
 
         def note(row: Any) -> str:
@@ -205,13 +207,7 @@ class Csv(_File):
             return "error"
 
         cure = "Check data.source: delimiter, quote, encoding."
-        try:
-            "".encode(self.encoding)
-        except LookupError:
-            raise DataError(
-                f"data.source.encoding: Python knows no encoding '{self.encoding}'. Write one such as utf-8 or latin-1."
-            ) from None
-        with _reading("CSV", place, cure):
+        with reading("CSV", place, cure):
             try:
                 columns = csv.read_csv(
                     place,
@@ -230,16 +226,13 @@ class Csv(_File):
                         column_types={name: pa.string() for name in self.text},
                     ),
                 )
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:
                 raise DataError(_undecodable(place, self.encoding)) from error
             except pa.ArrowInvalid as error:
                 if torn:
                     raise DataError(self._torn(place, *torn[0], str(error))) from error
-                if "UTF" in str(error) or "codec" in str(error):
-                    raise DataError(_undecodable(place, self.encoding)) from error
                 raise
-        undecoded = [name for name in columns.column_names if pa.types.is_binary(columns.column(name).type)]
-        if undecoded:
+        if any(pa.types.is_binary(column.type) for column in columns.columns):
             raise DataError(_undecodable(place, self.encoding))
         if columns.num_rows == 0:
             raise DataError(f"data.source.path: {place} has a header and no rows.")
@@ -247,6 +240,18 @@ class Csv(_File):
         if strange:
             raise DataError(f"data.source.text: {place} has no column {quoted(strange)}.")
         return Table(str(place), columns)
+
+    def _check_encoding(self, place: Path) -> None:
+        try:
+            known = codecs.lookup(self.encoding).name
+        except LookupError:
+            raise DataError(
+                f"data.source.encoding: Python knows no encoding '{self.encoding}'. Write one such as utf-8 or latin-1."
+            ) from None
+        with place.open("rb") as file:
+            marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if marked and not known.startswith("utf-16"):
+            raise DataError(f"data.source: {place} is written in UTF-16. Add to data.source: encoding: utf-16")
 
     def _torn(self, place: Path, expected: int, found: int, said: str) -> str:
         row = said.partition(f"got {found}: ")[2].splitlines() or [""]
@@ -279,7 +284,7 @@ class Parquet(_File):
 
         self.files(base)
         place = base / Path(self.path).expanduser()
-        with _reading("Parquet", place, "Write it anew, or choose the source type that fits the file."):
+        with reading("Parquet", place, "Write it anew, or choose the source type that fits the file."):
             columns = parquet.read_table(place)
         return Table(str(place), columns)
 
@@ -296,7 +301,7 @@ class Arrow(_File):
 
     def read(self, base: Path) -> Table:
         place = self.files(base)[0]
-        with _reading("Arrow", place, "Write it anew, or choose the source type that fits the file."):
+        with reading("Arrow", place, "Write it anew, or choose the source type that fits the file."):
             return Table(str(place), _read_arrow(place))
 
 
@@ -308,120 +313,10 @@ def _read_arrow(place: Path) -> pa.Table:
         head = file.read(6)
     if head == b"ARROW1" or head[:4] == b"FEA1":
         return feather.read_table(place)
+    if head[:4] != b"\xff\xff\xff\xff":  # how every message of a stream begins
+        raise ValueError("it is no Feather or Arrow file")
     with pa.memory_map(str(place)) as stream:
         return ipc.open_stream(stream).read_all()
 
 
-class Numpy(Source):
-    """NumPy arrays: one .npz file that holds both, or two .npy files.
-
-    x is [rows, features] (columns x0, x1, ...), [rows, height, width] or images with channels; y is
-    [rows] or [rows, 1]. The target has no name of its own: `data.target` may call it as it likes.
-    Pickled arrays are refused.
-
-    Keys:
-        path: the .npz file, relative to the page; without it x and y are files.
-        x: the name of the array in the .npz file, or a .npy file.
-        y: the same for the target.
-        layout: of images with channels: channels_first [rows, channels, height, width] or channels_last.
-    """
-
-    def __init__(
-        self,
-        *,
-        path: str | None = None,
-        x: str = "x",
-        y: str = "y",
-        layout: Literal["channels_first", "channels_last"] = "channels_first",
-    ) -> None:
-        self.path = path
-        self.x = x
-        self.y = y
-        self.layout = layout
-
-    def _places(self, base: Path) -> list[Path]:
-        if self.path is not None:
-            return _files(self.path, base, (), "data.source.path")
-        if not (self.x.endswith(".npy") and self.y.endswith(".npy")):
-            raise DataError("data.source: numpy needs `path` (a .npz file), or `x` and `y` as two .npy files.")
-        return _files(self.x, base, (), "data.source.x") + _files(self.y, base, (), "data.source.y")
-
-    def fingerprint(self, base: Path) -> str:
-        places = self._places(base)
-        return " ".join(_digest([place], base) for place in places)
-
-    def read(self, base: Path) -> Table:
-        import pyarrow as pa
-
-        places = self._places(base)
-        x, y = (self._load(places, which) for which in (0, 1))
-        origin = " and ".join(str(place) for place in places)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        if y.ndim != 1:
-            raise DataError(f"data.source.y: {origin}: y has the shape {y.shape}; it must be [rows] or [rows, 1].")
-        if x.ndim < 2 or x.ndim > 4:
-            raise DataError(
-                f"data.source.x: {origin}: x has the shape {x.shape}; it must be [rows, features], [rows, height, width] "
-                "or [rows, channels, height, width]."
-            )
-        if len(x) != len(y):
-            raise DataError(
-                f"data.source: {origin}: x has {len(x)} rows and y has {len(y)}; they must be the same rows."
-            )
-        target = pa.array(y) if y.dtype.kind != "f" else pa.array(y.astype(np.float64))
-        if x.ndim == 2:
-            columns = {f"x{number}": pa.array(np.ascontiguousarray(x[:, number])) for number in range(x.shape[1])}
-            return Table(origin, pa.table({**columns, "target": target}), target="target")
-        return Table(origin, pa.table({"target": target}), images=self._images(x, origin), target="target")
-
-    def _load(self, places: list[Path], which: int) -> np.ndarray:
-        name = (self.x, self.y)[which]
-        place = places[0] if self.path is not None else places[which]
-        with _reading(
-            "NumPy", place, "Save plain arrays with numpy.save or numpy.savez; pickled objects are not read."
-        ):
-            loaded = np.load(place, allow_pickle=False)
-            if self.path is not None:
-                if not isinstance(loaded, np.lib.npyio.NpzFile):
-                    raise DataError(
-                        f"data.source.path: {place} is a single array; give it as x, and y beside it, without path."
-                    )
-                with loaded:
-                    if name not in loaded.files:
-                        raise DataError(
-                            f"data.source.{'xy'[which]}: {place} holds no array '{name}'; it holds {quoted(loaded.files)}."
-                        )
-                    array = loaded[name]
-            elif isinstance(loaded, np.ndarray):
-                array = loaded
-            else:
-                loaded.close()
-                raise DataError(f"data.source.{'xy'[which]}: {place} is a .npz file; give it as path.")
-        if array.dtype.kind not in ("biuf" if which == 0 else "biufU"):
-            raise DataError(
-                f"data.source.{'xy'[which]}: {place} holds {array.dtype}; {'numbers' if which == 0 else 'numbers or text'} are needed."
-            )
-        return array
-
-    def _images(self, x: np.ndarray, origin: str) -> np.ndarray:
-        """[rows, channels, height, width]"""
-        images = x[:, None] if x.ndim == 3 else x
-        if x.ndim == 4 and self.layout == "channels_last":
-            images = np.moveaxis(x, 3, 1)
-        elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
-            raise DataError(
-                f"data.source: {origin}: images of shape {x.shape[1:]} would have {x.shape[1]} channels. "
-                "Add to data.source: layout: channels_last"
-            )
-        if 0 in images.shape[1:]:
-            raise DataError(f"data.source: {origin}: images of shape {x.shape[1:]} hold no pixel.")
-        if images.dtype.kind == "f" and not np.isfinite(images).all():
-            bad = int((~np.isfinite(images)).reshape(len(images), -1).any(axis=1).sum())
-            raise DataError(
-                f"data.source: {origin}: {bad} of the {IMAGE}s hold values that are not finite. Repair or leave them out."
-            )
-        return images
-
-
-__all__ = ["MISSING", "Arrow", "Csv", "Numpy", "Parquet", "Sklearn", "Source"]
+__all__ = ["MISSING", "Arrow", "Csv", "Parquet", "Sklearn", "Source", "digest", "files", "reading"]

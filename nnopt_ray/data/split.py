@@ -47,7 +47,8 @@ class Split(ABC):
 def _check_shares(validation: float, test: float) -> None:
     if validation + test >= 1:
         raise DataError(
-            f"data.split: validation {validation:g} and test {test:g} leave no rows to train on. Their sum must be below 1."
+            f"data.split: validation {validation:g} and test {test:g} leave no rows to train on. "
+            "Their sum must be below 1."
         )
 
 
@@ -60,8 +61,9 @@ def _sizes(rows: int, validation: float, test: float) -> tuple[int, int]:
     for_validation, for_test = round(rows * validation), round(rows * test)
     if min(for_validation, for_test, rows - for_validation - for_test) < 1:
         raise DataError(
-            f"data.split: {rows} rows are too few: validation {validation:g} is {for_validation} rows, test {test:g} is "
-            f"{for_test}, and {rows - for_validation - for_test} are left to train on. Use larger shares or more rows."
+            f"data.split: {rows} rows are too few: validation {validation:g} is {for_validation} rows, test {test:g} "
+            f"is {for_test}, and {rows - for_validation - for_test} are left to train on. "
+            "Use larger shares or more rows."
         )
     return for_validation, for_test
 
@@ -200,7 +202,8 @@ class Grouped(Split):
         groups = codes[encoded.codes]
         if len(names) < len(PARTS):
             raise DataError(
-                f"data.split.group: '{self.group}' has {len(names)} different values; three parts need at least 3 groups."
+                f"data.split.group: '{self.group}' has {len(names)} different values; "
+                "three parts need at least 3 groups."
             )
         sizes = np.bincount(groups)
         random = _generator(self.seed)
@@ -285,8 +288,8 @@ class Time(Split):
             )
             if found is None:
                 raise DataError(
-                    f"data.split.column: '{self.column}' holds no times ({column.type}, such as {column[0].as_py()!r}). "
-                    "Give dates as YYYY-MM-DD, timestamps or numbers."
+                    f"data.split.column: '{self.column}' holds no times "
+                    f"({column.type}, such as {column[0].as_py()!r}). Give dates as YYYY-MM-DD, timestamps or numbers."
                 )
             times = found
         if not np.isfinite(times).all():
@@ -313,7 +316,8 @@ class Given(Split):
         column = table.column(self.column, "data.split.column")
         if column.null_count:
             raise DataError(
-                f"data.split.column: '{self.column}' is missing in {column.null_count} rows. Write train, validation or test there."
+                f"data.split.column: '{self.column}' is missing in {column.null_count} rows. "
+                "Write train, validation or test there."
             )
         encoded = text(column, self.column)
         unknown = [word for word in encoded.words if word.lower() not in GIVEN_NAMES]

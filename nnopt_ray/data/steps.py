@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -119,11 +120,10 @@ class Impute(Step):
 
 def _missing(feature: Feature) -> np.ndarray:
     """bool [rows]"""
-    if isinstance(feature, Numeric):
-        return np.isnan(feature.values)
-    if isinstance(feature, Text):
-        return feature.codes < 0
-    return np.zeros(len(feature.values), dtype=bool)
+    if isinstance(feature, Codes):
+        return np.zeros(len(feature.values), dtype=bool)
+    gaps: np.ndarray = np.isnan(feature.values) if isinstance(feature, Numeric) else feature.codes < 0
+    return gaps
 
 
 def _filled(feature: Feature, value: float | str) -> Feature:
@@ -188,23 +188,25 @@ class Scale(Step):
         """center and scale of these training values (float64 [rows], none missing)."""
         if not len(values):
             return 0.0, 1.0
-        if self.method == "standard":
-            center, scale = float(np.mean(values)), float(np.std(values))
+        eps = np.finfo(np.float64).eps
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.method == "standard":
+                center, scale = np.mean(values), np.std(values)
+            elif self.method == "minmax":
+                center = np.min(values)
+                scale = np.max(values) - center
+            else:
+                low, center, high = np.percentile(values, (25, 50, 75))
+                scale = high - low
+            if not (np.isfinite(center) and np.isfinite(scale)):
+                raise DataError("data.steps: scale meets numbers beyond 1e150. Divide them in the source first.")
             # Rounding leaves a constant column a deviation of about eps * mean; scikit-learn's bound
             # (_is_constant_feature) tells it from a real one.
-            eps = float(np.finfo(np.float64).eps)
-            if scale**2 <= len(values) * eps * scale**2 + (len(values) * center * eps) ** 2:
-                scale = 0.0
-        elif self.method == "minmax":
-            center = float(np.min(values))
-            scale = float(np.max(values)) - center
-        else:
-            low, center, high = (float(q) for q in np.percentile(values, (25, 50, 75)))
-            scale = high - low
-        if not np.isfinite(scale):  # the squares or the range of numbers near 1e308
-            raise DataError("data.steps: scale meets numbers beyond 1e150. Divide them in the source first.")
+            bound = len(values) * eps * scale**2 + (len(values) * center * eps) ** 2
+            if self.method == "standard" and scale**2 <= bound:
+                scale = np.float64(0.0)
         # As scikit-learn's _handle_zeros_in_scale.
-        return center, scale if scale >= 10 * float(np.finfo(np.float64).eps) else 1.0
+        return float(center), float(scale) if scale >= 10 * eps else 1.0
 
     def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
         features = dict(frame.features)
@@ -216,7 +218,7 @@ class Scale(Step):
         if "image" in state and image is not None:
             center, scale = (np.array(state["image"][key])[:, None, None] for key in ("center", "scale"))
             image = ((image - center) / scale).astype(np.float32)
-        return Frame(features, image, frame.dropped)
+        return replace(frame, features=features, image=image)
 
 
 class Encode(Step):

@@ -35,6 +35,7 @@ MANIFEST = "manifest.json"
 DATASET = "dataset.json"
 SUMMARY = "summary.json"
 AUDIT = "audit.csv"
+AGAIN = "Start again with `nnopt run PAGE`."
 BUILDING = ".building-"  # folders on their way; one left by a killed process goes after a day
 ABANDONED_S = 86_400.0
 CHECKED_BYTES = 1 << 20  # files up to this size are checked by content, larger ones by size
@@ -175,9 +176,7 @@ def open_dataset(folder: Path) -> Dataset:
     manifest = rundir.read_json(folder / MANIFEST)
     try:
         if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
-            raise RunFolderError(
-                f"{folder} is prepared data of another version of nnopt. Start again with `nnopt run PAGE`."
-            )
+            raise RunFolderError(f"{folder} is prepared data of another version of nnopt. {AGAIN}")
         for name, expected in manifest["files"].items():
             _verify(folder / name, expected)
         described = rundir.read_json(folder / DATASET)
@@ -185,7 +184,9 @@ def open_dataset(folder: Path) -> Dataset:
             folder=folder,
             key=manifest["key"],
             shapes=_shapes(described["shapes"]),
-            **_parts(folder, described["shapes"]),
+            train=_part(folder, "train", described["shapes"]),
+            validation=_part(folder, "validation", described["shapes"]),
+            test=_part(folder, "test", described["shapes"]),
             classes=tuple(described["classes"]),
             target_mean=np.array(described["target_mean"], dtype=np.float64),
             target_scale=np.array(described["target_scale"], dtype=np.float64),
@@ -194,7 +195,7 @@ def open_dataset(folder: Path) -> Dataset:
         )
     except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
         raise RunFolderError(
-            f"the prepared data in {folder} is damaged ({type(error).__name__}: {error}). Start again with `nnopt run PAGE`."
+            f"the prepared data in {folder} is damaged ({type(error).__name__}: {error}). {AGAIN}"
         ) from error
 
 
@@ -202,12 +203,10 @@ def _verify(file: Path, expected: Mapping[str, Any]) -> None:
     found = file.stat().st_size if file.is_file() else None
     if found != expected["bytes"]:
         state = "is missing" if found is None else f"has {found} bytes instead of {expected['bytes']}"
-        raise RunFolderError(
-            f"the prepared data in {file.parent} is damaged: {file.name} {state}. Start again with `nnopt run PAGE`."
-        )
+        raise RunFolderError(f"the prepared data in {file.parent} is damaged: {file.name} {state}. {AGAIN}")
     if expected["blake2b"] is not None and _checksum(file) != expected["blake2b"]:
         raise RunFolderError(
-            f"the prepared data in {file.parent} is damaged: the content of {file.name} was changed. Start again with `nnopt run PAGE`."
+            f"the prepared data in {file.parent} is damaged: the content of {file.name} was changed. {AGAIN}"
         )
 
 
@@ -218,19 +217,16 @@ def _shapes(said: Mapping[str, Any]) -> Shapes:
     return Shapes(said["task"], inputs, said["outputs"])
 
 
-def _parts(folder: Path, shapes: Mapping[str, Any]) -> dict[str, Rows]:
+def _part(folder: Path, part: str, shapes: Mapping[str, Any]) -> Rows:
     def mapped(name: str) -> np.ndarray:
-        array: np.ndarray = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(folder / f"{part}.{name}.npy", mmap_mode="r", allow_pickle=False)
         return array
 
-    return {
-        part: Rows(
-            inputs=tuple(mapped(f"{part}.{entry['kind']}") for entry in shapes["inputs"]),
-            target=mapped(f"{part}.target"),
-            source_rows=mapped(f"{part}.source_rows"),
-        )
-        for part in PARTS
-    }
+    return Rows(
+        inputs=tuple(mapped(entry["kind"]) for entry in shapes["inputs"]),
+        target=mapped("target"),
+        source_rows=mapped("source_rows"),
+    )
 
 
 def read_summary(file: Path) -> DataSummary:

@@ -16,6 +16,7 @@ from nnopt_ray.errors import DataError
 # occurs this often on average; two values are always classes.
 MOST_CLASSES = 20
 ROWS_PER_CLASS = 5
+DOUBTFUL = 100  # up to this many different whole numbers the choice is said in a note
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +43,15 @@ def target_name(table: Table, asked: str) -> str:
         return asked
     if table.target is not None:  # the source has no name of its own for it
         return table.target
-    message = f"data.target: {table.origin} has no column '{asked}'.{hint(asked, table.names)}"
-    if len(table.names) == 1:
-        separator = next((sign for sign in (";", "\t", "|", ",") if sign in table.names[0]), None)
-        if separator:
-            message += f" If {separator!r} separates the columns, add to data.source: delimiter: {separator!r}"
-    raise DataError(message)
+    missing = f"data.target: {table.origin} has no column '{asked}'."
+    separator = next((sign for sign in (";", "\t", "|", ",") if sign in table.names[0]), None)
+    if len(table.names) == 1 and separator:
+        quoted_sign = '"\\t"' if separator == "\t" else f"'{separator}'"
+        raise DataError(
+            f"{missing} Its only column is {table.names[0]!r}; if its fields are separated by {separator!r}, "
+            f"add to data.source: delimiter: {quoted_sign}"
+        )
+    raise DataError(f"{missing}{hint(asked, table.names)}")
 
 
 def read_target(
@@ -67,7 +71,8 @@ def read_target(
         values = numbers(column)
         if not np.isfinite(values).all():
             raise DataError(
-                f"data.target: '{shown}' is infinite in {int((~np.isfinite(values)).sum())} rows. Repair or leave out those rows."
+                f"data.target: '{shown}' is infinite in {int((~np.isfinite(values)).sum())} rows. "
+                "Repair or leave out those rows."
             )
         target = _of_numbers(values, shown, task)
     else:
@@ -82,15 +87,17 @@ def read_target(
 def _of_numbers(values: np.ndarray, name: str, task: str) -> Target:
     found, codes = np.unique(values, return_inverse=True)
     whole = bool((found == np.floor(found)).all())
+    note = ""
     if task == "auto":
         few = len(found) <= MOST_CLASSES and len(values) >= ROWS_PER_CLASS * len(found)
         task = "classification" if whole and (few or len(found) == 2) else "regression"
         other = "regression" if task == "classification" else "classification"
-        kinds = "whole numbers" if whole else "numbers"
         read = "classes" if task == "classification" else "amounts"
-        note = f"The target '{name}' holds {len(found)} different {kinds}, read as {read}; data.task: {other} would read it otherwise."
-    else:
-        note = ""
+        if whole and 2 < len(found) <= DOUBTFUL:
+            note = (
+                f"The target '{name}' holds {len(found)} different whole numbers, read as {read}; "
+                f"set data.task: {other} if they are not."
+            )
     if task == "regression":
         return Target(name, "regression", values, (), note)
     if len(found) > max(MOST_CLASSES, len(values) // 2):
@@ -111,12 +118,11 @@ def _of_words(column: Any, name: str, task: str) -> Target:
     else:
         words = np.asarray(column.to_numpy(), dtype=np.str_)
     if task == "regression":
-        number = pc.match_substring_regex(pa.array(words), r"^[+-]?\d*\.?\d+([eE][+-]?\d+)?$").to_numpy(
-            zero_copy_only=False
-        )
-        others = [str(word) for word in words[~number][:3]]
+        like_number = pc.match_substring_regex(pa.array(words), r"^[+-]?\d*\.?\d+([eE][+-]?\d+)?$")
+        others = [str(word) for word in words[~like_number.to_numpy(zero_copy_only=False)][:3]]
+        shown = ", ".join(map(repr, others or words[:3].tolist()))
         raise DataError(
-            f"data.task: regression needs numbers, and '{name}' holds {', '.join(map(repr, others or words[:3].tolist()))}. "
+            f"data.task: regression needs numbers, and '{name}' holds {shown}. "
             "Repair those values, list them as `missing` of a csv source, or set data.task: classification."
         )
     classes, codes = np.unique(words, return_inverse=True)

@@ -120,7 +120,8 @@ class Dataset:
 
     def user_units(self, values: np.ndarray) -> np.ndarray:
         """[rows, outputs] of training units → the user's units (regression)."""
-        return values * self.target_scale + self.target_mean
+        restored: np.ndarray = values * self.target_scale + self.target_mean
+        return restored
 
 
 PreprocessingState = dict[str, Any]  # JSON: what a fitted step saves

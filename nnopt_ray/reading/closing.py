@@ -121,5 +121,4 @@ def option(range_: Range, value: Any) -> int | None:
 
 
 def _equal_numbers(a: Any, b: Any) -> bool:
-    numbers = (int, float)
-    return isinstance(a, numbers) and isinstance(b, numbers) and not isinstance(a, bool) and not isinstance(b, bool) and a == b
+    return {type(a), type(b)} == {int, float} and bool(a == b)

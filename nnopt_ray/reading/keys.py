@@ -52,7 +52,7 @@ class Key:
     def words(self) -> str:
         """What it takes, in words."""
         if self.room:
-            one = f"a {self.room}: its name, or {{type: name, key: value, ...}}"
+            one = f"{article(self.room)} {self.room}: its name, or {{type: name, key: value, ...}}"
             text = f"a list, each {one}" if self.many else one
         elif self.section:
             text = f"a mapping with keys such as {', '.join(key.name for key in keys_of(self.section)[:3])}"
@@ -166,14 +166,17 @@ def words(hint: Any) -> str:
     text = _PLAIN.get(origin) if _hashable(origin) else None
     if origin in (tuple, list) and inside:
         if origin is tuple and Ellipsis not in inside:
-            text = f"a list of {len(inside)}: {', '.join(words(item) for item in inside)}"
-        else:
-            text = f"a list, each item {words(inside[0])}"
+            return f"a list of {len(inside)}: {', '.join(words(item) for item in inside)}"
+        return f"a list{_limits(marks, ' items')}, each item {words(inside[0])}"
     if origin is Part:
         text = "a part: its name, or {type: name, key: value, ...}"
     if text is None:
         text = f"a {getattr(base, '__name__', str(base))}"
-    return text + _limits(marks, _PLAIN.get(origin) in ("a word", "a list", "a mapping") if _hashable(origin) else False)
+    return text + _limits(marks, {str: " characters", list: " items", tuple: " items", dict: " keys"}.get(base, ""))
+
+
+def article(word: str) -> str:
+    return "an" if word[:1] in "aeiou" else "a"
 
 
 def _hashable(thing: Any) -> bool:
@@ -192,20 +195,34 @@ def _literal(value: Any) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _limits(marks: Sequence[Any], sized: bool) -> str:
-    """" of at least 0 and below 1": the limits that Field or annotated_types put on a value."""
+def _limits(marks: Sequence[Any], counted: str) -> str:
+    """ " from 0 to 1", " of at least 0 and below 1", " of at most 9 items": limits put on a value, or on its length."""
+    given = {
+        name: getattr(mark, name)
+        for mark in marks
+        for name in ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern")
+        if getattr(mark, name, None) is not None
+    }
     found: list[str] = []
-    for attribute, text in (("gt", "above"), ("ge", "of at least"), ("lt", "below"), ("le", "of at most")):
-        found += [f"{text} {_number(getattr(mark, attribute))}" for mark in marks if getattr(mark, attribute, None) is not None]
-    found += [f"divisible by {mark.multiple_of}" for mark in marks if getattr(mark, "multiple_of", None)]
-    for attribute, text in (("min_length", "at least"), ("max_length", "at most")):
-        found += [f"of {text} {limit} long" for mark in marks if sized and (limit := getattr(mark, attribute, None))]
-    found += [f"of the form {mark.pattern}" for mark in marks if getattr(mark, "pattern", None)]
+    if "ge" in given and "le" in given:
+        found.append(f"from {_number(given.pop('ge'))} to {_number(given.pop('le'))}")
+    for name, text in (("gt", "above"), ("ge", "of at least"), ("lt", "below"), ("le", "of at most")):
+        found += [f"{text} {_number(given[name])}"] if name in given else []
+    found += [f"divisible by {given['multiple_of']}"] if "multiple_of" in given else []
+    if counted:
+        found += (
+            [f"of at least {given['min_length']}{counted[: -1 if given['min_length'] == 1 else None]}"]
+            if given.get("min_length")
+            else []
+        )
+        found += [f"of at most {given['max_length']}{counted}"] if "max_length" in given else []
+    found += [f"of the form {given['pattern']}"] if "pattern" in given else []
     return f" {' and '.join(found)}" if found else ""
 
 
 def _number(value: Any) -> str:
-    return f"2^{value.bit_length() - 1}" if isinstance(value, int) and value >= 2**31 and value & (value - 1) == 0 else f"{value}"
+    power = isinstance(value, int) and value >= 2**31 and value & (value - 1) == 0
+    return f"2^{value.bit_length() - 1}" if power else f"{value}"
 
 
 def explanations(doc: str) -> dict[str, str]:
@@ -234,3 +251,19 @@ def explanations(doc: str) -> dict[str, str]:
 def summary(doc: str) -> str:
     """The first paragraph of a docstring as one line."""
     return " ".join(inspect.cleandoc(doc).split("\n\n")[0].split())
+
+
+def as_tree(value: Any, raw: Any = None) -> Any:
+    """A checked value as plain data; what plain data cannot say stays as it was written."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case list() | tuple():
+            return [as_tree(item, item) for item in value]
+        case Part():
+            return {name: as_tree(item, item) for name, item in value.page().items()}
+        case Mapping():
+            return {str(name): as_tree(item, item) for name, item in value.items()}
+        case Section():
+            return {}
+    return raw

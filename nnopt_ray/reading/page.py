@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 from nnopt_ray.errors import PageError
 from nnopt_ray.experiment import Experiment, Range, plain
 from nnopt_ray.experiment import ranges as all_ranges
-from nnopt_ray.reading import ranges, rules, yaml_text
+from nnopt_ray.reading import rules, yaml_text
 from nnopt_ray.reading.closing import CannotPut, close_tree, put
-from nnopt_ray.reading.places import BROKEN, Places, shown
+from nnopt_ray.reading.places import BROKEN, Places, dotted, shown
 from nnopt_ray.reading.resolve import resolve
 from nnopt_ray.tables import Part
 
@@ -169,11 +168,9 @@ def _as_page(value: Any, places: Places, path: str, depth: int) -> Any:
         places.add((), path, f"values are nested more than {yaml_text.MAX_DEPTH} deep; no page needs that.")
         return BROKEN
     if isinstance(value, Mapping):
-        return {
-            str(key): _as_page(item, places, f"{path}.{key}" if path else str(key), depth + 1) for key, item in value.items()
-        }
+        return {str(key): _as_page(item, places, dotted(path, str(key)), depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_as_page(item, places, f"{path}.{index}", depth + 1) for index, item in enumerate(value)]
+        return [_as_page(item, places, dotted(path, index), depth + 1) for index, item in enumerate(value)]
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of numpy

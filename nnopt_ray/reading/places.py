@@ -71,6 +71,21 @@ def dotted(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
+@dataclass(frozen=True)
+class At:
+    """Where the walk stands: the way in the page as written, its dotted name, and why no range may stand here."""
+
+    way: Way
+    path: str
+    fixed: str | None = None
+
+    def down(self, key: str | int, fixed: str | None = None) -> At:
+        return At((*self.way, key), dotted(self.path, key), fixed or self.fixed)
+
+    def option(self, index: int) -> At:
+        return At((*self.way, "choice", index), self.path, self.fixed)
+
+
 def shown(value: Any) -> str:
     """A value as a sentence says it, short."""
     match value:

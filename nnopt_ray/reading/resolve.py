@@ -7,40 +7,23 @@ fault: it notes it and goes on, so that all faults of a page are said at once.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
 import pydantic
 
 from nnopt_ray import tables
-from nnopt_ray.errors import PartError
-from nnopt_ray.experiment import Experiment, Fixed, Range, Section
+from nnopt_ray.errors import PartError, UserError
+from nnopt_ray.experiment import Experiment, Range, Section
 from nnopt_ray.reading import ranges
-from nnopt_ray.reading.keys import Key, keys_of
-from nnopt_ray.reading.places import BROKEN, Places, Way, dotted, shown
-from nnopt_ray.reading.sentences import sentences
+from nnopt_ray.reading.keys import Key, article, as_tree, keys_of
+from nnopt_ray.reading.places import BROKEN, At, Places, dotted, shown
+from nnopt_ray.reading.values import Resolved, Values
 from nnopt_ray.tables import Part
-
-
-@dataclass(frozen=True)
-class At:
-    """Where the walk stands: the way in the page as written, its dotted name, and why no range may stand here."""
-
-    way: Way
-    path: str
-    fixed: str | None = None
-
-    def down(self, key: str | int, fixed: str | None = None) -> At:
-        return At((*self.way, key), dotted(self.path, key), fixed or self.fixed)
-
-    def option(self, index: int) -> At:
-        return At((*self.way, "choice", index), self.path, self.fixed)
-
-
-Resolved = tuple[Any, Any]  # (tree with Range objects, value with every range at its first; BROKEN when at fault)
 
 
 def resolve(page: Mapping[str, Any], places: Places) -> tuple[dict[str, Any], Experiment | None]:
@@ -49,22 +32,13 @@ def resolve(page: Mapping[str, Any], places: Places) -> tuple[dict[str, Any], Ex
     return tree, None if value is BROKEN else value
 
 
-class _Walk:
-    def __init__(self, places: Places) -> None:
-        self._places = places
-
-    def _fault(self, at: At, message: str, *, at_key: bool = False) -> Resolved:
-        self._places.add(at.way, at.path, message, at_key=at_key)
-        return BROKEN, BROKEN
-
+class _Walk(Values):
     # --- sections -------------------------------------------------------------------------------
 
-    def section(self, model: type[Section], raw: Any, at: At) -> Resolved:
-        if ranges.is_range(raw) and at.path:
-            return self._open_section(model, raw, at)
+    def section(self, model: type[Section], raw: Any, at: At, none: str = "") -> Resolved:
         if not isinstance(raw, dict):
             names = ", ".join(key.name for key in keys_of(model))
-            self._fault(at, f"must be a mapping with the keys {names}; it is {shown(raw)}.")
+            self._fault(at, f"must be a mapping with the keys {names}; it is {shown(raw)}.{none}")
             return raw, BROKEN
         tree, values = self._keys(keys_of(model), raw, at)
         self._unknown(keys_of(model), raw, tree, at, "")
@@ -72,12 +46,13 @@ class _Walk:
             return tree, BROKEN
         return tree, model.model_construct(**values)
 
-    def _open_section(self, model: type[Section], raw: dict[str, Any], at: At) -> Resolved:
-        inside = next(_fixed_below(model), None)
-        if not at.fixed and inside:
+    def _open_optional(self, key: Key, raw: dict[str, Any], at: At) -> Resolved:
+        """A choice of sections, or of parts and null."""
+        inside = next(_fixed_below(key.section), None) if key.section else None
+        if inside and not at.fixed:
             self._fault(at, f"'{inside[0]}' in it may not vary ({inside[1]}). Open the keys inside it one by one.")
             return raw, BROKEN
-        return self._open(raw, at, lambda option, here: self.section(model, option, here))
+        return self._open(raw, at, lambda option, here: self.value(key, option, here))
 
     def _keys(self, keys: tuple[Key, ...], raw: dict[str, Any], at: At) -> tuple[dict[str, Any], dict[str, Any]]:
         """Every key resolved: (name → tree, field → value)."""
@@ -87,7 +62,7 @@ class _Walk:
             if key.name in raw:
                 tree[key.name], values[key.field] = self.value(key, raw[key.name], at.down(key.name, key.fixed))
             elif key.required:
-                about = f": {key.about}" if key.about else ""
+                about = f": {key.about.rstrip('.')}" if key.about else ""
                 self._fault(at.down(key.name), f"is missing{about}. Give {key.words}.", at_key=True)
                 values[key.field] = BROKEN
             else:
@@ -124,16 +99,22 @@ class _Walk:
             kind = next(iter(raw))
             self._fault(at, f"a range needs a list: {ranges.FORMS[kind]}; here stands {shown(raw[kind])}.")
             return raw, BROKEN
-        if key.optional and ranges.is_range(raw):
-            return self._open(raw, at, lambda option, here: self.value(key, option, here))
+        if ranges.is_range(raw) and (key.optional or key.section):
+            return self._open_optional(key, raw, at)
         if raw is None and key.optional:
             return None, None
         if key.section:
-            return self.section(key.section, {} if raw is None else raw, at)
+            none = " Write null for none." if key.optional else ""
+            return self.section(key.section, {} if raw is None else raw, at, none)
         if key.room and key.many:
             return self._parts(key.room, raw, at)
         if key.room:
-            if isinstance(raw, dict) and "type" not in raw and not ranges.is_range(raw) and isinstance(key.default, dict):
+            if (
+                isinstance(raw, dict)
+                and "type" not in raw
+                and not ranges.is_range(raw)
+                and isinstance(key.default, dict)
+            ):
                 raw = {**key.default, **raw}  # a field with a default part needs no `type` for it
             return self._part(key.room, raw, at)
         return self._leaf(key, raw, at)
@@ -144,29 +125,14 @@ class _Walk:
         if not self._may_open(kind, options, at):
             return raw, BROKEN
         if kind != "choice":
-            self._fault(at, f"{kind} opens a number. Sub-pages are opened with {{choice: [{{type: ...}}, {{type: ...}}]}}.")
+            self._fault(at, f"{kind} opens a number. Sub-pages are opened by {{choice: [{{...}}, {{...}}]}}.")
             return raw, BROKEN
-        resolved = [each(option, at.option(index)) for index, option in enumerate(options)]
+        resolved = [self._option(option, at.option(index), each) for index, option in enumerate(options)]
         trees = [tree for tree, _ in resolved]
         self._no_twins(trees, at)
         if any(value is BROKEN for _, value in resolved):
             return raw, BROKEN
         return Range("choice", tuple(trees)), resolved[0][1]
-
-    def _may_open(self, kind: str, values: list[Any], at: At) -> bool:
-        if at.fixed:
-            self._fault(at, f"no range may stand here: {at.fixed}. Give one value.")
-            return False
-        wrong = ranges.fault(kind, values)
-        if wrong:
-            self._fault(at, wrong)
-        return wrong is None
-
-    def _no_twins(self, options: list[Any], at: At) -> None:
-        same = ranges.twin(options)
-        if same:
-            first, second = same[0] + 1, same[1] + 1
-            self._fault(at.option(same[1]), f"options {first} and {second} of this choice are the same. Remove one.")
 
     # --- parts ----------------------------------------------------------------------------------
 
@@ -188,8 +154,8 @@ class _Walk:
         if isinstance(raw, str):
             raw = {"type": raw}
         if not isinstance(raw, dict):
-            known = ", ".join(tables.table(room))
-            self._fault(at, f"must be a {room}: a word or {{type: word, key: value, ...}}; it is {shown(raw)}. Known: {known}.")
+            rule = f"must be {article(room)} {room}: its name or {{type: name, key: value, ...}}; it is {shown(raw)}."
+            self._fault(at, f"{rule} {_known(room)}")
             return raw, BROKEN
         name = self._type(room, raw, at)
         if name is None:
@@ -206,14 +172,35 @@ class _Walk:
         tree, values = self._keys(keys, raw, at)
         tree = {"type": name, **tree}
         self._unknown(keys, raw, {}, at, f"{room} '{name}'")
-        if any(value is BROKEN for value in values.values()):
+        if any(value is BROKEN for value in values.values()) or not self._tried(room, model, values, tree, at):
             return tree, BROKEN
         return tree, Part(name, MappingProxyType(values))
+
+    def _tried(self, room: str, model: type[tables.Keys], values: dict[str, Any], tree: Any, at: At) -> bool:
+        """Make one of our own parts from its keys, as its constructor may know rules between them.
+
+        Only where the page says all that it needs. A user's constructor is left for the run: it may
+        do anything.
+        """
+        part, name = tables.find(room, tree["type"]), tree["type"]
+        if name not in tables.table(room) or not _by_keywords(part) or any(k.room or k.section for k in keys_of(model)):
+            return True
+        noted: set[str] = set()
+        opened = {key: tree[key] for key in values}
+        for number, (way, closed) in enumerate(ranges.variants(opened, at.way)):
+            try:
+                part(**(values if number == 0 else dict(model.model_validate_json(json.dumps(closed)))))
+            except (UserError, ValueError) as error:
+                said = str(error).removeprefix(f"{at.path}: ").removeprefix(f"{name}: ")
+                if said not in noted:
+                    noted.add(said)
+                    self._places.add(way, ranges.path_of(at.way, at.path, way), said)
+        return not noted
 
     def _type(self, room: str, raw: dict[str, Any], at: At) -> str | None:
         """The chosen name, or None after noting what is wrong with it."""
         if "type" not in raw:
-            self._fault(at, f"'type' is missing: it chooses the {room}. Known: {', '.join(tables.table(room))}.")
+            self._fault(at, f"'type' is missing: it chooses the {room}. {_known(room)}")
             return None
         name = raw["type"]
         if name is BROKEN:
@@ -222,126 +209,22 @@ class _Walk:
             return name
         here = At((*at.way, "type"), dotted(at.path, "type"))
         if ranges.is_range(name) or ranges.is_torn(name):
-            example = "{choice: [{type: one, key: ...}, {type: another, key: ...}]}"
-            self._fault(here, f"a range may not stand in 'type', as each type has its own keys. Open the whole sub-page: {example}.")
+            rule = "no range may stand in 'type', as each type has its own keys. Open the whole sub-page:"
+            self._fault(here, f"{rule} {{choice: [{{type: one, key: ...}}, {{type: another, key: ...}}]}}.")
         else:
-            self._fault(here, f"must be the name of a {room}; it is {shown(name)}. Known: {', '.join(tables.table(room))}.")
+            self._fault(here, f"must be the name of {article(room)} {room}; it is {shown(name)}. {_known(room)}")
         return None
 
-    # --- values ---------------------------------------------------------------------------------
 
-    def _leaf(self, key: Key, raw: Any, at: At) -> Resolved:
-        if not isinstance(raw, (dict, list)):
-            if type(raw) is type(key.default) and raw == key.default and not key.required:
-                return raw, raw
-            return self._closed(key, raw, at)
-        if _any_node(raw, lambda node: node is BROKEN):
-            return raw, BROKEN
-        if not _any_node(raw, ranges.is_range):
-            return self._closed(key, raw, at)
-        tree = self._with_ranges(raw, at)
-        if tree is BROKEN:
-            return raw, BROKEN
-        return self._opened(key, tree, at)
-
-    def _closed(self, key: Key, raw: Any, at: At) -> Resolved:
-        try:
-            value = key.adapter.validate_json(json.dumps(raw), strict=True)
-        except pydantic.ValidationError as error:
-            for inside, sentence in sentences(key.hint, raw, error):
-                here = at
-                for step in inside:
-                    here = here.down(step)
-                self._fault(here, sentence)
-            return raw, BROKEN
-        except pydantic.PydanticUserError as error:
-            self._fault(at, f"its annotation cannot be checked: {str(error).splitlines()[0]}")
-            return raw, BROKEN
-        return as_tree(value, raw), value
-
-    def _with_ranges(self, raw: Any, at: At) -> Any:
-        """The value with Range objects for its ranges; BROKEN after noting what is wrong with one."""
-        if ranges.is_range(raw):
-            kind, values = next(iter(raw.items()))
-            if not self._may_open(kind, values, at):
-                return BROKEN
-            if kind == "choice":
-                values = [self._with_ranges(option, at.option(index)) for index, option in enumerate(values)]
-            elif kind in ("uniform", "log") or (kind == "step" and any(isinstance(value, float) for value in values)):
-                values = [float(value) for value in values]
-            return BROKEN if any(value is BROKEN for value in values) else Range(kind, tuple(values))
-        if isinstance(raw, dict):
-            items = {name: self._with_ranges(item, at.down(name)) for name, item in raw.items()}
-            return BROKEN if any(item is BROKEN for item in items.values()) else items
-        if isinstance(raw, list):
-            listed = [self._with_ranges(item, at.down(index)) for index, item in enumerate(raw)]
-            return BROKEN if any(item is BROKEN for item in listed) else listed
-        return raw
-
-    def _opened(self, key: Key, tree: Any, at: At) -> Resolved:
-        """A value with ranges: tried with one range moved at a time, each faulty range said once."""
-        first: Any = None
-        good: dict[Way, Any] = {}  # way → tree of a closed value that was accepted
-        noted: set[Way] = set()
-        before = len(self._places.faults)
-        for number, (way, value) in enumerate(_variants(tree, at.way)):
-            try:
-                valid = key.adapter.validate_json(json.dumps(value), strict=True)
-            except pydantic.ValidationError as error:
-                _, sentence = next(sentences(key.hint, value, error))
-                range_way = way[:-1] if len(way) > 1 and way[-2] in ranges.KINDS[:-1] else way
-                if range_way in noted or (noted and number and at.way in noted):
-                    continue
-                noted.add(range_way)
-                self._places.add(way, at.path, f"{sentence}{_of_range(way)}")
-                continue
-            first = valid if number == 0 else first
-            good.setdefault(way, as_tree(valid, value))
-        if isinstance(tree, Range) and tree.kind == "choice":
-            options = [good.get((*at.way, "choice", i), option) for i, option in enumerate(tree.values)]
-            self._no_twins([_page(option) for option in options], at)
-            tree = Range("choice", tuple(options))
-        return tree, BROKEN if len(self._places.faults) > before else first
+@lru_cache(maxsize=512)
+def _by_keywords(part: Any) -> bool:
+    """Whether a class is made from keyword arguments alone."""
+    arguments = list(inspect.signature(part).parameters.values())
+    return all(argument.kind is argument.KEYWORD_ONLY for argument in arguments)
 
 
-def _page(option: Any) -> Any:
-    return option.page() if isinstance(option, Range) else option
-
-
-def _of_range(way: Way) -> str:
-    kind = way[-2] if len(way) > 1 else ""
-    if kind in ("uniform", "log"):
-        return " A range is tried at its ends and in its middle; for whole numbers write {int: [low, high]}."
-    if kind in ranges.KINDS[:-1]:
-        return " A range is tried at its ends and, when it is short, at every value."
-    return ""
-
-
-def _variants(node: Any, way: Way) -> list[tuple[Way, Any]]:
-    """(way, closed value): first with every range at its first, then with one range moved at a time."""
-    if isinstance(node, Range):
-        if node.kind == "choice":
-            return [v for i, option in enumerate(node.values) for v in _variants(option, (*way, "choice", i))]
-        return [((*way, node.kind, end), value) for end, value in ranges.probes(node.kind, list(node.values))]
-    if isinstance(node, dict):
-        inside = {name: _variants(item, (*way, name)) for name, item in node.items()}
-        base: Any = {name: found[0][1] for name, found in inside.items()}
-        moved = [(w, {**base, name: value}) for name, found in inside.items() for w, value in found[1:]]
-        return [(way, base), *moved]
-    if isinstance(node, list):
-        items = [_variants(item, (*way, i)) for i, item in enumerate(node)]
-        listed = [found[0][1] for found in items]
-        shifted = [(w, [*listed[:i], value, *listed[i + 1 :]]) for i, found in enumerate(items) for w, value in found[1:]]
-        return [(way, listed), *shifted]
-    return [(way, node)]
-
-
-def _any_node(node: Any, wanted: Callable[[Any], bool]) -> bool:
-    if wanted(node):
-        return True
-    if isinstance(node, dict):
-        return any(_any_node(item, wanted) for item in node.values())
-    return isinstance(node, list) and any(_any_node(item, wanted) for item in node)
+def _known(room: str) -> str:
+    return f"Known: {', '.join(tables.table(room))}."
 
 
 def _takes_mapping(key: Key, raw: Any) -> bool:
@@ -372,22 +255,3 @@ def _holding(tree: Any, name: str, path: str) -> Iterator[str]:
                 if name in value and name != "type":
                     yield dotted(path, key)
                 yield from _holding(value, name, dotted(path, key))
-
-
-def as_tree(value: Any, raw: Any = None) -> Any:
-    """A checked value as plain data; what plain data cannot say stays as it was written."""
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case list() | tuple():
-            return [as_tree(item, item) for item in value]
-        case Part():
-            return {name: as_tree(item, item) for name, item in value.page().items()}
-        case Mapping():
-            return {str(name): as_tree(item, item) for name, item in value.items()}
-        case Section():
-            return {}
-    return raw
-
-
-__all__ = ["Fixed", "resolve"]

@@ -23,12 +23,12 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     opened = list(_opened(tree))
     if method == "manual":
         if not isinstance(trials, list) or not trials:
-            message = "the manual method needs the list of trials: trials: [{model.dropout: 0.1, train.batch_size: 32}, ...]."
+            message = "the manual method needs its trials in a list: [{model.dropout: 0.1, train.batch_size: 32}, ...]."
             places.add(("search", "trials"), "search.trials", message)
         else:
             _manual(tree, trials, places, closed)
     elif isinstance(trials, list):
-        message = f"a list of trials is for the manual method; the method here is {method}. Write method: manual, or a number."
+        message = f"a list of trials is for the manual method, and the method is {method}. Write a number of trials."
         places.add(("search", "trials"), "search.trials", message)
     if method == "grid":
         _grid(opened, places)
@@ -165,8 +165,8 @@ def _grid(opened: list[tuple[Way, str, Range]], places: Places) -> None:
             cure = f"{{choice: [{low:g}, {high:g}]}}"
             if range_.kind == "uniform":
                 cure = f"{{step: [{low:g}, {high:g}, {(high - low) / 4:g}]}} or {cure}"
-            message = f"a grid needs values that can be counted, and {range_.kind} is continuous. Write {cure}, or choose another method."
-            places.add(way, path, message)
+            rule = f"a grid needs values that can be counted, and {range_.kind} is continuous."
+            places.add(way, path, f"{rule} Write {cure}, or choose another method.")
 
 
 def _grace_period(tree: Mapping[str, Any], places: Places) -> None:
@@ -175,7 +175,7 @@ def _grace_period(tree: Mapping[str, Any], places: Places) -> None:
         counts = epochs.values[:2] if epochs.kind != "choice" else epochs.values
         epochs = max((count for count in counts if isinstance(count, int)), default=None)
     if isinstance(grace, int) and isinstance(epochs, int) and grace > epochs:
-        message = f"every trial gets {grace} epochs before it may stop, but train.epochs is {epochs}: none would. Lower it."
+        message = f"no trial may stop before {grace} epochs, and train.epochs is {epochs}: none ever would. Lower it."
         places.add(("search", "scheduler", "grace_period"), "search.scheduler.grace_period", message)
 
 
@@ -193,4 +193,4 @@ def _manual(tree: Mapping[str, Any], trials: list[Any], places: Places, closed: 
         for path, message in found:
             at = next((key for key in params if path == key or path.startswith(f"{key}.")), None)
             way: Way = ("search", "trials", index) if at is None else ("search", "trials", index, at)
-            places.add(way, f"search.trials.{index}", f"{path}: {message}")
+            places.add(way, f"search.trials.{index}", f"{path}: {message}" if path else message)

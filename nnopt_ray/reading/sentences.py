@@ -15,7 +15,7 @@ from nnopt_ray.reading.places import shown
 
 # A check that a part's author wrote says more than the type does: its own words are kept.
 _OWN_WORDS = ("value_error", "assertion_error")
-_MORE_THAN_TYPE = {"missing", "extra_forbidden", "string_pattern_mismatch", "invalid_key", "unexpected_keyword_argument"}
+_MORE_THAN_TYPE = ("missing", "extra_forbidden", "invalid_key", "unexpected_keyword_argument")
 
 
 def sentences(hint: Any, value: Any, error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -37,7 +37,8 @@ def sentences(hint: Any, value: Any, error: ValidationError) -> Iterator[tuple[t
 
 def is_plain(hint: Any) -> bool:
     """Whether `words` says all there is to say about a type."""
-    return all(stripped(member)[0] in (int, float, str, bool, type(None)) or get_origin(stripped(member)[0]) for member in members(hint))
+    bases = [stripped(member)[0] for member in members(hint)]
+    return all(base in (int, float, str, bool, type(None)) or get_origin(base) for base in bases)
 
 
 def _descend(hint: Any, value: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], Any, Any]:
@@ -94,8 +95,8 @@ def cure(hint: Any, value: Any) -> str:
         number = as_number(value)
         if number is not None and kinds & {int, float}:
             return f" Write {number}, without quotes or separators."
-        if bool in kinds:
-            return " Write true or false."
+        if bool in kinds and value.lower() in ("yes", "on", "no", "off", "true", "false"):
+            return f" Write {'true' if value.lower() in ('yes', 'on', 'true') else 'false'}."
     if isinstance(value, float) and int in kinds and value.is_integer() and abs(value) < 2**53:
         return f" Write {int(value)}."
     if isinstance(value, bool) and str in kinds:

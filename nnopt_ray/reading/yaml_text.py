@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise _TooDeep(problem="too deep", problem_mark=self.peek_event().start_mark)
+            raise _TooDeep(problem="too deep", problem_mark=self.get_mark())
         try:
             node: Node | None = super().compose_node(parent, index)
         finally:
@@ -101,7 +101,7 @@ def strange(text: str) -> str | None:
     found = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if not found:
         return None
-    return f"the character U+{ord(found.group()):04X} cannot stand in a page. Remove it, or write it as an escape in quotes."
+    return f"the character U+{ord(found.group()):04X} cannot stand in a page. Remove it, or write an escape in quotes."
 
 
 def read(text: str, places: Places) -> Any:
@@ -115,11 +115,18 @@ def read(text: str, places: Places) -> Any:
             places.values[()] = (mark.line + 1, mark.column + 1)
         places.add((), "", _in_words(error))
         return BROKEN
+    except (ValueError, OverflowError):  # PyYAML hands an escape such as "\\UFFFFFFFF" to chr() unchecked
+        mark = loader.get_mark()
+        places.values[()] = (mark.line + 1, mark.column + 1)
+        places.add((), "", "a number in this line (an escape in quotes, or a YAML version) is out of range.")
+        return BROKEN
     finally:
         loader.dispose()
     if root is None:
         return None
-    return _Builder(places).build(root, (), "")
+    builder = _Builder(places)
+    built = builder.build(root, (), "")
+    return BROKEN if builder.overflowed else built
 
 
 def _in_words(error: yaml.MarkedYAMLError) -> str:
@@ -132,7 +139,8 @@ def _in_words(error: yaml.MarkedYAMLError) -> str:
     if "another document" in problem or "single document" in context:
         return "a page is one YAML document; remove the line '---' and what follows, or make two pages."
     if "undefined alias" in problem:
-        return f"the alias {problem.removeprefix('found undefined alias ').strip()} has no anchor before it. Write &name first."
+        name = problem.removeprefix("found undefined alias ").strip()
+        return f"the alias {name} has no anchor before it. Write &name where the value first stands."
     if "duplicate anchor" in context + problem:
         return "an anchor of this name was already given. Choose another name."
     if "mapping values are not allowed" in problem:
@@ -146,7 +154,8 @@ def _in_words(error: yaml.MarkedYAMLError) -> str:
     if "found unexpected end of stream" in problem or "<stream end>" in problem:
         return "the page ends inside a text in quotes or in brackets. Add what closes it."
     if "cannot start any token" in problem:
-        return f"{problem.removeprefix('found ')} (YAML keeps it for itself). Put the text in quotes."
+        character = problem.removeprefix("found character ").removesuffix(" that cannot start any token")
+        return f"no value can begin with {character}, which YAML keeps for itself. Put the text in quotes."
     return f"this is not YAML: {f'{context}: ' if context else ''}{problem}."
 
 
@@ -158,12 +167,16 @@ class _Builder:
         self._left = MAX_NODES
         self._open: set[int] = set()  # nodes that are being built: an alias to one of them never ends
 
+    @property
+    def overflowed(self) -> bool:
+        return self._left <= 0
+
     def build(self, node: Node, way: Way, path: str) -> Any:
         self._places.values[way] = (node.start_mark.line + 1, node.start_mark.column + 1)
         self._left -= 1
         if self._left == 0:
-            self._places.add(way, path, f"with its aliases written out the page holds more than {MAX_NODES} values.")
-        if self._left <= 0:
+            self._places.add(way, "", f"with its aliases written out the page holds more than {MAX_NODES} values.")
+        if self.overflowed:
             return BROKEN
         if id(node) in self._open:
             self._places.add(way, path, "an alias stands inside the value that it repeats.")
@@ -181,8 +194,9 @@ class _Builder:
         finally:
             self._open.discard(id(node))
 
-    def _mapping(self, node: MappingNode, way: Way, path: str) -> dict[str, Any]:
+    def _mapping(self, node: MappingNode, way: Way, path: str) -> Any:
         made: dict[str, Any] = {}
+        merges = False
         for key_node, value_node in node.value:
             spot = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if not isinstance(key_node, ScalarNode) or not whole(key_node.value):
@@ -192,9 +206,12 @@ class _Builder:
             key = key_node.value
             if key_node.tag == _MERGE:
                 self._places.keys[(*way, key)] = spot
-                message = "merge keys (<<) are not part of YAML 1.2. Write the keys out, or repeat a whole value with *alias."
+                message = (
+                    "merge keys (<<) are not part of YAML 1.2. Write the keys out, or repeat a whole value by *alias."
+                )
                 self._places.add((*way, key), path, message, at_key=True)
                 del self._places.keys[(*way, key)]
+                merges = True
                 continue
             if key in made:
                 first = self._places.keys[(*way, key)]
@@ -205,7 +222,7 @@ class _Builder:
                 continue
             self._places.keys[(*way, key)] = spot
             made[key] = self.build(value_node, (*way, key), dotted(path, key))
-        return made
+        return BROKEN if merges else made
 
     def _scalar(self, node: ScalarNode, way: Way, path: str) -> Any:
         text = node.value
@@ -225,7 +242,7 @@ class _Builder:
                 if number is None:
                     return self._fault(way, path, f"!!{kind} cannot read {shown(text)}. Remove the tag.")
                 if isinstance(number, float) and math.isinf(number) and "inf" not in text.lower():
-                    return self._fault(way, path, f"{shown(text)} is larger than any number a computer calculates with.")
+                    return self._fault(way, path, f"{shown(text)} is too large: computers calculate up to 1.8e308.")
                 return number
             case "leading-zero":
                 value = text.lstrip("+-").lstrip("0") or "0"
@@ -273,9 +290,7 @@ FLOW = 92  # characters up to which a value stays in one line
 
 def write(tree: Any) -> str:
     """YAML text of plain data. Top-level sections take a line a key, short values below them one line."""
-    text: str = yaml.serialize(
-        _node(tree, 0), Dumper=_Dumper, allow_unicode=True, width=110, encoding=None
-    )
+    text: str = yaml.serialize(_node(tree, 0), Dumper=_Dumper, allow_unicode=True, width=110, encoding=None)
     return text
 
 
@@ -286,7 +301,8 @@ def _node(value: Any, depth: int) -> Node:
     if isinstance(value, (list, tuple)):
         items = [_node(item, depth + 1) for item in value]
         return SequenceNode(_TAG + "seq", items, flow_style=_length(value) <= FLOW)
-    return _REPRESENTER.represent_data(value)
+    node: Node = _REPRESENTER.represent_data(value)
+    return node
 
 
 def _length(value: Any) -> int:

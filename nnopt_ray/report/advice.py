@@ -267,8 +267,8 @@ def _overfit(facts: Facts) -> Iterator[Advice]:
     if risen > 0.1 and train_last < train_low:
         yield Advice(
             "Regularise more",
-            f"After epoch {low.epoch} the validation loss rose by {100 * risen:.0f}{words.NBSP}% while the training loss "
-            "fell on: the network memorises. More dropout, weight decay or data help; more epochs do not.",
+            f"After epoch {low.epoch} the validation loss rose by {100 * risen:.0f}{words.NBSP}% while the training "
+            "loss fell on: the network memorises. More dropout, weight decay or data help; more epochs do not.",
         )
 
 
@@ -289,7 +289,7 @@ def _noise(facts: Facts) -> Iterator[Advice]:
     yield Advice(
         "Do not read too much into the winning values",
         f"{len(near)} of the {len(rows)} trials trained to the end lie within ±{words.number(half)} of the winner's "
-        f"{words.metric_name(metric)}: no more than the interval that so few rows leave, so their order is partly luck.",
+        f"{words.metric_name(metric)}: no more than the interval so few rows leave, so their order is partly luck.",
     )
 
 

@@ -28,11 +28,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """A column's head. `number` aligns right and sorts by value."""
+    """A column's head. `number` aligns right."""
 
     text: str
     number: bool = False
     hint: str = ""
+    above: str = ""  # small, over the text
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class Plot:
     caption: str  # one sentence: what to see
     figure: dict[str, Any]
     height: int = 320  # CSS pixels
-    wide: bool = True
 
 
 @dataclass(frozen=True)

@@ -207,8 +207,7 @@ def _gains(found: Mapping[str, Any]) -> dict[str, Gain]:
     """From `gains` (metric → value, low, high), or from `gain`, which is on the objective's metric alone."""
     told = found.get("gains") or ({found["gain"]["metric"]: found["gain"]} if found.get("gain") else {})
     return {
-        metric: Gain(metric, _number(gain["value"]), gain.get("low"), gain.get("high"))
-        for metric, gain in told.items()
+        metric: Gain(metric, _number(gain["value"]), gain.get("low"), gain.get("high")) for metric, gain in told.items()
     }
 
 
@@ -292,8 +291,8 @@ def _params(page: Any, experiment: Experiment) -> dict[str, Any]:
         if isinstance(value, Mapping):
             value = value.get("type", "")
         elif isinstance(value, (list, tuple)) and opened.kind == "choice":
-            same = [label for label, option in zip(opened.labels(), opened.values, strict=True) if list(option) == list(value)]
-            value = same[0] if same else str(value)
+            options = zip(opened.labels(), opened.values, strict=True)
+            value = next((label for label, option in options if list(option) == list(value)), str(value))
         params[path] = value
     return params
 

@@ -18,7 +18,13 @@
     element: document.getElementById(script.dataset.plot),
     figure: JSON.parse(script.textContent),
   }));
-  const options = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  // The buttons are named one by one: plotly's own set has one that uploads the plot to share it.
+  const options = {
+    displaylogo: false,
+    responsive: true,
+    displayModeBar: matchMedia("(hover: hover)").matches,
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  };
   const narrow = () => window.innerWidth < 600;
   const draw = (width) => {
     const looked = style();
@@ -30,7 +36,7 @@
         for (const trace of painted.data) if (trace.type === "heatmap") trace.showscale = false;
       }
       if (width) painted.layout.width = Math.min(width, element.clientWidth || width);
-      Plotly.react(element, painted.data, painted.layout, { ...options, displayModeBar: narrow() ? false : "hover" });
+      Plotly.react(element, painted.data, painted.layout, options);
     }
   };
 

@@ -34,10 +34,15 @@ def parallel(facts: Facts) -> Parallel | None:
     ]
     values = [row.value for row in shown]
     last = Scale.numbers(words.metric_name(metric), [value for value in values if value is not None], spread(values))
+
+    def places(row: TrialRow) -> tuple[float | None, ...]:
+        chosen = (scale.place(row.params.get(path)) for scale, path in zip(scales, paths, strict=True))
+        return (*chosen, last.place(row.value))
+
     lines = tuple(
         Line(
             key=row.trial,
-            places=(*(scale.place(row.params.get(path)) for scale, path in zip(scales, paths, strict=True)), last.place(row.value)),
+            places=places(row),
             rank=place / max(1, len(shown) - 1),
             text=_text(row, metric),
         )
@@ -45,7 +50,7 @@ def parallel(facts: Facts) -> Parallel | None:
     )
     cut = f" The best {LINES} of {len(scored)} trials are drawn." if len(scored) > LINES else ""
     caption = (
-        "Each line is a trial; the darker, the better. Drag along an axis to keep only the trials that pass there"
+        "Each line is a trial; the stronger its colour, the better. Drag along an axis to keep only the trials that pass there"
         f" (a click on the axis frees it).{cut}"
     )
     return Parallel("parallel", "What the trials chose", caption, tuple(s.axis for s in [*scales, last]), lines)
@@ -84,7 +89,7 @@ class Scale:
             return None
         if self._names:
             name = words.chosen(value)
-            return dict((text, at) for at, text in self.axis.ticks).get(name)
+            return {text: at for at, text in self.axis.ticks}.get(name)
         number = float(value)
         if self._high == self._low:
             return 0.5

@@ -32,9 +32,9 @@ def label(text: object, longest: int = 60) -> str:
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def axis(title: str, **more: Any) -> Figure:
+def axis(title: str, colour: str = "--muted", **more: Any) -> Figure:
     return {
-        "title": {"text": title, "standoff": 10},
+        "title": {"text": title, "standoff": 10, "font": {"size": 13, "color": colour}},
         "gridcolor": "--grid",
         "linecolor": "--line",
         "zerolinecolor": "--grid",
@@ -52,6 +52,7 @@ def layout(x: Figure, y: Figure, **more: Any) -> Figure:
         "margin": {"l": 56, "r": 16, "t": 34, "b": 48},
         "hoverlabel": {"bgcolor": "--raised", "bordercolor": "--line", "font": {"color": "--ink"}},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "--clear"},
+        "modebar": {"bgcolor": "--clear", "color": "--faint", "activecolor": "--ink"},
         "xaxis": x,
         "yaxis": y,
         **more,
@@ -63,12 +64,28 @@ def clean(values: Sequence[float | None]) -> list[float | None]:
     return [None if value is None or not math.isfinite(value) else value for value in values]
 
 
+def finite(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
 def spread(values: Sequence[float | None]) -> str:
     """ "log" where positive values span more than a factor of 30, else "linear"."""
-    usable = [value for value in values if value is not None and math.isfinite(value)]
-    if not usable or min(usable) <= 0:
-        return "linear"
-    return "log" if max(usable) / min(usable) > 30 else "linear"
+    known = finite(values)
+    return "log" if known and min(known) > 0 and max(known) / min(known) > 30 else "linear"
+
+
+def scale(values: Sequence[float | None]) -> Figure:
+    """The keys of an axis for these values. A log axis gets ticks at 1, 2 and 5 (or at powers of ten where
+    that is too many): plotly's own write 0.2 as a lone "2"."""
+    if spread(values) == "linear":
+        return {"type": "linear"}
+    known = finite(values)
+    first, last = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
+    factors = (1, 2, 5) if last - first <= 3 else (1,)
+    ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
+    every = max(1, math.ceil(len(ticks) / 10)) if factors == (1,) else 1
+    shown = ticks[::every]
+    return {"type": "log", "tickmode": "array", "tickvals": shown, "ticktext": [f"{tick:.4g}" for tick in shown]}
 
 
 def line(x: list[int], y: Sequence[float | None], name: str, colour: str, **more: Any) -> Figure:
@@ -85,28 +102,13 @@ def line(x: list[int], y: Sequence[float | None], name: str, colour: str, **more
     }
 
 
-def best_epoch_marks(best_epoch: int | None) -> Figure:
-    """A dotted line at the best epoch with its name, as shapes and annotations of a layout."""
+def best_epoch_mark(best_epoch: int | None) -> Figure:
+    """The keys of a layout for a dotted line at the best epoch."""
     if best_epoch is None:
         return {}
     dotted = {"color": "--good", "width": 1.5, "dash": "dot"}
-    return {
-        "shapes": [
-            {"type": "line", "x0": best_epoch, "x1": best_epoch, "yref": "paper", "y0": 0, "y1": 1, "line": dotted}
-        ],
-        "annotations": [
-            {
-                "x": best_epoch,
-                "yref": "paper",
-                "y": 1,
-                "yanchor": "top",
-                "xanchor": "left",
-                "text": " best",
-                "showarrow": False,
-                "font": {"color": "--good", "size": 12},
-            }
-        ],
-    }
+    ends = {"x0": best_epoch, "x1": best_epoch, "yref": "paper", "y0": 0, "y1": 1}
+    return {"shapes": [{"type": "line", **ends, "line": dotted, "name": "best epoch", "showlegend": True}]}
 
 
 def _epochs(history: Sequence[Epoch]) -> list[int]:
@@ -127,12 +129,12 @@ def loss_curves(history: Sequence[Epoch], best_epoch: int | None) -> Plot:
         ],
         "layout": layout(
             axis("epoch"),
-            axis("loss", type=spread([*train, *validation])),
+            axis("loss", **scale([*train, *validation])),
             hovermode="x unified",
-            **best_epoch_marks(best_epoch),
+            **best_epoch_mark(best_epoch),
         ),
     }
-    return Plot("loss", "Loss", _loss_sentence(history, best_epoch), figure, wide=False)
+    return Plot("loss", "Loss", _loss_sentence(history, best_epoch), figure)
 
 
 def _loss_sentence(history: Sequence[Epoch], best_epoch: int | None) -> str:
@@ -144,7 +146,8 @@ def _loss_sentence(history: Sequence[Epoch], best_epoch: int | None) -> str:
     last = known[-1]
     said = f"Validation loss is lowest, {words.number(low[2])}, at epoch {low[0]} (training: {words.number(low[1])})"
     if last[0] > low[0] and last[2] > low[2] * 1.05 and last[1] < low[1]:
-        return f"{said}; after it the training loss falls on while validation rises to {words.number(last[2])}: overfitting."
+        risen = words.number(last[2])
+        return f"{said}; after it the training loss falls on while validation rises to {risen}: overfitting."
     if low[0] == last[0] and len(known) > 2:
         return f"{said}, the last one: it was still falling."
     if best_epoch is not None and best_epoch != low[0]:
@@ -182,11 +185,9 @@ def metric_curves(history: Sequence[Epoch], best_epoch: int | None) -> Plot | No
         sentence += f": {words.score(first, value)} at the best epoch, {at.epoch}"
     figure = {
         "data": traces,
-        "layout": layout(
-            axis("epoch"), y, hovermode="x unified", showlegend=True, **best_epoch_marks(best_epoch)
-        ),
+        "layout": layout(axis("epoch"), y, hovermode="x unified", showlegend=True, **best_epoch_mark(best_epoch)),
     }
-    return Plot("metric", words.capital(words.metric_name(first)), f"{sentence}.", figure, wide=False)
+    return Plot("metric", words.capital(words.metric_name(first)), f"{sentence}.", figure)
 
 
 def _same_unit(names: Sequence[str]) -> list[str]:
@@ -209,7 +210,7 @@ def rate_curve(history: Sequence[Epoch], best_epoch: int | None) -> Plot:
     norms = [epoch.grad_norm for epoch in history]
     told = [epoch for epoch in history if epoch.events]
     traces = [
-        line(x, rates, "learning rate", "--winner"),
+        line(x, rates, "learning rate", "--winner"),  # named by the colours of the axis titles
         line(x, norms, "gradient norm", "--train", dash="dash", yaxis="y2"),
     ]
     if told:
@@ -225,19 +226,21 @@ def rate_curve(history: Sequence[Epoch], best_epoch: int | None) -> Plot:
                 "marker": {"symbol": "diamond", "size": 10, "color": "--second"},
             }
         )
-    second = axis("gradient norm", overlaying="y", side="right", showgrid=False, type=spread(norms))
-    marks = best_epoch_marks(best_epoch)
+    second = axis("gradient norm", "--train", overlaying="y", side="right", showgrid=False, **scale(norms))
+    if second["type"] == "linear":
+        second |= {"rangemode": "tozero", "tickmode": "auto", "nticks": 6}
     figure = {
         "data": traces,
         "layout": layout(
             axis("epoch"),
-            axis("learning rate", type=spread(rates), exponentformat="power", minexponent=3),
+            axis("learning rate", "--winner", **scale(rates), rangemode="tozero"),
             yaxis2=second,
             hovermode="x unified",
-            **marks,
+            showlegend=False,
+            **best_epoch_mark(best_epoch),
         ),
     }
-    return Plot("rate", "Learning rate and gradient", _rate_sentence(history), figure, wide=False)
+    return Plot("rate", "Learning rate and gradient", _rate_sentence(history), figure)
 
 
 def _rate_sentence(history: Sequence[Epoch]) -> str:
@@ -300,7 +303,7 @@ def search_history(facts: Facts) -> Plot:
         "data": traces,
         "layout": layout(
             axis("trial, in the order they were suggested", tickformat="d"),
-            axis(label(words.metric_name(metric)), type=spread(values)),
+            axis(label(words.metric_name(metric)), **scale(values)),
         ),
     }
     last = order[steps[-1][0]] if steps else 0
@@ -309,7 +312,7 @@ def search_history(facts: Facts) -> Plot:
         f"{'lower' if mode == 'min' else 'higher'} is better."
         + (f" {words.plural(failed, 'failed trial has', 'failed trials have')} no point." if failed else "")
     )
-    return Plot("search", "The search, trial by trial", sentence, figure, height=340, wide=False)
+    return Plot("search", "The search, trial by trial", sentence, figure, height=340)
 
 
 def usable(row: TrialRow) -> bool:
@@ -347,7 +350,7 @@ def all_curves(facts: Facts) -> Plot | None:
     behind = {
         "type": "scatter",
         "mode": "lines",
-        "name": f"{len(shown)} other trials" if len(shown) == len(rows) else f"{len(shown)} of {len(rows)} other trials",
+        "name": f"{len(shown)} other trials" + (f" of {len(rows)}" if len(shown) < len(rows) else ""),
         "x": x,
         "y": y,
         "line": {"color": "--faint", "width": 1},
@@ -370,9 +373,9 @@ def all_curves(facts: Facts) -> Plot | None:
         )
     figure = {
         "data": traces,
-        "layout": layout(axis("epoch"), axis(label(words.metric_name(metric)), type=spread(y)), hovermode="closest"),
+        "layout": layout(axis("epoch"), axis(label(words.metric_name(metric)), **scale(y)), hovermode="closest"),
     }
-    return Plot("curves", "Learning curves of the trials", sentence, figure, height=340, wide=False)
+    return Plot("curves", "Learning curves of the trials", sentence, figure, height=340)
 
 
 def confusion(scores: Scores) -> Plot:
@@ -403,13 +406,17 @@ def confusion(scores: Scores) -> Plot:
         "zmax": 100,
         "xgap": 1,
         "ygap": 1,
-        "colorbar": {"title": {"text": "% of the true class", "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        "colorbar": {
+            "title": {"text": "% of the true class", "side": "right", "font": {"size": 13, "color": "--muted"}},
+            "thickness": 10,
+            "outlinewidth": 0,
+        },
     }
     if size <= CELL_TEXT:
         heat |= {"text": written, "texttemplate": "%{text}"}
     every = max(1, math.ceil(size / TICKS))
     places = list(range(0, size, every))
-    ticks = {"tickmode": "array", "tickvals": places, "ticktext": [names[i] for i in places], "showgrid": False}
+    ticks: Figure = {"tickmode": "array", "tickvals": places, "ticktext": [names[i] for i in places], "showgrid": False}
     figure = {
         "data": [heat],
         "layout": layout(
@@ -417,7 +424,8 @@ def confusion(scores: Scores) -> Plot:
             axis("true class", **ticks, zeroline=False, autorange="reversed"),
         ),
     }
-    return Plot("confusion", "Confusion matrix", _confused_sentence(scores), figure, height=max(360, min(620, 150 + 40 * size)))
+    height = max(360, min(620, 150 + 40 * size))
+    return Plot("confusion", "Confusion matrix", _confused_sentence(scores), figure, height)
 
 
 def _confused_sentence(scores: Scores) -> str:
@@ -431,7 +439,7 @@ def _confused_sentence(scores: Scores) -> str:
         return f"{said}: none was confused."
     cell, i, j = max(wrong)
     times = "once" if cell == 1 else f"{cell} times"
-    return f"{said}. The most frequent mistake, {times}: a {scores.classes[i]} taken for {scores.classes[j]}."
+    return f"{said}. The most frequent mistake, {times}: “{scores.classes[i]}” taken for “{scores.classes[j]}”."
 
 
 def predicted_true(points: Points, target: str) -> Plot:
@@ -450,12 +458,10 @@ def predicted_true(points: Points, target: str) -> Plot:
                 "name": "exact",
             },
         ],
-        "layout": layout(
-            axis(f"true {label(target, 40)}"), axis(f"predicted {label(target, 40)}"), showlegend=False
-        ),
+        "layout": layout(axis(f"true {label(target, 40)}"), axis(f"predicted {label(target, 40)}"), showlegend=False),
     }
     sentence = "Points on the dotted line are predicted exactly; above it the prediction is too high."
-    return Plot("predicted", "Predicted against true", sentence + _sampled(points), figure, height=380, wide=False)
+    return Plot("predicted", "Predicted against true", sentence + _sampled(points), figure, height=380)
 
 
 def residuals(points: Points, target: str) -> Plot:
@@ -475,7 +481,7 @@ def residuals(points: Points, target: str) -> Plot:
         f"{100 * high / max(1, len(differences)):.0f}{words.NBSP}% of the predictions are too high. "
         "A curve or a funnel here means that the model misses a pattern."
     )
-    return Plot("residuals", "Residuals", sentence, figure, height=380, wide=False)
+    return Plot("residuals", "Residuals", sentence, figure, height=380)
 
 
 def _sampled(points: Points) -> str:
@@ -514,14 +520,14 @@ def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Plot:
         for title, part in counts.items()
     ]
     every = max(1, math.ceil(len(classes) / TICKS))
-    ticks = {"tickmode": "array", "tickvals": places[::every], "ticktext": names[::every], "showgrid": False}
+    ticks: Figure = {"tickmode": "array", "tickvals": places[::every], "ticktext": names[::every], "showgrid": False}
     totals = {name: sum(part.get(name, 0) for part in counts.values()) for name in classes}
     least, most = min(totals, key=lambda n: totals[n]), max(totals, key=lambda n: totals[n])
     ratio = totals[most] / max(1, totals[least])
     sentence = (
         f"The classes are balanced: the largest has {ratio:.2g} times the rows of the smallest."
         if ratio < 1.5
-        else f"{most} has {ratio:.3g} times as many rows as {least}: read balanced accuracy and F1 beside accuracy."
+        else f"“{most}” has {ratio:.3g} times as many rows as “{least}”: read balanced accuracy and F1 beside accuracy."
     )
     figure = {
         "data": traces,

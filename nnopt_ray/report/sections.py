@@ -166,9 +166,9 @@ def whiskers_of(facts: Facts, metric: str) -> tuple[tuple[Whisker, ...], tuple[s
 
 def tiles(facts: Facts) -> tuple[Tile, ...]:
     result, rows = facts.result, facts.rows
-    counts = {status: sum(row.status == status for row in rows) for status in ("finished", "stopped", "failed", "running")}
     names = {"finished": "to the end", "stopped": "stopped early", "failed": "failed", "running": "unfinished"}
-    note = ", ".join(f"{number} {names[status]}" for status, number in counts.items() if number)
+    counts = {said: sum(row.status == status for row in rows) for status, said in names.items()}
+    note = ", ".join(f"{number} {said}" for said, number in counts.items() if number)
     epochs = result.epochs_trained if result else sum(row.epochs for row in rows)
     seconds = result.seconds if result else sum(row.seconds for row in rows)
     found = []
@@ -258,7 +258,7 @@ def _scores_table(facts: Facts, test: Scores) -> Table:
     return Table(
         title="Scores",
         caption=(
-            f"Small print: {level} bootstrap intervals over the test rows. The test part was predicted once by each "
+            f"{level} bootstrap intervals over the test rows. The test part was predicted once by each "
             "model. The validation score chose the winner, so it flatters it."
         ),
         heads=(
@@ -308,7 +308,7 @@ def _values_table(facts: Facts, params: Mapping[str, Any]) -> Table:
     return Table(
         title="Winning values",
         caption=f"Trial {trial}. Its own page runs it alone: nnopt run trials/{trial}/page.yaml",
-        heads=(Head("path"), Head("value", number=True), Head("searched")),
+        heads=(Head("path"), Head("value"), Head("searched")),
         rows=rows,
     )
 
@@ -393,22 +393,22 @@ def _trials_table(facts: Facts) -> Table:
         Head("status"),
         Head(words.metric_name(objective), number=True),
         *(Head(words.metric_name(name), number=True) for name in metrics),
-        *(Head(path, number=_numeric(rows, path)) for path in paths),
+        *(_path_head(path, _numeric(rows, path)) for path in paths),
         Head("epochs", number=True),
         Head("time", number=True),
         Head("why it ended"),
     )
-    tones: dict[str, Tone] = {"failed": "bad", "finished": "", "stopped": "muted", "running": "muted", "pending": "muted"}
+    tones: dict[str, Tone] = {"failed": "bad", "finished": ""}
     cells = tuple(
         (
             Cell(row.trial),
-            Cell(row.status, tone=tones[row.status]),
+            Cell(row.status, tone=tones.get(row.status, "muted")),
             _score_cell(objective, row.value if plots.usable(row) else None),
             *(_score_cell(name, row.metrics.get(name)) for name in metrics),
             *(_value_cell(row.params.get(path)) for path in paths),
             Cell(words.count(row.epochs), row.epochs),
             Cell(words.duration(row.seconds), row.seconds),
-            Cell(row.reason, tone=tones[row.status]),
+            Cell(row.reason, tone=tones.get(row.status, "muted")),
         )
         for row in rows
     )
@@ -423,6 +423,11 @@ def _trials_table(facts: Facts) -> Table:
         keys=tuple(row.trial for row in rows),
         best=facts.best.trial if facts.best else "",
     )
+
+
+def _path_head(path: str, number: bool) -> Head:
+    before, dot, last = path.rpartition(".")
+    return Head(last, number, above=before + dot)
 
 
 def _numeric(rows: list[TrialRow], path: str) -> bool:
@@ -448,11 +453,13 @@ def mistakes(facts: Facts) -> Section | None:
     test = facts.winner.get("test")
     if facts.task == "regression" and facts.points is not None and facts.points.true:
         target = facts.summary.target if facts.summary else "target"
-        both = (plots.predicted_true(facts.points, target), plots.residuals(facts.points, target))
-        return Section("Predictions on the test part", (Row(both),))
+        figures = (plots.predicted_true(facts.points, target), plots.residuals(facts.points, target))
+        return Section("Predictions on the test part", (Row(figures),))
     if test is None or not test.confusion:
         return None
-    return Section("Predictions on the test part", (plots.confusion(test), _class_table(test)))
+    both: tuple[Block, ...] = (plots.confusion(test), _class_table(test))
+    beside = len(test.classes) <= plots.CELL_TEXT
+    return Section("Predictions on the test part", (Row(both),) if beside else both)
 
 
 def _class_table(test: Scores) -> Table:

@@ -54,6 +54,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
 
     address = address or os.environ.get("RAY_ADDRESS")
     already = ray.is_initialized()
+    _quieten()
     if not already:
         options = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
         try:
@@ -72,3 +73,12 @@ def connected(address: str | None) -> Iterator[Cluster]:
     finally:
         if not already:
             ray.shutdown()
+
+
+def _quieten() -> None:
+    """Ray prints a paragraph to standard output for each dead worker, whatever `log_to_driver` says; the
+    study says it in a line, and standard output may be promised to JSON. There is no public switch."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_worker_logs"):
+        worker.print_worker_logs = lambda *_arguments, **_keys: None

@@ -54,11 +54,16 @@ class Study:
         earlier = list(journals.read(run.journal))
         self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note)
         self.queue: deque[Trial] = deque()
-        self.exhausted = False
+        self.asked_all = False
+        self.closing = False  # nothing new is begun any more: stopped, or out of time
         self.faults: list[str] = []
         self.decided: dict[str, str] = {}
         self._table_written = 0.0
-        self._open(earlier)
+        try:
+            self._open(earlier)
+        except UserError:
+            self.journal.close()
+            raise
 
     def _open(self, earlier: list[journals.Event]) -> None:
         digest = page_digest(self.experiment)
@@ -108,7 +113,7 @@ class Study:
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
             stopping = should_stop()
             if stopping or (deadline is not None and time.monotonic() > deadline):
-                self.exhausted = True
+                self.closing = True
             for future in ready:
                 seat = pending.pop(future)
                 try:
@@ -149,14 +154,13 @@ class Study:
         pending[seat.actor.work.remote(trial.id, trial.params, until)] = seat
 
     def _waiting(self) -> Trial | None:
-        return self.queue.popleft() if self.queue and not self.exhausted else None
+        return self.queue.popleft() if self.queue and not self.closing else None
 
     def _ask(self) -> Trial | None:
-        if self.exhausted:
+        if self.asked_all or self.closing:
             return None
         trial = self.ledger.ask()
-        if trial is None:
-            self.exhausted = True
+        self.asked_all = trial is None
         return trial
 
     def _take(self, seat: Seat, answer: Slice | None) -> bool:

@@ -356,18 +356,18 @@ class Trainer:
     def _refuse_other(self, state: State) -> None:
         scalars = state.scalars
         differing = {
-            "the weights": ([[name, list(shape)] for name, shape in self.weights.layout], _lists(scalars["layout"])),
-            "the optimizer": (self.experiment.train.optimizer.type, scalars["optimizer"]),
-            "the state of the optimizer": (
+            "other weights": ([[name, list(shape)] for name, shape in self.weights.layout], _lists(scalars["layout"])),
+            "another optimizer": (self.experiment.train.optimizer.type, scalars["optimizer"]),
+            "other state of the optimizer": (
                 sorted(f"optimizer.{name}" for name in self.slots),
                 sorted(name for name in state.tensors if name.startswith("optimizer.")),
             ),
-            "the data": (self.dataset.key, scalars["data"]),
+            "other data": (self.dataset.key, scalars["data"]),
         }
         for what, (here, there) in differing.items():
             if here != there:
                 raise UserError(
-                    f"this training cannot be resumed with another page: {what} differs from that of its checkpoint. "
+                    f"this training cannot be resumed with this page: its checkpoint has {what}. "
                     "Start a new run, or start from its weights with train.from."
                 )
 

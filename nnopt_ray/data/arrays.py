@@ -1,0 +1,128 @@
+"""The source `numpy`: arrays in .npz or .npy files, columns or images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nnopt_ray.data.sources import Source, digest, files, reading
+from nnopt_ray.data.table import IMAGE, Table, quoted
+from nnopt_ray.errors import DataError
+
+
+class Numpy(Source):
+    """NumPy arrays: one .npz file that holds both, or two .npy files.
+
+    x is [rows, features] (columns x0, x1, ...), [rows, height, width] or images with channels; y is
+    [rows] or [rows, 1]. The target has no name of its own: `data.target` may call it as it likes.
+    Pickled arrays are refused.
+
+    Keys:
+        path: the .npz file, relative to the page; without it x and y are files.
+        x: the name of the array in the .npz file, or a .npy file.
+        y: the same for the target.
+        layout: of images with channels: channels_first [rows, channels, height, width] or channels_last.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        x: str = "x",
+        y: str = "y",
+        layout: Literal["channels_first", "channels_last"] = "channels_first",
+    ) -> None:
+        self.path = path
+        self.x = x
+        self.y = y
+        self.layout = layout
+
+    def _places(self, base: Path) -> list[Path]:
+        if self.path is not None:
+            return files(self.path, base, (), "data.source.path")
+        if not (self.x.endswith(".npy") and self.y.endswith(".npy")):
+            raise DataError("data.source: numpy needs `path` (a .npz file), or `x` and `y` as two .npy files.")
+        return files(self.x, base, (), "data.source.x") + files(self.y, base, (), "data.source.y")
+
+    def fingerprint(self, base: Path) -> str:
+        places = self._places(base)
+        return " ".join(digest([place], base) for place in places)
+
+    def read(self, base: Path) -> Table:
+        import pyarrow as pa
+
+        places = self._places(base)
+        x, y = (self._load(places, which) for which in (0, 1))
+        origin = " and ".join(str(place) for place in places)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = y[:, 0]
+        if y.ndim != 1:
+            raise DataError(f"data.source.y: {origin}: y has the shape {y.shape}; it must be [rows] or [rows, 1].")
+        if x.ndim < 2 or x.ndim > 4:
+            raise DataError(
+                f"data.source.x: {origin}: x has the shape {x.shape}; it must be [rows, features], "
+                "[rows, height, width] or [rows, channels, height, width]."
+            )
+        if len(x) != len(y):
+            raise DataError(
+                f"data.source: {origin}: x has {len(x)} rows and y has {len(y)}; they must be the same rows."
+            )
+        target = pa.array(y) if y.dtype.kind != "f" else pa.array(y.astype(np.float64))
+        if x.ndim == 2:
+            columns = {f"x{number}": pa.array(np.ascontiguousarray(x[:, number])) for number in range(x.shape[1])}
+            return Table(origin, pa.table({**columns, "target": target}), target="target")
+        return Table(origin, pa.table({"target": target}), images=self._images(x, origin), target="target")
+
+    def _load(self, places: list[Path], which: int) -> np.ndarray:
+        name = (self.x, self.y)[which]
+        place = places[0] if self.path is not None else places[which]
+        with reading("NumPy", place, "Save plain arrays with numpy.save or numpy.savez; pickled objects are not read."):
+            with place.open("rb") as file:
+                if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+                    raise ValueError("it holds no NumPy arrays")
+            loaded = np.load(place, allow_pickle=False)
+            if self.path is not None:
+                if not isinstance(loaded, np.lib.npyio.NpzFile):
+                    raise DataError(
+                        f"data.source.path: {place} is a single array; give it as x, and y beside it, without path."
+                    )
+                with loaded:
+                    if name not in loaded.files:
+                        raise DataError(
+                            f"data.source.{'xy'[which]}: {place} holds no array '{name}'; "
+                            f"it holds {quoted(loaded.files)}."
+                        )
+                    array = loaded[name]
+            elif isinstance(loaded, np.ndarray):
+                array = loaded
+            else:
+                loaded.close()
+                raise DataError(f"data.source.{'xy'[which]}: {place} is a .npz file; give it as path.")
+        if array.dtype.kind not in ("biuf" if which == 0 else "biufU"):
+            raise DataError(
+                f"data.source.{'xy'[which]}: {place} holds {array.dtype}; "
+                f"{'numbers' if which == 0 else 'numbers or text'} are needed."
+            )
+        return array
+
+    def _images(self, x: np.ndarray, origin: str) -> np.ndarray:
+        """[rows, channels, height, width]"""
+        images = x[:, None] if x.ndim == 3 else x
+        if x.ndim == 4 and self.layout == "channels_last":
+            images = np.moveaxis(x, 3, 1)
+        elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+            raise DataError(
+                f"data.source: {origin}: images of shape {x.shape[1:]} would have {x.shape[1]} channels. "
+                "Add to data.source: layout: channels_last"
+            )
+        if 0 in images.shape[1:]:
+            raise DataError(f"data.source: {origin}: images of shape {x.shape[1:]} hold no pixel.")
+        if images.dtype.kind == "f" and not np.isfinite(images).all():
+            bad = int((~np.isfinite(images)).reshape(len(images), -1).any(axis=1).sum())
+            raise DataError(
+                f"data.source: {origin}: {bad} of the {IMAGE}s hold values that are not finite. "
+                "Repair or leave them out."
+            )
+        return images

@@ -1,0 +1,208 @@
+"""Studies on a real Ray: rows, journal, failures, lost workers, interruption and resume."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nnopt_ray as nn
+from nnopt_ray import reading, rundir
+from nnopt_ray.results import TrialRow
+from nnopt_ray.rundir import RunDir
+
+pytestmark = pytest.mark.ray
+
+PARTS = '''
+import os, signal, time
+import torch
+
+class Moody(torch.nn.Module):
+    """A network that misbehaves on demand."""
+
+    def __init__(self, shapes, *, mood: str = "good", mark: str = ""):
+        super().__init__()
+        if mood == "broken":
+            raise ValueError("this network cannot be built")
+        self.mood, self.mark = mood, mark
+        self.layer = torch.nn.Linear(shapes.features, shapes.outputs)
+
+    def forward(self, x):
+        out = self.layer(x.flatten(1))
+        if self.training and self.mood == "nan":
+            return out * float("nan")
+        if self.training and self.mood == "slow":
+            time.sleep(0.02)
+        if self.mood == "dies once" and not os.path.exists(self.mark):
+            open(self.mark, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return out
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """One embedded Ray for the tests of this file; studies use a Ray that is there already."""
+    import logging
+
+    import ray
+
+    ray.init(address="local", include_dashboard=False, num_cpus=2, logging_level=logging.ERROR, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "moody_parts.py").write_text(PARTS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_page(folder: Path, **changes: Any) -> Path:
+    tree: dict[str, Any] = {
+        "name": "study",
+        "seed": 5,
+        "data": {"source": {"type": "sklearn", "name": "iris"}, "steps": ["scale"]},
+        "model": {"type": "moody_parts:Moody"},
+        "train": {"epochs": 6, "batch_size": 32, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}}},
+        "search": {"method": "random", "trials": 8},
+        "evaluate": {"bootstrap": 50},
+    }
+    path = folder / "page.yaml"
+    path.write_text(json.dumps({**tree, **changes}))
+    return path
+
+
+def events(run: nn.Run, kind: str) -> list[dict[str, Any]]:
+    return [event for event in rundir.read_lines(RunDir(run.path).journal) if event["event"] == kind]
+
+
+class Noting(nn.Watch):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.rows: list[TrialRow] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def trial(self, row: TrialRow, best: TrialRow | None) -> None:
+        self.rows.append(row)
+
+
+def test_a_search_ends_in_a_whole_run_folder(here: Path) -> None:
+    run = nn.run(nn.load(write_page(here)), here / "out")
+    folder = RunDir(run.path)
+    assert run.result["trials"] == {"total": 8, "finished": 8, "stopped": 0, "failed": 0}
+    assert run.result["epochs_trained"] == 48
+    table = run.trials
+    assert list(table["trial"]) == [f"{i:04d}" for i in range(1, 9)]
+    assert run.best["trial"] == table.loc[table["value"].idxmin(), "trial"]
+    assert table["param.train.optimizer.lr"].between(1e-3, 1e-1).all()
+    for path in (folder.page, folder.resolved, folder.environment, folder.report, folder.best_model, folder.scores):
+        assert path.is_file(), path
+    assert not list(run.path.rglob("*.pkl"))
+    assert not list(run.path.rglob("*.part"))
+    # A worker is a process, and trials share it.
+    assert len({event["worker"] for event in events(run, "started")}) <= 2
+
+
+def test_a_trial_run_alone_gives_the_same_numbers(here: Path) -> None:
+    run = nn.run(nn.load(write_page(here)), here / "out")
+    best = RunDir(run.path).trial(run.best["trial"])
+    alone = nn.run(nn.load(best.page), here / "alone")
+    told = [{k: v for k, v in line.items() if k != "seconds"} for line in rundir.read_lines(best.history)]
+    again = RunDir(alone.path).trial("0001").history
+    assert [{k: v for k, v in line.items() if k != "seconds"} for line in rundir.read_lines(again)] == told
+    assert alone.result["test"] == run.result["test"]
+
+
+def test_failed_trials_are_rows_with_their_reasons(here: Path) -> None:
+    page = write_page(
+        here, model={"type": "moody_parts:Moody", "mood": {"choice": ["good", "broken", "nan"]}}, search={"method": "grid"},
+        train={"epochs": 3},
+    )  # fmt: skip
+    run = nn.run(nn.load(page), here / "out")
+    table = run.trials.set_index("param.model.mood")
+    assert table.loc["good", "status"] == "finished"
+    assert table.loc["broken", "status"] == table.loc["nan", "status"] == "failed"
+    assert "this network cannot be built" in table.loc["broken", "reason"]
+    assert "train.optimizer.lr" in table.loc["nan", "reason"]
+    assert math.isnan(table.loc["nan", "value"])
+    assert run.result["trials"]["failed"] == 2
+    assert "ValueError" in RunDir(run.path).trial(table.loc["broken", "trial"]).error.read_text()
+
+
+def test_the_same_fault_three_times_ends_the_study_with_one_sentence(here: Path) -> None:
+    page = write_page(here, model={"type": "moody_parts:Moody", "mood": "broken"})
+    with pytest.raises(nn.RunFailed, match="3 trials in a row failed in the same way.*cannot be built"):
+        nn.run(nn.load(page), here / "out")
+
+
+def test_a_study_without_any_value_says_why(here: Path) -> None:
+    page = write_page(here, model={"type": "moody_parts:Moody", "mood": "nan"}, search={"method": "random", "trials": 2})
+    with pytest.raises(nn.RunFailed, match="no trial gave a value for val_loss.*became nan"):
+        nn.run(nn.load(page), here / "out")
+
+
+def test_a_killed_worker_costs_its_trial_nothing(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mark = here / "killed"
+    page = write_page(here, model={"type": "moody_parts:Moody", "mood": "dies once", "mark": str(mark)})
+    watch = Noting()
+    run = nn.run(nn.load(page), here / "out", watch=watch)
+    assert mark.exists()
+    assert run.result["trials"]["finished"] == 8
+    assert any("goes on from its checkpoint" in note for note in watch.notes)
+    assert "raylet" not in "".join(capfd.readouterr())  # standard output may be promised to JSON
+    undisturbed = nn.run(nn.load(page), here / "again")
+    assert list(run.trials["value"]) == list(undisturbed.trials["value"])
+
+
+@pytest.mark.parametrize("method", ["random", "bayesian"])
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_an_interrupted_study_goes_on_and_repeats_nothing(here: Path, method: str, stop_after: int) -> None:
+    search = {"method": method, "trials": 8, "scheduler": {"type": "asha", "grace_period": 2, "reduction_factor": 2}}
+    experiment = nn.load(write_page(here, search=search))
+    watch = Noting()
+    with pytest.raises(nn.Interrupted) as interrupted:
+        nn.run(experiment, here / "out", watch=watch, should_stop=lambda: len(watch.rows) >= stop_after)
+    path = next((here / "out").iterdir())
+    assert f"nnopt resume {path}" in str(interrupted.value)
+    assert stop_after <= len(watch.rows) < 8
+    run = nn.resume(path)
+    assert run.result["trials"]["total"] == 8
+    ended = [event["trial"] for event in events(run, "ended")]
+    assert sorted(ended) == [f"{i:04d}" for i in range(1, 9)]
+    asked = [event["trial"] for event in events(run, "asked")]
+    assert asked == [f"{i:04d}" for i in range(1, 9)]
+    per_trial = [(e["trial"], e["epoch"]) for e in events(run, "result")]
+    assert len(per_trial) == len(set(per_trial))
+    for row in run.trials.itertuples():
+        lines = list(rundir.read_lines(RunDir(path).trial(row.trial).history))
+        assert [line["epoch"] for line in lines] == list(range(row.epochs))
+    assert nn.resume(path).result == run.result
+
+
+def test_a_page_that_changed_is_refused(here: Path) -> None:
+    experiment = nn.load(write_page(here))
+    watch = Noting()
+    with pytest.raises(nn.Interrupted):
+        nn.run(experiment, here / "out", watch=watch, should_stop=lambda: len(watch.rows) >= 2)
+    path = next((here / "out").iterdir())
+    other = reading.load(path / "resolved.yaml", set={"train.optimizer.lr": {"log": [1e-3, 1.0]}})
+    rundir.write_text(path / "resolved.yaml", reading.dump(other))
+    with pytest.raises(nn.UserError, match="belongs to another page"):
+        nn.resume(path)
+
+
+def test_a_run_folder_in_use_names_its_holder(here: Path) -> None:
+    from nnopt_ray import pipeline
+
+    experiment = nn.load(write_page(here))
+    folder = pipeline.begin(experiment, here / "out")
+    with pipeline.holding(folder), pytest.raises(nn.RunFolderError, match=r"in use by process \d+"):
+        nn.resume(folder.root)
