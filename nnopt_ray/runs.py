@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import pipeline, reading, rundir
-from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError
-from nnopt_ray.experiment import Experiment
+from nnopt_ray.errors import Interrupted, NnoptError, RunFailed, RunFolderError
+from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.pipeline import Watch, never
 from nnopt_ray.rundir import RunDir
 
@@ -45,7 +46,9 @@ class Run:
     def result(self) -> dict[str, Any]:
         """result.json. Raises RunFolderError while the run is not finished."""
         if not self.finished:
-            raise RunFolderError(f"{self.path} is not finished: no result.json yet. `nnopt resume {self.path}` goes on.")
+            raise RunFolderError(
+                f"{self.path} is not finished: no result.json yet. `nnopt resume {self.path}` goes on."
+            )
         found: dict[str, Any] = rundir.read_json(self._dir.result)
         return found
 
@@ -155,7 +158,36 @@ def _go(
                 f"{error.strerror}: {error.filename or folder.root}. What was done is kept; when the cause is gone: "
                 f"nnopt resume {folder.root}"
             ) from error
+        # A part that the page brings itself may raise anything; that is its owner's fault to find, not ours.
+        except Exception as error:
+            place = own_place(experiment, error)
+            if isinstance(error, NnoptError) or not place:
+                raise
+            trace = folder.trial(pipeline.SINGLE).error
+            rundir.write_text(trace, traceback.format_exc())
+            raise RunFailed(f"{type(error).__name__}: {error} ({place}). The traceback is in {trace}") from error
     return Run(folder.root)
+
+
+def own_place(experiment: Experiment, error: Exception) -> str:
+    """file:line where a part that the page brings itself (`package.module:Class`) stood when this error
+    was raised; empty when the error came by none."""
+    modules = {name.partition(":")[0] for name in own_parts(plain(experiment.tree))}
+    files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def own_parts(node: Any) -> Iterator[str]:
+    """Every `type: package.module:Class` of a page."""
+    if isinstance(node, dict):
+        if ":" in str(node.get("type", "")):
+            yield node["type"]
+        for value in node.values():
+            yield from own_parts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from own_parts(value)
 
 
 def _search(
@@ -165,7 +197,9 @@ def _search(
 
     began = time.monotonic()
     dataset = pipeline.prepared(experiment, folder, watch)
-    pipeline.metrics_for(experiment, dataset)  # an objective that this data cannot give is refused before any worker starts
+    pipeline.metrics_for(
+        experiment, dataset
+    )  # an objective that this data cannot give is refused before any worker starts
     study = Study(experiment, folder, watch)
     rows = study.run(address, should_stop)
     if should_stop():

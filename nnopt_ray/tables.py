@@ -11,6 +11,7 @@ import difflib
 import importlib
 import inspect
 import typing
+import warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
@@ -125,7 +126,7 @@ def _find(room: str, name: str) -> Any:
             f"cannot import '{module_name}': {error}. It is looked for beside the page, in the current "
             "directory and among the installed packages."
         ) from error
-    except Exception as error:  # a user's module may raise anything; nothing of ours runs in it
+    except (Exception, SystemExit) as error:  # a user's module may raise anything; nothing of ours runs in it
         raise PartError(f"importing '{module_name}' failed: {type(error).__name__}: {error}") from error
     part = module
     for step in attribute.split("."):
@@ -177,7 +178,9 @@ def _keys(room: str, name: str) -> type[Keys]:
             continue
         default = ... if argument.default is argument.empty else argument.default
         fields[argument.name] = (hints.get(argument.name, Any), default)
-    made: type[Keys] = create_model(f"{room}_{name}", __base__=Keys, **fields)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", 'Field name ".*" .*shadows', UserWarning)  # a key may be called `json`
+        made: type[Keys] = create_model(f"{room}_{name}", __base__=Keys, **fields)
     made.__doc__ = inspect.getdoc(part) or ""
     return made
 

@@ -74,7 +74,7 @@ def test_every_page_and_fragment_is_a_good_page(text: str, own_model: Path) -> N
 def test_the_first_page_runs_as_shown(own_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python of the tour, on the page of the tour."""
     code = next(block for block in blocks("python") if "nn.run" in block)
-    (own_model / "wine.yaml").write_text(blocks("yaml")[0])
+    (own_model / "digits.yaml").write_text(blocks("yaml")[0])
     monkeypatch.setenv("NNOPT_CACHE", str(own_model / "cache"))
     names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)

@@ -138,8 +138,7 @@ def forked(folder, epochs, largest_file=None, kill_after=None):
             os._exit(EXIT["no room"])
         os._exit(EXIT["done"])
     if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
+        kill_after(child)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 """
 
@@ -162,25 +161,33 @@ from nnopt_ray.train import checkpoints, state
 
 draw = random.Random()
 trial = TrialDir(Path(sys.argv[2]))
-assert forked(sys.argv[1], 150) == 0
+assert forked(sys.argv[1], 100) == 0
+newest = lambda: max(checkpoints.kept(trial), default=-1)
+
+def kill(child):
+    before, deadline = newest(), time.monotonic() + 60
+    while newest() == before and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(draw.uniform(0, 0.03))
+    os.kill(child, signal.SIGKILL)
+
 took = 0
-for _ in range(12):
-    took += forked(trial.root, 150, kill_after=draw.uniform(0.02, 0.15)) == -signal.SIGKILL
+for _ in range(10):
+    took += forked(trial.root, 100, kill_after=kill) == -signal.SIGKILL
     for path in checkpoints.kept(trial).values():
         state.load(path)  # every file that has its name is whole
     list(read_lines(trial.history))
-    print(max(checkpoints.kept(trial), default=0))
-assert forked(trial.root, 150) == 0
+    print(newest())
+assert forked(trial.root, 100) == 0
 print(took)
 """,
         str(tmp_path / "unbroken"),
         str(trial.root),
     )
     *reached, killed = map(int, printed)
-    assert reached == sorted(reached)
-    assert reached[-1] > 0
-    assert killed >= 3
-    ends = [state.load(checkpoints.file(TrialDir(tmp_path / name), 149)) for name in ("unbroken", "killed")]
+    assert reached == sorted(set(reached))  # every life got further
+    assert killed >= 5
+    ends = [state.load(checkpoints.file(TrialDir(tmp_path / name), 99)) for name in ("unbroken", "killed")]
     same(*ends)
     lines = [[{**e, "seconds": 0} for e in read_lines(TrialDir(tmp_path / n).history)] for n in ("unbroken", "killed")]
     assert lines[0] == lines[1]

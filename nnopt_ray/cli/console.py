@@ -52,7 +52,7 @@ class Screen(Watch):
     def __init__(self, experiment: Experiment, to_stderr: bool = False) -> None:
         stream = sys.stderr if to_stderr else sys.stdout
         self._live_here = stream.isatty()
-        self._console = Console(file=stream, highlight=False, width=None if self._live_here else WIDTH_LIMIT)
+        self._console = Console(file=stream, highlight=False)
         self._metric = experiment.metric
         self._search = experiment.is_search
         self._epochs_planned = experiment.train.epochs
@@ -64,7 +64,8 @@ class Screen(Watch):
         self._first_epochs: int | None = None
 
     def note(self, sentence: str) -> None:
-        self._console.print(Text(sentence))
+        # A log's lines are left whole; a terminal wraps them as it likes.
+        self._console.print(Text(sentence), soft_wrap=True)
 
     def begin(self, total: int, workers: int) -> None:
         self._total, self._workers, self._began = total, workers, time.monotonic()

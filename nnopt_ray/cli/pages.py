@@ -34,7 +34,8 @@ def check(
             "ok": True,
             "name": experiment.name,
             "search": experiment.is_search,
-            "space": {path: range_.page() for path, range_ in experiment.space},
+            # A list: two options of a choice may open the same path.
+            "space": [{"path": path, "range": range_.page()} for path, range_ in experiment.space],
             "resolved": plain(experiment.tree),
         }
         print(json.dumps(answer, ensure_ascii=False))

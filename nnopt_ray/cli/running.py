@@ -79,9 +79,8 @@ def _summary(result: dict[str, Any], screen: Any) -> None:
     values = f"  {said(best['values'])}" if best["values"] else ""
     screen.note(f"best: trial {best['trial']}, {metric} {number(best['metrics'].get(metric))} at epoch {best['epoch'] + 1}{values}")
     base = result["baseline"]
+    screen.note(f"{'on the test part':<24}{'best':<10}{'interval':<20}{base['type']}")
     for name, value in result["test"].items():
         low, high = result["test_interval"].get(name, (None, None))
-        interval = f" ({number(low)} to {number(high)})" if low is not None else ""
-        screen.note(f"test {name:<18} {number(value)}{interval:<22}  {base['type']}: {number(base['metrics'].get(name))}")
-
-
+        interval = "" if low is None else f"{number(low)} to {number(high)}"
+        screen.note(f"{name:<24}{number(value):<10}{interval:<20}{number(base['metrics'].get(name))}")

@@ -76,33 +76,32 @@ class Numpy(Source):
         return Table(origin, pa.table({"target": target}), images=self._images(x, origin), target="target")
 
     def _load(self, places: list[Path], which: int) -> np.ndarray:
-        name = (self.x, self.y)[which]
+        name, key = (self.x, self.y)[which], "xy"[which]
         place = places[0] if self.path is not None else places[which]
-        with reading("NumPy", place, "Save plain arrays with numpy.save or numpy.savez; pickled objects are not read."):
-            with place.open("rb") as file:
-                if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
-                    raise ValueError("it holds no NumPy arrays")
-            loaded = np.load(place, allow_pickle=False)
-            if self.path is not None:
-                if not isinstance(loaded, np.lib.npyio.NpzFile):
-                    raise DataError(
-                        f"data.source.path: {place} is a single array; give it as x, and y beside it, without path."
-                    )
-                with loaded:
-                    if name not in loaded.files:
-                        raise DataError(
-                            f"data.source.{'xy'[which]}: {place} holds no array '{name}'; "
-                            f"it holds {quoted(loaded.files)}."
-                        )
-                    array = loaded[name]
-            elif isinstance(loaded, np.ndarray):
-                array = loaded
+        cure = "Save plain arrays with numpy.save or numpy.savez; pickled objects are not read."
+        # Opened here, as np.load leaves a file of its own open when it fails.
+        with reading("NumPy", place, cure), place.open("rb") as file:
+            head = file.read(6)
+            file.seek(0)
+            if head == b"\x93NUMPY" and self.path is not None:
+                raise DataError(
+                    f"data.source.path: {place} is a single array; give it as x, and y beside it, without path."
+                )
+            if head == b"\x93NUMPY":
+                array: np.ndarray = np.load(file, allow_pickle=False)
+            elif not head.startswith(b"PK"):
+                raise ValueError("it holds no NumPy arrays")
+            elif self.path is None:
+                raise DataError(f"data.source.{key}: {place} is a .npz file; give it as path.")
             else:
-                loaded.close()
-                raise DataError(f"data.source.{'xy'[which]}: {place} is a .npz file; give it as path.")
+                with np.load(file, allow_pickle=False) as arrays:
+                    if name not in arrays.files:
+                        held = quoted(arrays.files)
+                        raise DataError(f"data.source.{key}: {place} holds no array '{name}'; it holds {held}.")
+                    array = arrays[name]
         if array.dtype.kind not in ("biuf" if which == 0 else "biufU"):
             raise DataError(
-                f"data.source.{'xy'[which]}: {place} holds {array.dtype}; "
+                f"data.source.{key}: {place} holds {array.dtype}; "
                 f"{'numbers' if which == 0 else 'numbers or text'} are needed."
             )
         return array

@@ -23,9 +23,7 @@ Kind = Literal["numeric", "categorical", "boolean", "date"]
 BOOLEAN_WORDS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("off", "on"))
 
 # Names under which tables keep their row numbers and keys.
-ID_NAME = re.compile(
-    r"(^|[_\W])(id|ids|uuid|guid|index|rowid|row_?n(umber|um|o)?)$|[a-z]I[Dd]$|^unnamed_\d+$", re.IGNORECASE
-)
+ID_NAME = re.compile(r"(?i:(^|[_\W])(id|ids|uuid|guid|index|rowid|row_?n(umber|um|o)?)$|^unnamed_\d+$)|[a-z](Id|ID)$")
 ID_NAME_ROWS = 20  # fewer rows may well differ in all values by chance
 
 

@@ -147,11 +147,14 @@ def digest(files: list[Path], root: Path) -> str:
 @contextmanager
 def reading(kind: str, place: Path, cure: str) -> Iterator[None]:
     """What goes wrong while a file is read, as one sentence."""
+    import zipfile
+    import zlib
+
     import pyarrow as pa
 
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise DataError(f"data.source: {place} cannot be read as {kind}: {first}. {cure}") from error
 
@@ -236,6 +239,7 @@ class Csv(_File):
             raise DataError(_undecodable(place, self.encoding))
         if columns.num_rows == 0:
             raise DataError(f"data.source.path: {place} has a header and no rows.")
+        self._check_quotes(place, columns)
         strange = [name for name in self.text if name not in columns.column_names]
         if strange:
             raise DataError(f"data.source.text: {place} has no column {quoted(strange)}.")
@@ -252,6 +256,23 @@ class Csv(_File):
             marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         if marked and not known.startswith("utf-16"):
             raise DataError(f"data.source: {place} is written in UTF-16. Add to data.source: encoding: utf-16")
+
+    def _check_quotes(self, place: Path, columns: pa.Table) -> None:
+        """Arrow takes a quote that is never closed for a field that swallows the rest of the file."""
+        import pyarrow as pa
+
+        last = columns.column(columns.num_columns - 1)[-1].as_py()
+        if not (isinstance(last, str) and "\n" in last):
+            return
+        quotes = 0
+        with pa.input_stream(str(place), compression="detect") as content:
+            while block := content.read(1 << 20):
+                quotes += block.count(self.quote.encode(self.encoding))
+        if quotes % 2:
+            raise DataError(
+                f"data.source: {place} has a quote that is never closed; the field that begins with {last[:40]!r} "
+                f"swallows what follows. Close it, or check data.source: quote ({self.quote!r} now)."
+            )
 
     def _torn(self, place: Path, expected: int, found: int, said: str) -> str:
         row = said.partition(f"got {found}: ")[2].splitlines() or [""]

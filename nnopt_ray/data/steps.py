@@ -43,7 +43,7 @@ class Impute(Step):
     Keys:
         strategy: mean, median, most_frequent or constant.
         fill_value: for constant: a number fills numbers, a word fills text; without it 0 and "missing".
-        indicator: add a 0/1 column NAME.missing for each column that lacks values in the training part.
+        indicator: add a 0/1 column NAME.missing for each filled column that lacks values in the training part.
         columns: the columns to fill; all when left out.
     """
 
@@ -191,22 +191,22 @@ class Scale(Step):
         eps = np.finfo(np.float64).eps
         with np.errstate(over="ignore", invalid="ignore"):
             if self.method == "standard":
-                center, scale = np.mean(values), np.std(values)
+                center, variance = np.mean(values), np.var(values)
+                scale = np.sqrt(variance)
+                # Rounding leaves a constant column a deviation of about eps * mean; scikit-learn's bound
+                # (_is_constant_feature) tells it from a real one.
+                varies = variance > len(values) * eps * variance + (len(values) * center * eps) ** 2
             elif self.method == "minmax":
                 center = np.min(values)
                 scale = np.max(values) - center
+                varies = scale >= 10 * eps  # scikit-learn's _handle_zeros_in_scale
             else:
                 low, center, high = np.percentile(values, (25, 50, 75))
                 scale = high - low
-            if not (np.isfinite(center) and np.isfinite(scale)):
-                raise DataError("data.steps: scale meets numbers beyond 1e150. Divide them in the source first.")
-            # Rounding leaves a constant column a deviation of about eps * mean; scikit-learn's bound
-            # (_is_constant_feature) tells it from a real one.
-            bound = len(values) * eps * scale**2 + (len(values) * center * eps) ** 2
-            if self.method == "standard" and scale**2 <= bound:
-                scale = np.float64(0.0)
-        # As scikit-learn's _handle_zeros_in_scale.
-        return float(center), float(scale) if scale >= 10 * eps else 1.0
+                varies = scale >= 10 * eps
+        if not (np.isfinite(center) and np.isfinite(scale)):
+            raise DataError("data.steps: scale meets numbers beyond 1e150. Divide them in the source first.")
+        return float(center), float(scale) if varies else 1.0
 
     def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
         features = dict(frame.features)

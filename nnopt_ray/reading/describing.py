@@ -79,7 +79,7 @@ def _overview(width: int) -> str:
             lines += _pair(key.name, summary(key.section.__doc__ or ""), width)
         else:
             lines += _pair(key.name, f"{key.about}{_default(key)}", width)
-    lines += ["", "Rooms, from which `type:` chooses", ""]
+    lines += ["", *textwrap.wrap("Rooms, from which `type:` chooses", width), ""]
     for room in tables.ROOMS.values():
         lines += _pair(room.name, f"{room.about}: {', '.join(tables.table(room.name))}", width)
     lines += ["", *textwrap.wrap(RANGES, width), ""]
@@ -122,7 +122,7 @@ def _part(room: str, name: str, width: int) -> str:
     for key in keys:
         lines += _entry(key, width)
     if not keys:
-        lines.append("It has no keys (no keyword-only arguments).")
+        lines += textwrap.wrap("It has no keys (no keyword-only arguments).", width)
     return "\n".join(lines)
 
 

@@ -132,10 +132,7 @@ def _settings(settings: Settings | None, places: Places) -> list[tuple[str, Any,
                 _setting_fault(places, path.strip(), words, "a value is set by PATH=VALUE, such as train.epochs=5.")
                 continue
             own = Places(places.file)
-            strange = yaml_text.strange(value)
-            read = yaml_text.read(value, own) if strange is None else BROKEN
-            if strange:
-                _setting_fault(places, path.strip(), words, strange)
+            read = yaml_text.read(value, own)
             for fault in own.faults:
                 _setting_fault(places, path.strip(), words, fault.message)
             if read is not BROKEN and not own.faults:

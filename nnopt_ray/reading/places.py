@@ -40,12 +40,12 @@ class Places:
 
     def add(self, way: Way, path: str, message: str, *, at_key: bool = False) -> None:
         """Note a fault of the value (or the key) at `way`; `path` is what the user calls it."""
+        line, column = self._spot(way, at_key)
         for length in range(len(way), 0, -1):
             if way[:length] in self.given:
-                self.faults.append(Fault(self.file, 0, 0, path, f"{message} (from {self.given[way[:length]]})"))
-                return
-        line, column = self._spot(way, at_key)
-        self.faults.append(Fault(self.file, line, column, path, message))
+                message, line, column = f"{message} (from {self.given[way[:length]]})", 0, 0
+                break
+        self.faults.append(Fault(_printable(self.file), line, column, _printable(path), _printable(message)))
 
     def _spot(self, way: Way, at_key: bool) -> Spot:
         """The spot of a value or key, else that of the nearest key that holds it."""
@@ -64,6 +64,11 @@ class Places:
             for other in [other for other in known if other[:size] == way]:
                 del known[other]
         self.given[way] = words
+
+
+def _printable(text: str) -> str:
+    """A file name or an argument may hold bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def dotted(path: str, key: str | int) -> str:

@@ -151,6 +151,7 @@ class _Walk(Values):
             return BROKEN, BROKEN
         if ranges.is_range(raw):
             return self._open(raw, at, lambda option, here: self._part(room, option, here))
+        named = (*at.way, "type") if isinstance(raw, dict) else at.way
         if isinstance(raw, str):
             raw = {"type": raw}
         if not isinstance(raw, dict):
@@ -163,7 +164,7 @@ class _Walk(Values):
         try:
             model = tables.keys(room, name)
         except PartError as error:
-            self._places.add((*at.way, "type"), at.path, str(error))
+            self._places.add(named, at.path, str(error))
             return raw, BROKEN
         except (pydantic.PydanticUserError, NameError, TypeError, ValueError) as error:
             self._fault(at, f"the signature of '{name}' cannot be read: {str(error).splitlines()[0]}")

@@ -68,7 +68,7 @@ class _Maker:
         """A section; an empty one (null) means its defaults, or none where it is optional."""
         inside = self.section(section, fixed)
         varies = not fixed and key.optional and not any(k.fixed for k in keys_of(section))
-        return {"anyOf": [_openable(inside, not varies), {"type": "null"}]}
+        return _openable({"anyOf": [inside, {"type": "null"}]}, not varies)
 
     def _part_key(self, key: Key, part: Schema) -> Schema:
         """A part; without `type` it is the default's."""

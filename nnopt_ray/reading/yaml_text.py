@@ -81,31 +81,23 @@ def decode(content: bytes, places: Places) -> str | None:
         places.add((), "", f"the file is larger than {MAX_BYTES // 2**20} MB; a page is a short text. Is it the data?")
         return None
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start]
         places.values[()] = (before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
         places.add((), "", f"this is not UTF-8 text (byte 0x{content[error.start]:02x}). Save the page as UTF-8.")
         return None
-    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
-    if found:
-        before_text = text[: found.start()]
-        places.values[()] = (before_text.count("\n") + 1, found.start() - (before_text.rfind("\n") + 1) + 1)
-        places.add((), "", strange(text) or "")
-        return None
-    return text
-
-
-def strange(text: str) -> str | None:
-    """Which character of a text YAML does not allow (its reader tells only an offset), or None."""
-    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
-    if not found:
-        return None
-    return f"the character U+{ord(found.group()):04X} cannot stand in a page. Remove it, or write an escape in quotes."
 
 
 def read(text: str, places: Places) -> Any:
     """The plain data of a text of YAML, places noted; BROKEN after noting why it cannot be read."""
+    strange = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if strange:  # PyYAML would say so too, but tells only an offset
+        before = text[: strange.start()]
+        places.values[()] = (before.count("\n") + 1, strange.start() - (before.rfind("\n") + 1) + 1)
+        code = f"U+{ord(strange.group()):04X}"
+        places.add((), "", f"the character {code} cannot stand in a page. Remove it, or write an escape in quotes.")
+        return BROKEN
     loader = _Loader(text)
     try:
         root = loader.get_single_node()

@@ -18,8 +18,7 @@ from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Experiment, Range, plain
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Advice
-from nnopt_ray.report.facts import Facts, taken
-from nnopt_ray.report.plots import incumbents, usable
+from nnopt_ray.report.facts import Facts, incumbents, risen, taken, usable
 
 MOST = 5  # more advice than this is read by nobody
 EDGE = 0.05  # of a range's length: nearer to an end than this is "at the edge"
@@ -254,21 +253,12 @@ def _more_trials(facts: Facts) -> Iterator[Advice]:
 
 
 def _overfit(facts: Facts) -> Iterator[Advice]:
-    best = facts.best
-    history = [e for e in facts.history if math.isfinite(e.metrics.get("val_loss", math.nan))]
-    if best is None or best.best_epoch is None or len(history) < 5:
-        return
-    low = min(history, key=lambda epoch: epoch.metrics["val_loss"])
-    last = history[-1]
-    train_low, train_last = low.metrics.get("train_loss"), last.metrics.get("train_loss")
-    if train_low is None or train_last is None:
-        return
-    risen = last.metrics["val_loss"] / low.metrics["val_loss"] - 1 if low.metrics["val_loss"] > 0 else 0.0
-    if risen > 0.1 and train_last < train_low:
+    rise = risen(facts.history)
+    if rise is not None:
         yield Advice(
             "Regularise more",
-            f"After epoch {low.epoch} the validation loss rose by {100 * risen:.0f}{words.NBSP}% while the training "
-            "loss fell on: the network memorises. More dropout, weight decay or data help; more epochs do not.",
+            f"After its lowest point the winner's validation loss rose by {100 * rise:.0f}{words.NBSP}% while the "
+            "training loss fell on: it memorises. More dropout, weight decay or data help; more epochs do not.",
         )
 
 

@@ -128,6 +128,7 @@ class Hero:
     interval: str
     verdict: str
     verdict_tone: Tone
+    also: str
     scale: tuple[str, str]  # the ends of the whiskers' scale
     whiskers: tuple[Whisker, ...]
     tiles: tuple[Tile, ...]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, Literal
 
 from nnopt_ray import reading
@@ -79,6 +80,44 @@ class Facts:
         return "classification" if test.classes else "regression"
 
 
+def usable(row: TrialRow) -> bool:
+    return row.status != "failed" and row.value is not None and math.isfinite(row.value)
+
+
+def incumbents(rows: Sequence[TrialRow], mode: str) -> list[tuple[str, float]]:
+    """(trial, value) of each trial that was better than all before it."""
+    found: list[tuple[str, float]] = []
+    for row in rows:
+        if usable(row) and row.value is not None:
+            better = not found or (row.value < found[-1][1] if mode == "min" else row.value > found[-1][1])
+            if better:
+                found.append((row.trial, row.value))
+    return found
+
+
+def risen(history: Sequence[Epoch]) -> float | None:
+    """By what share the validation loss rose after its lowest epoch while the training loss fell on; else None.
+
+    Both ends are means of up to three epochs, as one epoch's value is noise.
+    """
+    known = [
+        (epoch.metrics["train_loss"], epoch.metrics["val_loss"])
+        for epoch in history
+        if math.isfinite(epoch.metrics.get("val_loss", math.nan)) and "train_loss" in epoch.metrics
+    ]
+    if len(known) < 6:
+        return None
+    low = min(range(len(known)), key=lambda at: known[at][1])
+    around, end = known[max(0, low - 1) : low + 2], known[-3:]
+    if low >= len(known) - 3:
+        return None
+    before, after = (fmean(val for _, val in part) for part in (around, end))
+    trained, further = (fmean(train for train, _ in part) for part in (around, end))
+    if before <= 0 or after < 1.1 * before or further >= trained:
+        return None
+    return after / before - 1
+
+
 def taken(experiment: Experiment, params: Mapping[str, Any]) -> list[tuple[str, str, Range, Any]]:
     """(path, branch, range, chosen value) of every range that a trial with these values met."""
     found: list[tuple[str, str, Range, Any]] = []
@@ -126,7 +165,7 @@ def facts_from_folder(run: RunDir) -> Facts:
         rows=_rows(run, experiment, missing),
         winner=_both_parts((scores or {}).get("winner")),
         baseline=_both_parts((scores or {}).get("baseline")),
-        gains=_gains(scores or {}),
+        gains=_gains((scores or {}).get("gains")),
         summary=_summary(summary) if summary else None,
         environment=environment or {},
         parameters=(best or {}).get("parameters"),
@@ -203,11 +242,11 @@ def _both_parts(found: Mapping[str, Any] | None) -> dict[str, Scores]:
     return {part: _scores(scores) for part, scores in (found or {}).items() if scores}
 
 
-def _gains(found: Mapping[str, Any]) -> dict[str, Gain]:
-    """From `gains` (metric → value, low, high), or from `gain`, which is on the objective's metric alone."""
-    told = found.get("gains") or ({found["gain"]["metric"]: found["gain"]} if found.get("gain") else {})
+def _gains(found: Mapping[str, Any] | None) -> dict[str, Gain]:
     return {
-        metric: Gain(metric, _number(gain["value"]), gain.get("low"), gain.get("high")) for metric, gain in told.items()
+        metric: Gain(metric, gain["value"], gain["low"], gain["high"])
+        for metric, gain in (found or {}).items()
+        if gain["value"] is not None  # the metric is not defined for one of the two
     }
 
 

@@ -26,7 +26,7 @@
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   };
   const narrow = () => window.innerWidth < 600;
-  const draw = (width) => {
+  const draw = (paper = false) => {
     const looked = style();
     for (const { element, figure } of plots) {
       const painted = paint(figure, looked);
@@ -35,7 +35,7 @@
         painted.layout.font.size = 11;
         for (const trace of painted.data) if (trace.type === "heatmap") trace.showscale = false;
       }
-      if (width) painted.layout.width = Math.min(width, element.clientWidth || width);
+      if (paper) painted.layout.width = element.closest(".row") ? 310 : 640;
       Plotly.react(element, painted.data, painted.layout, options);
     }
   };
@@ -64,7 +64,9 @@
     const render = () => {
       const least = Math.max(280, axes.length * 118);
       const width = Math.max(least, element.parentElement.clientWidth - 4);
-      const side = 66, x = (i) => (axes.length < 2 ? width / 2 : side + (i * (width - 2 * side)) / (axes.length - 1));
+      const short = (text) => (text.length > 18 ? `${text.slice(0, 17)}…` : text);
+      const left = Math.max(66, 14 + 7.5 * Math.max(...axes[0].ticks.map(([, label]) => short(label).length)));
+      const x = (i) => (axes.length < 2 ? width / 2 : left + (i * (width - left - 72)) / (axes.length - 1));
       const root = svg("svg", { class: "crossing", width, height, viewBox: `0 0 ${width} ${height}` });
       lit.clear();
       const paths = [...lines].reverse().map((line) => {
@@ -91,14 +93,14 @@
       axes.forEach((axis, i) => {
         const group = svg("g", {}, root);
         svg("line", { class: "axis", x1: x(i), x2: x(i), y1: top, y2: top + room }, group);
-        const anchor = i === axes.length - 1 && i > 0 ? "end" : "start";
+        const anchor = i === 0 && axes.length > 1 ? "end" : "start"; // the outer axes have room outside
         const beside = anchor === "end" ? x(i) - 6 : x(i) + 6;
         for (const [place, label] of axis.ticks)
-          svg("text", { x: beside, y: y(place), "dominant-baseline": "central", "text-anchor": anchor }, group, label);
+          svg("text", { x: beside, y: y(place), "dominant-baseline": "central", "text-anchor": anchor }, group, short(label));
         const words = axis.title.split(/(?<=\.)/);
         const last = words.pop();
-        if (words.length) svg("text", { x: x(i), y: 12, "text-anchor": "middle" }, group, words.join(""));
-        svg("text", { class: "title", x: x(i), y: 28, "text-anchor": "middle" }, group, last);
+        if (words.length) svg("text", { x: x(i), y: 12, "text-anchor": "middle" }, group, short(words.join("")));
+        svg("text", { class: "title", x: x(i), y: 28, "text-anchor": "middle" }, group, short(last));
         const brush = svg("rect", { class: "brush", x: x(i) - 8, width: 16, y: 0, height: 0 }, group);
         const show = () => {
           const found = brushes[i];
@@ -186,6 +188,6 @@
     }, 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
-  // Paper is about 700 CSS pixels wide, and white: the plots are drawn anew for it and back.
-  matchMedia("print").addEventListener("change", (event) => draw(event.matches ? 340 : undefined));
+  // The script sees the window's width even while printing: plots get the widths that fit on paper.
+  matchMedia("print").addEventListener("change", (event) => draw(event.matches));
 })();

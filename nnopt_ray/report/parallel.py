@@ -13,8 +13,8 @@ from typing import Any
 from nnopt_ray.experiment import Range
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Axis, Line, Parallel
-from nnopt_ray.report.facts import Facts
-from nnopt_ray.report.plots import spread, usable
+from nnopt_ray.report.facts import Facts, usable
+from nnopt_ray.report.figure import spread
 from nnopt_ray.results import TrialRow
 
 LINES = 500  # more lines hide each other
@@ -50,8 +50,8 @@ def parallel(facts: Facts) -> Parallel | None:
     )
     cut = f" The best {LINES} of {len(scored)} trials are drawn." if len(scored) > LINES else ""
     caption = (
-        "Each line is a trial; the stronger its colour, the better. Drag along an axis to keep only the trials that pass there"
-        f" (a click on the axis frees it).{cut}"
+        "Each line is a trial; the stronger its colour, the better. Drag along an axis to keep only the trials "
+        f"that pass there (a click on the axis frees it).{cut}"
     )
     return Parallel("parallel", "What the trials chose", caption, tuple(s.axis for s in [*scales, last]), lines)
 

@@ -9,213 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nnopt_ray import reading
-from nnopt_ray.experiment import Range
-from nnopt_ray.report import plots, words
-from nnopt_ray.report.advice import advice
-from nnopt_ray.report.blocks import (
-    Block,
-    Cell,
-    Code,
-    Fold,
-    Head,
-    Hero,
-    Row,
-    Section,
-    Table,
-    Text,
-    Tile,
-    Tone,
-    Whisker,
-)
-from nnopt_ray.report.facts import Facts, Gain, taken
+from nnopt_ray.report import curves, predictions, words
+from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
+from nnopt_ray.report.facts import Facts, Gain, taken, usable
 from nnopt_ray.report.parallel import parallel
+from nnopt_ray.report.summary import baseline_name, headline, span, summary
 from nnopt_ray.results import Epoch, Scores, TrialRow
 
 ROWS = 400  # trials in the table: the best; the rest is in trials.parquet
 FAILED_ROWS = 100
-
-
-# --- 1 summary ------------------------------------------------------------------------------------
-
-
-def summary(facts: Facts) -> Section:
-    metric = headline(facts)
-    test = facts.winner.get("test")
-    level = f"{100 * facts.experiment.evaluate.confidence:.3g}{words.NBSP}%"
-    value, between, label = "–", "", "No score on the test part yet"
-    if test is not None and metric in test.metrics:
-        label = f"{words.capital(words.metric_name(metric))} on the test part"
-        value = words.score(metric, test.metrics[metric])
-        ends = test.intervals.get(metric)
-        rows = words.plural(test.rows, "test row")
-        between = f"{level} interval {words.interval(metric, *ends)} · {rows}" if ends else f"{rows}, no interval"
-        if words.base(metric) in words.IN_TARGET_UNITS and facts.summary:
-            label += f", in units of {facts.summary.target}"
-    verdict, tone = verdict_of(facts, metric)
-    whiskers, scale = whiskers_of(facts, metric)
-    blocks: list[Block] = [
-        Hero(
-            label=label,
-            value=value,
-            interval=between,
-            verdict=verdict,
-            verdict_tone=tone,
-            scale=scale,
-            whiskers=whiskers,
-            tiles=tiles(facts),
-            searched=searched(facts),
-            advice=advice(facts),
-        )
-    ]
-    blocks += [Text(sentence, "muted") for sentence in facts.missing]
-    return Section("Summary", tuple(blocks))
-
-
-def headline(facts: Facts) -> str:
-    """The metric of the first screen: the objective's own, unless it is a loss that nobody reads."""
-    own = words.base(facts.experiment.metric)
-    test = facts.winner.get("test")
-    if own in {"loss", "log_loss"} and facts.task is not None and test is not None:
-        readable = words.HEADLINES[facts.task]
-        return readable if readable in test.metrics else own
-    return own
-
-
-def verdict_of(facts: Facts, metric: str) -> tuple[str, Tone]:
-    """The gain over the baseline in words; nothing is called better that its interval does not show."""
-    test, simple = facts.winner.get("test"), facts.baseline.get("test")
-    if test is None or simple is None:
-        return "It has not been compared with the baseline.", "muted"
-    name = baseline_name(facts)
-    gain = facts.gains.get(metric)
-    if gain is not None:
-        return gain_words(gain, name)
-    own = words.base(facts.experiment.metric)
-    said = (
-        f"The baseline ({name}) has {words.score(metric, simple.metrics[metric])}."
-        if metric in simple.metrics
-        else f"The baseline is {name}."
-    )
-    if own in facts.gains:
-        more, tone = gain_words(facts.gains[own], name)
-        return f"{said} By {words.metric_name(own)}, the objective: {more[0].lower()}{more[1:]}", tone
-    return said, "muted"
-
-
-def gain_words(gain: Gain, name: str) -> tuple[str, Tone]:
-    """ "Better than the baseline (linear) by 2.1 points (1.0 to 3.3)." and its tone."""
-    size = words.difference(gain.metric, gain.value)
-    if gain.low is None or gain.high is None:
-        side = "better" if gain.value > 0 else "worse"
-        return f"{side.capitalize()} than the baseline ({name}) by {size}; how sure that is was not measured.", "muted"
-    low, high = (words.signed(gain.metric, end).lstrip("+") for end in (gain.low, gain.high))
-    if gain.low > 0:
-        return f"Better than the baseline ({name}) by {size} ({low} to {high}).", "good"
-    if gain.high < 0:
-        ends = [words.signed(gain.metric, -end).lstrip("+") for end in (gain.high, gain.low)]
-        return f"Worse than the baseline ({name}) by {size} ({ends[0]} to {ends[1]}).", "bad"
-    side = "more" if gain.value >= 0 else "less"
-    return (
-        f"Not clearly better than the baseline ({name}): {size} {side}, and anything from "
-        f"{words.signed(gain.metric, gain.low)} to {words.signed(gain.metric, gain.high)} fits the test rows.",
-        "bad",
-    )
-
-
-def baseline_name(facts: Facts) -> str:
-    """ "baseline (linear)" → "linear"."""
-    told = facts.result.baseline_type if facts.result else facts.experiment.evaluate.baseline.type
-    return told.removeprefix("baseline (").removesuffix(")") if told.startswith("baseline (") else told
-
-
-def whiskers_of(facts: Facts, metric: str) -> tuple[tuple[Whisker, ...], tuple[str, str]]:
-    """Winner and baseline on one scale."""
-    pairs = [("winner", facts.winner.get("test")), ("baseline", facts.baseline.get("test"))]
-    known = [(name, scores) for name, scores in pairs if scores is not None and metric in scores.metrics]
-    values = [scores.metrics[metric] for _, scores in known]
-    values += [end for _, scores in known for end in scores.intervals.get(metric, ())]
-    values = [value for value in values if value - value == 0]
-    if len(known) < 2 or not values or min(values) == max(values):
-        return (), ("", "")
-    margin = 0.08 * (max(values) - min(values))
-    low, high = min(values) - margin, max(values) + margin
-    if words.base(metric) in words.PERCENT:
-        low, high = max(0.0, low), min(1.0, high)
-
-    def at(value: float) -> float:
-        return round(100 * (value - low) / (high - low), 2)
-
-    found = []
-    for name, scores in known:
-        value, ends = scores.metrics[metric], scores.intervals.get(metric)
-        if value - value != 0:
-            continue
-        label = name if name == "winner" else f"baseline ({baseline_name(facts)})"
-        found.append(
-            Whisker(
-                label=label,
-                text=words.score(metric, value),
-                dot=at(value),
-                low=at(ends[0]) if ends else None,
-                high=at(ends[1]) if ends else None,
-                tone="winner" if name == "winner" else "baseline",
-            )
-        )
-    return tuple(found), (words.score(metric, low), words.score(metric, high))
-
-
-def tiles(facts: Facts) -> tuple[Tile, ...]:
-    result, rows = facts.result, facts.rows
-    names = {"finished": "to the end", "stopped": "stopped early", "failed": "failed", "running": "unfinished"}
-    counts = {said: sum(row.status == status for row in rows) for status, said in names.items()}
-    note = ", ".join(f"{number} {said}" for said, number in counts.items() if number)
-    epochs = result.epochs_trained if result else sum(row.epochs for row in rows)
-    seconds = result.seconds if result else sum(row.seconds for row in rows)
-    found = []
-    if facts.experiment.is_search:
-        found.append(Tile("trials", words.count(len(rows)), note))
-    best = facts.best
-    at = f"best at epoch {best.best_epoch}" if best and best.best_epoch is not None else ""
-    found.append(Tile("epochs trained", words.count(epochs), "" if facts.experiment.is_search else at))
-    found.append(Tile("time", words.duration(seconds), "from the page to the result" if result else "of training"))
-    if facts.parameters is not None:
-        found.append(Tile("parameters", words.count(facts.parameters), f"model {facts.experiment.model.type}"))
-    if facts.summary is not None:
-        parts = facts.summary.parts
-        found.append(
-            Tile(
-                "rows",
-                words.count(sum(parts.values())),
-                ", ".join(f"{number:,} {words.PARTS.get(part, part)}" for part, number in parts.items()),
-            )
-        )
-    return tuple(found)
-
-
-def searched(facts: Facts) -> str:
-    """One sentence: what was opened, by which method."""
-    experiment = facts.experiment
-    goal = experiment.objective.replace(experiment.metric, words.metric_name(experiment.metric))
-    if not experiment.is_search:
-        return f"One training of {experiment.model.type}, nothing searched; objective: {goal}."
-    spans: dict[str, list[str]] = {}
-    for path, opened in experiment.space:
-        spans.setdefault(path, []).append(span(opened))
-    told = [f"{path} ({' or '.join(dict.fromkeys(found))})" for path, found in spans.items()]
-    scheduler = experiment.search.scheduler.type
-    stopping = "" if scheduler == "none" else f" with {scheduler} stopping"
-    over = f" over {words.listed(told)}" if told else ""
-    return f"{words.capital(experiment.search.method.type)} search{stopping}{over}, to {goal}."
-
-
-def span(opened: Range) -> str:
-    """A range in words: "0.0001 to 0.1, log", "16, 32 or 64"."""
-    if opened.kind == "choice":
-        labels = [words.chosen(label) for label in opened.labels()]
-        return f"{', '.join(labels[:-1])} or {labels[-1]}" if len(labels) > 1 else labels[0]
-    low, high = words.chosen(opened.values[0]), words.chosen(opened.values[1])
-    step = f" in steps of {words.chosen(opened.values[2])}" if opened.kind == "step" else ""
-    return f"{low} to {high}{step}{', log' if opened.kind in ('log', 'log_int') else ''}"
 
 
 # --- 2 winner against baseline ----------------------------------------------------------------------
@@ -321,9 +123,9 @@ def learning(facts: Facts) -> Section | None:
         return None
     best = facts.best.best_epoch if facts.best else None
     figures = [
-        plots.loss_curves(facts.history, best),
-        plots.metric_curves(facts.history, best),
-        plots.rate_curve(facts.history, best),
+        curves.loss_curves(facts.history, best),
+        curves.metric_curves(facts.history, best),
+        curves.rate_curve(facts.history, best),
     ]
     blocks: list[Block] = []
     if facts.best is not None and facts.best.reason:
@@ -365,7 +167,7 @@ def trials(facts: Facts) -> Section | None:
     if not facts.experiment.is_search or not facts.rows:
         return None
     blocks: list[Block] = []
-    figures = [plots.search_history(facts), plots.all_curves(facts)]
+    figures = [curves.search_history(facts), curves.all_curves(facts)]
     blocks.append(Row(tuple(figure for figure in figures if figure is not None)))
     crossing = parallel(facts)
     if crossing is not None:
@@ -377,8 +179,8 @@ def trials(facts: Facts) -> Section | None:
 def _ranked(facts: Facts) -> list[TrialRow]:
     """Best first; trials without a value after them, failed ones last."""
     sign = 1 if facts.experiment.mode == "min" else -1
-    good = sorted((row for row in facts.rows if plots.usable(row)), key=lambda row: sign * (row.value or 0.0))
-    rest = [row for row in facts.rows if not plots.usable(row)]
+    good = sorted((row for row in facts.rows if usable(row)), key=lambda row: sign * (row.value or 0.0))
+    rest = [row for row in facts.rows if not usable(row)]
     return good[:ROWS] + sorted(rest, key=lambda row: row.status == "failed")[:FAILED_ROWS]
 
 
@@ -403,7 +205,7 @@ def _trials_table(facts: Facts) -> Table:
         (
             Cell(row.trial),
             Cell(row.status, tone=tones.get(row.status, "muted")),
-            _score_cell(objective, row.value if plots.usable(row) else None),
+            _score_cell(objective, row.value if usable(row) else None),
             *(_score_cell(name, row.metrics.get(name)) for name in metrics),
             *(_value_cell(row.params.get(path)) for path in paths),
             Cell(words.count(row.epochs), row.epochs),
@@ -453,12 +255,12 @@ def mistakes(facts: Facts) -> Section | None:
     test = facts.winner.get("test")
     if facts.task == "regression" and facts.points is not None and facts.points.true:
         target = facts.summary.target if facts.summary else "target"
-        figures = (plots.predicted_true(facts.points, target), plots.residuals(facts.points, target))
+        figures = (predictions.predicted_true(facts.points, target), predictions.residuals(facts.points, target))
         return Section("Predictions on the test part", (Row(figures),))
     if test is None or not test.confusion:
         return None
-    both: tuple[Block, ...] = (plots.confusion(test), _class_table(test))
-    beside = len(test.classes) <= plots.CELL_TEXT
+    both: tuple[Block, ...] = (predictions.confusion(test), _class_table(test))
+    beside = len(test.classes) <= predictions.CELL_TEXT
     return Section("Predictions on the test part", (Row(both),) if beside else both)
 
 
@@ -498,7 +300,7 @@ def data(facts: Facts) -> Section | None:
     ]
     blocks += [Text(note, "muted") for note in seen.notes]
     if seen.class_counts:
-        blocks.append(plots.class_counts(seen.class_counts))
+        blocks.append(predictions.class_counts(seen.class_counts))
     rows = tuple(
         (
             Cell(column.name),

@@ -7,6 +7,7 @@ from typing import Any
 
 # Shares of rows read best in per cent; differences between them are percentage points.
 PERCENT = frozenset({"accuracy", "balanced_accuracy", "precision", "recall"})
+UNIT = frozenset({"f1", "roc_auc", "r2"})  # best is 1; three decimals
 IN_TARGET_UNITS = frozenset({"mae", "rmse"})
 
 NAMES = {
@@ -63,7 +64,10 @@ def number(value: float) -> str:
 
 
 def sign(text: str) -> str:
-    return text.replace("-", "−", 1) if text.startswith("-") else text
+    """A true minus sign, and none in front of what was rounded to zero."""
+    if not text.startswith("-"):
+        return text
+    return f"−{text[1:]}" if text.strip("-0.,") else text[1:]
 
 
 def score(metric: str, value: float) -> str:
@@ -72,10 +76,17 @@ def score(metric: str, value: float) -> str:
     if not math.isfinite(value):
         return number(value)
     if name in PERCENT:
-        return f"{sign(f'{100 * value:.1f}')}{NBSP}%"
-    if name in {"f1", "roc_auc", "r2"}:
-        return sign(f"{value:.3f}")
+        return f"{sign(_below(100 * value, 1, 100))}{NBSP}%"
+    if name in UNIT:
+        return sign(_below(value, 3, 1))
     return number(value)
+
+
+def _below(value: float, decimals: int, top: float) -> str:
+    """Rounded, with more digits where rounding would make a value perfect that is not: 0.99986."""
+    while decimals < 8 and value != top and round(value, decimals) == top:
+        decimals += 1
+    return f"{value:.{decimals}f}"
 
 
 def interval(metric: str, low: float, high: float) -> str:
@@ -84,18 +95,27 @@ def interval(metric: str, low: float, high: float) -> str:
 
 def difference(metric: str, value: float) -> str:
     """The size of a difference without its sign: "2.1 points", "0.0312"."""
-    value = abs(value)
+    shown = _size(metric, value)
     if base(metric) in PERCENT:
-        return f"{100 * value:.1f}{NBSP}point{'' if round(100 * value, 1) == 1 else 's'}"
-    return score(metric, value)
+        return f"{shown}{NBSP}point{'' if shown == '1.0' else 's'}"
+    return shown
 
 
 def signed(metric: str, value: float) -> str:
     """A signed difference without its unit, for intervals: "−0.6", "+1.5"."""
-    shown = f"{100 * abs(value):.1f}" if base(metric) in PERCENT else score(metric, abs(value))
-    if float(shown.replace(",", "")) == 0:
-        return shown
-    return f"{'−' if value < 0 else '+'}{shown}"
+    shown = _size(metric, value)
+    return shown if value == 0 else f"{'−' if value < 0 else '+'}{shown}"
+
+
+def _size(metric: str, value: float) -> str:
+    """The size of a difference; one that rounding would hide keeps its two leading digits."""
+    name = base(metric)
+    if name not in PERCENT and name not in UNIT:
+        return number(abs(value))
+    size, decimals = (100 * abs(value), 1) if name in PERCENT else (abs(value), 3)
+    if size < 1e-9:  # noise of float sums
+        return f"{0:.{decimals}f}"
+    return f"{size:.{decimals}f}" if round(size, decimals) > 0 else f"{size:.2g}"
 
 
 def count(value: int) -> str:

@@ -166,7 +166,9 @@ class Ledger:
     def _result(self, trial: Trial, value: float) -> bool:
         trial.values.append(value)
         done = len(trial.values)
-        if self.judge.next_decision(done - 1) == done and self.judge.judge(trial.id, done, value):
+        # At its last epoch a trial ends by itself: the judge hears of it from `ended`.
+        inside = done < trial.params.get("train.epochs", self.experiment.train.epochs)
+        if inside and self.judge.next_decision(done - 1) == done and self.judge.judge(trial.id, done, value):
             trial.stop_at = done
             return True
         return False

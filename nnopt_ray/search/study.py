@@ -49,7 +49,7 @@ class Study:
         self.experiment, self.run_dir, self.watch = experiment, run, watch
         search = experiment.search
         self.asker = tables.build("method", search.method).start(experiment)
-        judge = tables.build("scheduler", search.scheduler).start(experiment.mode, experiment.train.epochs)
+        judge = tables.build("scheduler", search.scheduler).start(experiment.mode, most_epochs(experiment))
         self.journal = journals.Journal(run.journal)
         earlier = list(journals.read(run.journal))
         self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note)
@@ -242,6 +242,14 @@ class Study:
         if force or time.monotonic() - self._table_written > TABLE_EVERY_S:
             rundir.write(self.run_dir.trials_table, lambda path: write_table(path, self.rows()))
             self._table_written = time.monotonic()
+
+
+def most_epochs(experiment: Experiment) -> int:
+    """The longest training that a trial of this page may have; epochs can be searched too."""
+    listed = experiment.search.trials if isinstance(experiment.search.trials, tuple) else ()
+    by_hand = [int(trial["train.epochs"]) for trial in listed if "train.epochs" in trial]
+    opened = [int(max(range_.values[:2] if range_.kind == "step" else range_.values)) for path, range_ in experiment.space if path == "train.epochs"]
+    return max([experiment.train.epochs, *by_hand, *opened])
 
 
 def _versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ from nnopt_ray.errors import NotANumber, PartError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed
 from nnopt_ray.results import Epoch
-from nnopt_ray.train import batches, callbacks, start
+from nnopt_ray.train import batches, callbacks, images, start
 from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.schedules import Schedule
@@ -84,6 +84,7 @@ class Trainer:
         model: nn.Module = tables.build("model", experiment.model, shapes)
         self.model = model.to(device=machine.device, dtype=torch.float32)
         self._take_weights()
+        self._channels_last = images.gain_from_channels_last(self.model, shapes, machine.device)
 
         self.sizes = batches.batch_sizes(len(dataset.train), train.batch_size)
         self.validation = Validation(
@@ -113,7 +114,10 @@ class Trainer:
         rows = f"{len(self.sizes)} steps an epoch"
         if last != self.experiment.train.batch_size:
             rows += f", the last of {last} rows"
-        return {"data": self.placed.decided, "batches": rows}
+        decided = {"data": self.placed.decided, "batches": rows}
+        if self._channels_last:
+            decided["images"] = "channels last in memory, as convolutions on a CPU are faster so"
+        return decided
 
     # ── what is watched ──────────────────────────────────────────────────────────────────────────────
 
@@ -216,6 +220,8 @@ class Trainer:
 
     def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """float32 outputs [rows, outputs]; computed in bfloat16 where the machine says so."""
+        if self._channels_last:
+            inputs = images.channels_last(inputs)
         if self.machine.precision == "float32":
             outputs: Tensor = self.model(*inputs)
             return outputs

@@ -18,6 +18,7 @@ from nnopt_ray.data.types import Input, Shapes
 from nnopt_ray.errors import UserError
 from nnopt_ray.models import MODELS
 from nnopt_ray.models.mlp import embedding_size
+from nnopt_ray.models.resnet import Block
 
 TABLE = (Input("table", (5,)),)
 MIXED = (Input("table", (4,)), Input("categories", (2,), (3, 7)))
@@ -279,6 +280,25 @@ def test_resnet_18_has_the_known_number_of_parameters() -> None:
     with torch.device("meta"):
         model = tables.find("model", "resnet")(shapes, depth=18)
     assert sum(p.numel() for p in model.parameters()) == 11_173_962
+
+
+@pytest.mark.parametrize(("depth", "channels", "side"), [(8, 64, 8), (20, 64, 8), (18, 512, 4)])
+def test_resnet_halves_the_image_once_a_stage(depth: int, channels: int, side: int) -> None:
+    shapes = Shapes("classification", (Input("image", (3, 32, 32)),), 10)
+    model = make("resnet", shapes, depth=depth, width="auto").eval()
+    with torch.no_grad():
+        assert model.stages(model.stem(torch.zeros(1, 3, 32, 32))).shape == (1, channels, side, side)
+
+
+def test_resnet_shortcut_is_every_second_pixel_and_new_channels_are_zero() -> None:
+    block = Block(4, 8, 2, batch_norm=False, projection=False, branch_scale=1.0)
+    for weight in block.parameters():
+        nn.init.zeros_(weight)
+    x = torch.rand(2, 4, 6, 7)
+    y = block(x)
+    assert torch.equal(y[:, 2:6], x[:, :, ::2, ::2])
+    assert not y[:, :2].any()
+    assert not y[:, 6:].any()
 
 
 @pytest.mark.parametrize("depth", [20, 56])

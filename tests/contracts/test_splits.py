@@ -166,9 +166,7 @@ def test_time_reads_dates_written_as_text() -> None:
         (Given(column="p"), {"p": ["train", None] * 20}, [0, 1] * 20, "missing in 20 rows"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(
-    split: Split, columns: dict[str, Any], target: list[int], said: str
-) -> None:
+def test_what_cannot_be_divided_is_refused(split: Split, columns: dict[str, Any], target: list[int], said: str) -> None:
     with pytest.raises(DataError, match=said):
         split.divide(table({name: list(values) for name, values in columns.items()}), classes(target))
 

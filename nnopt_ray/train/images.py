@@ -1,0 +1,36 @@
+"""The order of an image batch in memory: [rows, channels, height, width] with the channels last where that is faster."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nnopt_ray.data.types import Shapes
+
+
+def gain_from_channels_last(model: nn.Module, shapes: Shapes, device: str) -> bool:
+    """Whether to give a model its images with the channels last in memory.
+
+    On a CPU convolutions are faster so: a step of a two-layer CNN on 1x8x8 1.24x, on 3x32x32 1.02x; of an
+    8-layer ResNet on 1x8x8 1.15x, on 3x16x16 1.22x, on 3x32x32 1.24x (one core, batches of 64). A model that
+    uses `.view` on what its convolutions give would fail, so two rows are tried, in evaluation and without
+    gradients.
+    """
+    if device != "cpu" or shapes.image is None or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        return False
+    rows = tuple(
+        torch.zeros(2, *each.shape, dtype=torch.int64 if each.kind == "categories" else torch.float32)
+        for each in shapes.inputs
+    )
+    model.eval()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            model(*channels_last(rows))
+        except RuntimeError:  # "view size is not compatible with input tensor's size and stride"
+            return False
+    return True
+
+
+def channels_last(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same values, images reordered in memory."""
+    return tuple(x.to(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)

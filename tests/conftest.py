@@ -1,0 +1,20 @@
+"""What all tests share: a cache of prepared data of their own, and none of the user's settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ["NNOPT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    # A test must not join the developer's cluster, nor leave its runs among theirs.
+    for name in ("NNOPT_RUNS", "RAY_ADDRESS"):
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
