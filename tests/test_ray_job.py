@@ -56,7 +56,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     # A socket's path may have 107 characters, and pytest's folders are long.
     short = Path("/tmp") / f"nnopt-head-{os.getpid()}"
     words = ["ray", "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={dashboard}",
-             "--dashboard-host=127.0.0.1", "--num-cpus=2", f"--temp-dir={short}"]  # fmt: skip
+             "--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=2", f"--temp-dir={short}"]  # fmt: skip
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{dashboard}"
@@ -89,10 +89,16 @@ def wait_for(address: str, token: str, process: subprocess.Popen[bytes], log: Pa
 
 
 def submit(head: Head, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["ray", "job", "submit", "--address", head.address, "--working-dir", ".", "--", *words],
-        cwd=folder, env=head.environment, capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    """Submit and follow to the end; a head that has just started has no agent for jobs yet."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            ["ray", "job", "submit", "--address", head.address, "--working-dir", ".", "--", *words],
+            cwd=folder, env=head.environment, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def test_a_page_runs_unchanged_inside_a_ray_job(head: Head, tmp_path: Path) -> None:

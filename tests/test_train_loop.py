@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import NotANumber, PartError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed
-from nnopt_ray.train import batches
+from nnopt_ray.train import batches, state
 from nnopt_ray.train.batches import batch_sizes, evaluation_sizes
 from nnopt_ray.train.loop import Trainer
 
@@ -306,9 +307,9 @@ def test_monitors_know_their_direction() -> None:
         MACHINE,
         {**ACCURACY, **scripted([])},
     )
-    assert trainer.stopper is not None
-    assert trainer.plateau is not None
-    assert (trainer.stopper.mode, trainer.plateau.mode) == ("max", "max")
+    assert trainer._watch.stopper is not None
+    assert trainer._watch.plateau is not None
+    assert (trainer._watch.stopper.mode, trainer._watch.plateau.mode) == ("max", "max")
 
 
 def test_a_model_that_cannot_be_trained_is_refused() -> None:
@@ -316,6 +317,29 @@ def test_a_model_that_cannot_be_trained_is_refused() -> None:
         trained(page(model=part("train_example:Frozen")))
     with pytest.raises(PartError, match=r"gave its weight 'out.weight' other memory"):
         trained(page(model=part("train_example:Moving")))
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_outputs_of_another_shape_are_refused(task: str) -> None:
+    data = dataset(task)
+    with pytest.raises(
+        PartError, match=rf"of shape \[rows, outputs\], here \[32, {data.shapes.outputs}\], and returned shape"
+    ):
+        trained(page(model=part("train_example:Flat")), data, {})
+
+
+def test_images_lie_with_channels_last_where_the_model_can_take_it() -> None:
+    data = dataset(image=True)
+    last, first = (trained(page(model=part("train_example:Conv", view=view)), data) for view in (False, True))
+    assert "images" in last.decided
+    assert "images" not in first.decided
+    assert last.history[-1].metrics["val_loss"] == pytest.approx(first.history[-1].metrics["val_loss"], rel=0.02)
+
+
+def test_trying_the_order_of_images_leaves_no_trace() -> None:
+    trainer = Trainer(page(model=part("train_example:Conv")), dataset(image=True), MACHINE, {})
+    assert trainer.weights.rest["norm.num_batches_tracked"] == 0
+    assert not trainer.weights.rest["norm.running_mean"].any()
 
 
 def test_bfloat16_computes_in_it_and_keeps_weights_in_float32() -> None:
@@ -327,6 +351,29 @@ def test_bfloat16_computes_in_it_and_keeps_weights_in_float32() -> None:
     assert trainer.weights.flat.dtype == torch.float32
     assert trainer.history[-1].metrics["val_loss"] == pytest.approx(exact.history[-1].metrics["val_loss"], rel=0.02)
     assert not torch.equal(trainer.weights.flat, exact.weights.flat)
+
+
+@pytest.mark.parametrize("kind", ["linear", "majority", "mlp"])
+def test_a_model_that_fits_itself_takes_no_steps(kind: str, tmp_path: Path) -> None:
+    experiment = page(model=part("baseline", kind=kind), epochs=3)
+    trainer = trained(experiment)
+    assert trainer.epoch == (3 if kind == "mlp" else 1)
+    assert trainer.reason == ("all epochs done" if kind == "mlp" else "fitted directly")
+    last = trainer.history[-1]
+    if kind != "mlp":
+        assert (last.lr, last.grad_norm) == (0.0, 0.0)
+    if kind == "linear":
+        assert last.metrics["val_accuracy"] > 0.6
+        outputs = trainer.model(torch.tensor(dataset().train.inputs[0])).detach()
+        assert last.metrics["train_loss"] == pytest.approx(
+            float(cross_entropy(outputs, torch.tensor(dataset().train.target)))
+        )
+    state.save(trainer.state(), tmp_path / "state")
+    again = Trainer(experiment, dataset(), MACHINE, ACCURACY)
+    again.load_state(state.load(tmp_path / "state"))
+    assert again.done
+    again.finalize()
+    assert again.validation.measure(again._forward) == {k: v for k, v in last.metrics.items() if k != "train_loss"}
 
 
 def test_it_learns() -> None:

@@ -64,6 +64,32 @@ class Frozen(nn.Module):
         return x.flatten(1)[:, : self.outputs]
 
 
+class Flat(Net):
+    """Forgets the dimension of the outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, 0]
+
+
+class Conv(nn.Module):
+    """Convolutions, and what is common behind them: `.view` fails on images whose channels lie last."""
+
+    def __init__(self, shapes: Shapes, *, view: bool = False) -> None:
+        super().__init__()
+        assert shapes.image is not None
+        channels, height, width = shapes.image
+        self.one = nn.Conv2d(channels, 4, 3, padding=1)
+        self.two = nn.Conv2d(4, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.out = nn.Linear(8 * height * width, shapes.outputs)
+        self.view = view
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.two(torch.relu(self.one(x))))
+        out: Tensor = self.out(hidden.view(len(x), -1) if self.view else hidden.flatten(1))
+        return out
+
+
 class Moving(Net):
     """Gives a weight other memory on the way, as flatten_parameters() does on a GPU."""
 
@@ -73,8 +99,12 @@ class Moving(Net):
         return out
 
 
-def dataset(task: str = "classification", rows: int = 150, validation: int = 50, features: int = 6) -> Dataset:
-    """Blobs of three classes, or a noisy linear target of mean 10 and deviation 4."""
+def dataset(task: str = "classification", rows: int = 150, validation: int = 50, image: bool = False) -> Dataset:
+    """Blobs of three classes, or a noisy linear target of mean 10 and deviation 4.
+
+    A row has 6 numbers, as an image of 1x2x3 pixels if asked.
+    """
+    features = 6
     draw = np.random.default_rng(3)
     total = rows + validation + 20
     x = draw.normal(size=(total, features)).astype(np.float32)
@@ -85,15 +115,14 @@ def dataset(task: str = "classification", rows: int = 150, validation: int = 50,
     else:
         target = (x[:, :1] - x[:, 1:2] + 0.1 * draw.normal(size=(total, 1))).astype(np.float32)
         outputs, mean, scale = 1, np.array([10.0]), np.array([4.0])
+    if image:
+        x = x.reshape(-1, 1, 2, 3)
     cuts = [0, rows, rows + validation, total]
-    parts = [
-        Rows((x[start:end],), target[start:end], np.arange(start, end))
-        for start, end in pairwise(cuts)
-    ]
+    parts = [Rows((x[start:end],), target[start:end], np.arange(start, end)) for start, end in pairwise(cuts)]
     return Dataset(
         folder=Path("nowhere"),
         key=f"{task}-{rows}-{validation}",
-        shapes=Shapes(task, (Input("table", (features,)),), outputs),  # type: ignore[arg-type]
+        shapes=Shapes(task, (Input("image" if image else "table", x.shape[1:]),), outputs),  # type: ignore[arg-type]
         train=parts[0],
         validation=parts[1],
         test=parts[2],

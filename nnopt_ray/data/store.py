@@ -121,8 +121,10 @@ def _beside(folder: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
+        # numpy says "74752 requested and 51168 written" of a full disk, without an error number.
+        why = error.strerror or f"the disk is full ({error})"
         raise RunFailed(
-            f"cannot write the prepared data to {folder.parent}: {error.strerror or error}. Make room there, or choose "
+            f"cannot write the prepared data to {folder.parent}: {why}. Make room there, or choose "
             "another place: --out for the run folder, the environment variable NNOPT_CACHE for the cache."
         ) from error
 

@@ -1,4 +1,4 @@
-"""The order of an image batch in memory: [rows, channels, height, width] with the channels last where that is faster."""
+"""Images [rows, channels, height, width] with the channels last in memory, where that is faster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gain_from_channels_last(model: nn.Module, shapes: Shapes, device: str) -> bo
         for each in shapes.inputs
     )
     model.eval()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.no_grad():
         try:
             model(*channels_last(rows))
         except RuntimeError:  # "view size is not compatible with input tensor's size and stride"

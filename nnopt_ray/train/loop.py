@@ -12,10 +12,9 @@ scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,18 +26,21 @@ from nnopt_ray.errors import NotANumber, PartError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed
 from nnopt_ray.results import Epoch
-from nnopt_ray.train import batches, callbacks, images, start
+from nnopt_ray.train import batches, images, start
 from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.schedules import Schedule
 from nnopt_ray.train.state import State
 from nnopt_ray.train.tally import Tally
 from nnopt_ray.train.validate import Metric, Validation
+from nnopt_ray.train.watch import Watch
 from nnopt_ray.train.weights import FlatWeights, Snapshot, aliases, put
 
 # Steps between two looks at the losses, each a wait for the device: often enough to end a run of one long
 # epoch soon after its loss is no number, seldom enough to cost nothing.
 LOOK_EVERY_STEPS = 512
+
+ALL_DONE = "all epochs done"
 
 
 class Trainer:
@@ -90,15 +92,13 @@ class Trainer:
         self.validation = Validation(
             dataset, self.placed.validation, self.loss, metrics, batches.evaluation_size(shapes, train.batch_size)
         )
-        self._watch(metrics)
+        self._watch = Watch(experiment, self.schedule, {name: metric.mode for name, metric in metrics.items()})
         self._warm_up = round(train.warmup_epochs * len(self.sizes))
 
         self.epoch = 0
         self.history: list[Epoch] = []
         self.done = False
         self.reason = ""
-        self.best_epoch = -1
-        self.best_value = math.nan
         self.at_boundary = True  # False in the middle of an epoch: the state is no epoch's then
         self._snapshots: dict[int, Snapshot] = {}  # epoch → weights at its end: the best, and what to end with
         self.decided = self._decided()
@@ -118,46 +118,6 @@ class Trainer:
         if self._channels_last:
             decided["images"] = "channels last in memory, as convolutions on a CPU are faster so"
         return decided
-
-    # ── what is watched ──────────────────────────────────────────────────────────────────────────────
-
-    def _watch(self, metrics: Mapping[str, Metric]) -> None:
-        """Resolve objective and monitors: every one must be recorded and have a direction."""
-        self._modes: dict[str, Literal["min", "max"]] = {"train_loss": "min", "val_loss": "min"}
-        self._modes |= {f"val_{name}": metric.mode for name, metric in metrics.items()}
-        page = self.experiment
-        self._direction("objective", "auto", "the objective")
-        self.plateau: callbacks.ReduceLROnPlateau | None = None
-        monitor = getattr(self.schedule, "monitor", None)
-        if monitor is not None:
-            mode = self._direction(monitor, getattr(self.schedule, "mode", "auto"), "train.schedule.monitor")
-            self.plateau = self.schedule.plateau(self._metric(monitor), mode)
-        self.stopper: callbacks.EarlyStopping | None = None
-        early = page.train.early_stopping
-        if early is not None:
-            self.stopper = callbacks.EarlyStopping(
-                self._metric(early.monitor),
-                patience=early.patience,
-                min_delta=early.min_delta,
-                mode=self._direction(early.monitor, early.mode, "train.early_stopping.monitor"),
-                baseline=early.baseline,
-                start_from_epoch=early.start_from_epoch,
-                restore_best_weights=early.restore_best_weights,
-                verbose=early.verbose,
-            )
-
-    def _metric(self, monitor: str) -> str:
-        return self.experiment.metric if monitor == "objective" else monitor
-
-    def _direction(self, monitor: str, mode: callbacks.Mode, place: str) -> Literal["min", "max"]:
-        metric = self._metric(monitor)
-        if metric not in self._modes:
-            raise UserError(
-                f"{place} is '{metric}', which is not recorded.{tables.suggestion(metric, list(self._modes))}"
-            )
-        if mode != "auto":
-            return mode
-        return self.experiment.mode if monitor == "objective" else self._modes[metric]
 
     # ── one epoch ────────────────────────────────────────────────────────────────────────────────────
 
@@ -198,7 +158,10 @@ class Trainer:
         first = self.epoch * len(self.sizes)
         for number, (inputs, target) in enumerate(self.placed.train.batches(self.sizes, order)):
             gradient.zero_()
-            loss = self.loss(self._forward(inputs), target)
+            outputs = self._forward(inputs)
+            if number == 0:
+                self._check_outputs(outputs, len(target))
+            loss = self.loss(outputs, target)
             loss.backward()  # type: ignore[no-untyped-call]
             if number == 0:
                 self.weights.check()
@@ -228,6 +191,16 @@ class Trainer:
         with torch.autocast(torch.device(self.machine.device).type, dtype=torch.bfloat16):
             outputs = self.model(*inputs)
         return outputs.float()
+
+    def _check_outputs(self, outputs: object, rows: int) -> None:
+        """A target of shape [rows, 1] would be broadcast against outputs [rows] without a word."""
+        expected = (rows, self.dataset.shapes.outputs)
+        if not isinstance(outputs, Tensor) or outputs.shape != expected:
+            found = f"shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise PartError(
+                f"the model '{self.experiment.model.type}' must return one tensor of shape [rows, outputs], here "
+                f"{list(expected)}, and returned {found}."
+            )
 
     def _lr(self, step: int) -> float:
         """The learning rate of a step of this run, counted from 0."""
@@ -275,38 +248,23 @@ class Trainer:
 
     def _end_of_epoch(self, metrics: Mapping[str, float]) -> list[str]:
         """Best weights, plateau, early stopping, the last epoch: decides, and says what happened."""
-        events = []
-        value = metrics[self.experiment.metric]
-        if self._better(value):
-            self.best_epoch, self.best_value = self.epoch, value
-        if self.plateau is not None:
-            lr = self.plateau.update(self.epoch, metrics[self.plateau.monitor], self.base_lr)
-            if lr != self.base_lr:
-                events.append(f"learning rate {self.base_lr:g} → {lr:g}")
-                self.base_lr = lr
-        if self.epoch + 1 >= self.experiment.train.epochs:
-            self.done, self.reason = True, "all epochs done"
-        if self.stopper is not None:
-            decision = self.stopper.update(self.epoch, metrics[self.stopper.monitor])
-            if decision.stop:
-                self.done, self.reason = True, f"early stop after epoch {self.epoch}"
-                events.append("early stop")
-            if decision.message:
-                events.append(decision.message)
-        kept = {self.best_epoch, self._end_epoch()}
+        last = self.epoch + 1 >= self.experiment.train.epochs
+        self.base_lr, reason, events = self._watch.end_of_epoch(self.epoch, metrics, self.base_lr)
+        if reason or last:
+            self.done, self.reason = True, reason or ALL_DONE
+        kept = {self.best_epoch, self._watch.keep_epoch}
         if self.epoch in kept:
             self._snapshots[self.epoch] = self.weights.snapshot()
         self._snapshots = {epoch: taken for epoch, taken in self._snapshots.items() if epoch in kept}
         return events
 
-    def _better(self, value: float) -> bool:
-        if self.best_epoch < 0 or math.isnan(self.best_value):
-            return self.best_epoch < 0 or not math.isnan(value)
-        return value < self.best_value if self.experiment.mode == "min" else value > self.best_value
+    @property
+    def best_epoch(self) -> int:
+        return self._watch.best_epoch
 
-    def _end_epoch(self) -> int | None:
-        """The epoch whose weights training ends with; None: the last one's."""
-        return self.stopper.keep_epoch if self.stopper is not None else None
+    @property
+    def best_value(self) -> float:
+        return self._watch.best_value
 
     # ── state ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -325,11 +283,8 @@ class Trainer:
             "base_lr": self.base_lr,
             "done": self.done,
             "reason": self.reason,
-            "best_epoch": self.best_epoch,
-            "best_value": self.best_value,
+            "watch": self._watch.state_dict(),
             "snapshots": list(self._snapshots),
-            "stopper": self.stopper.state_dict() if self.stopper is not None else None,
-            "plateau": self.plateau.state_dict() if self.plateau is not None else None,
             "history": [_to_line(epoch) for epoch in self.history],
             "layout": self.weights.layout,
             "aliases": aliases(self.model),
@@ -349,13 +304,9 @@ class Trainer:
         self._snapshots = {e: _snapshot(tensors, f"epoch-{e}.", device) for e in scalars["snapshots"]}
         self.epoch, self.step, self.base_lr = scalars["epoch"], scalars["step"], scalars["base_lr"]
         self.done, self.reason = scalars["done"], scalars["reason"]
-        self.best_epoch, self.best_value = scalars["best_epoch"], scalars["best_value"]
         self.history = [_from_line(line) for line in scalars["history"]]
-        if self.stopper is not None and scalars["stopper"] is not None:
-            self.stopper.load_state_dict(scalars["stopper"])
-        if self.plateau is not None and scalars["plateau"] is not None:
-            self.plateau.load_state_dict(scalars["plateau"])
-        if self.reason == "all epochs done" and self.epoch < self.experiment.train.epochs:
+        self._watch.load_state_dict(scalars["watch"])
+        if self.reason == ALL_DONE and self.epoch < self.experiment.train.epochs:
             self.done, self.reason = False, ""  # the page now asks for more epochs
         self.at_boundary = True
 
@@ -394,7 +345,7 @@ class Trainer:
         With early_stopping.restore_best_weights those of the epoch that early stopping calls best, whether
         it stopped training or not (as in Keras); else the last epoch's. `best()` is not changed by it.
         """
-        end = self._end_epoch()
+        end = self._watch.keep_epoch
         if end is not None:
             self.weights.restore(self._snapshots[end])
         self.model.eval()

@@ -17,7 +17,13 @@ Factor = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Schedule:
-    """Base of all schedules; constant as it stands."""
+    """Base of all schedules; constant as it stands.
+
+    `monitor`: the recorded metric, or "objective", that `plateau` watches; None where nothing is watched.
+    """
+
+    monitor: str | None = None
+    mode: callbacks.Mode = "auto"
 
     def factor(self, step: int, steps_per_epoch: int, steps: int) -> float:
         """What the base learning rate is multiplied by in step `step` of `steps`, counted from 0."""

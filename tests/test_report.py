@@ -1,0 +1,732 @@
+"""The report: what stands on the page, what is said of it, and that no text of a user can do anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import report_example as example
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnopt_ray import reading, rundir
+from nnopt_ray.data.types import Column
+from nnopt_ray.errors import RunFolderError
+from nnopt_ray.experiment import Experiment, Range
+from nnopt_ray.report import words
+from nnopt_ray.report.advice import advice, edge, page_line, replaced, wider
+from nnopt_ray.report.blocks import Fold, Parallel, Plot, Row, Table
+from nnopt_ray.report.facts import PLOTTED_POINTS, Facts, Gain, facts_from_folder, incumbents, risen, thinned
+from nnopt_ray.report.figure import label, scale
+from nnopt_ray.report.parallel import LINES, Scale
+from nnopt_ray.report.sections import ROWS, SECTIONS
+from nnopt_ray.report.summary import gain_words
+from nnopt_ray.report.write import embedded, html, write
+from nnopt_ray.results import Epoch, TrialRow
+
+STYLE = Path(__file__).parent.parent / "nnopt_ray/report/page.css"
+
+
+@cache
+def facts(kind: str) -> Facts:
+    single = example.page("digits-mlp", search=False)
+    return {
+        "search": example.classification,
+        "single": lambda: example.classification(experiment=single),
+        "regression": example.regression,
+        "empty": lambda: Facts(example.page()),
+    }[kind]()
+
+
+KINDS = ("search", "single", "regression", "empty")
+
+
+@cache
+def page(kind: str) -> str:
+    return html(facts(kind), f"{kind}-20261122-120000")
+
+
+class Tree(HTMLParser):
+    """Every element with its attributes; the text of scripts; fails on a tag that closes nothing."""
+
+    VOID = ("meta", "link", "br", "hr", "img", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] == "script":
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+        elif "style" not in self._open:
+            self.text += data
+
+
+@cache
+def tree(kind: str) -> Tree:
+    return Tree(page(kind))
+
+
+def blocks(found: Facts) -> Iterator[Any]:
+    def inside(block: Any) -> Iterator[Any]:
+        if isinstance(block, (Row, Fold)):
+            for inner in block.blocks:
+                yield from inside(inner)
+        else:
+            yield block
+
+    for build in SECTIONS.values():
+        section = build(found)
+        for block in section.blocks if section else ():
+            yield from inside(block)
+
+
+def section_ids(found: Tree) -> list[str | None]:
+    return [attributes.get("id") for tag, attributes in found.elements if tag == "section"]
+
+
+# --- the page ---------------------------------------------------------------------------------------
+
+
+def test_sections_stand_in_the_order_of_their_table() -> None:
+    assert section_ids(tree("search")) == list(SECTIONS)
+    assert section_ids(tree("single")) == [name for name in SECTIONS if name != "trials"]
+    assert section_ids(tree("regression")) == [name for name in SECTIONS if name != "trials"]
+    assert section_ids(tree("empty")) == ["summary", "environment"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_is_one_file_that_loads_nothing(kind: str) -> None:
+    found = tree(kind)
+    assert len(page(kind)) < 6e6
+    for tag, attributes in found.elements:
+        assert tag not in ("img", "iframe", "object", "embed", "form", "base")
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href"):
+                assert value is not None
+                assert value.startswith(("#", "data:,"))
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_two_own_scripts_may_run(kind: str) -> None:
+    found = tree(kind)
+    running = [text for attributes, text in found.scripts if attributes.get("type") != "application/json"]
+    assert len(running) == 2
+    policy = next(a["content"] or "" for tag, a in found.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    allowed = re.findall(r"'sha256-([^']+)'", policy)
+    assert allowed == [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in running]
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+def test_the_first_screen_says_score_interval_gain_and_what_was_searched() -> None:
+    found, text = facts("search"), tree("search").text
+    test = found.winner["test"]
+    low, high = test.intervals["accuracy"]
+    assert f"{100 * test.metrics['accuracy']:.1f}\u00a0%" in text
+    assert f"95\u00a0% interval {100 * low:.1f}\u00a0% to {100 * high:.1f}\u00a0%" in text
+    assert f"Better than the baseline (linear) by {100 * found.gains['accuracy'].value:.1f}\u00a0points" in text
+    assert "Bayesian search with asha stopping over" in text
+    assert "train.optimizer.lr (0.0001 to 0.1, log)" in text
+    assert "to minimize validation loss" in text
+    assert "What to try next" in text
+
+
+def test_a_table_has_a_cell_for_every_head() -> None:
+    for kind in KINDS:
+        for table in blocks(facts(kind)):
+            if isinstance(table, Table):
+                assert {len(row) for row in table.rows} <= {len(table.heads)}
+                assert len(table.keys) in (0, len(table.rows))
+
+
+def test_failed_trials_stand_in_the_table_with_their_reason() -> None:
+    found = facts("search")
+    failed = [row for row in found.rows if row.status == "failed"]
+    assert failed
+    table = next(b for b in blocks(found) if isinstance(b, Table) and b.title == "Every trial")
+    assert len(table.rows) == len(found.rows)
+    last = table.rows[-len(failed) :]
+    assert {row[1].text for row in last} == {"failed"}
+    assert {row[-1].text for row in last} == {row.reason for row in failed}
+    values = [row[2].sort for row in table.rows if row[2].sort is not None]
+    assert values == sorted(values)
+
+
+def test_ten_thousand_trials_still_make_a_page_of_six_megabytes() -> None:
+    some = facts("search").rows
+    many = tuple(replace(some[i % len(some)], trial=f"{i:05d}") for i in range(10_000))
+    found = replace(facts("search"), rows=many)
+    assert len(html(found)) < 6e6
+    table = next(b for b in blocks(found) if isinstance(b, Table) and b.title == "The best trials")
+    assert ROWS <= len(table.rows) < len(many)
+    assert f"{10_000 - len(table.rows):,}" in table.caption
+    assert len(next(b for b in blocks(found) if isinstance(b, Parallel)).lines) == LINES
+
+
+# --- plots ------------------------------------------------------------------------------------------
+
+
+def names_in_style() -> dict[str, str]:
+    """The colours of the light scheme."""
+    root = STYLE.read_text().split("}", 1)[0]
+    return dict(re.findall(r"(--[a-z0-9-]+): ([^;]+);", root))
+
+
+def painted(node: Any, inside: bool = False) -> Any:
+    if isinstance(node, str):
+        return names_in_style()[node] if inside and node.startswith("--") else node
+    if isinstance(node, list):
+        return [painted(item, inside) for item in node]
+    if isinstance(node, dict):
+        return {key: painted(value, bool(re.search("color(scale)?$", key))) for key, value in node.items()}
+    return node
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_plotly_accepts_every_plot(kind: str) -> None:
+    plots = [block for block in blocks(facts(kind)) if isinstance(block, Plot)]
+    assert len(plots) >= 4
+    for plot in plots:
+        go.Figure(painted(json.loads(json.dumps(plot.figure))))  # raises on a wrong name, type or colour
+        x, y = plot.figure["layout"]["xaxis"], plot.figure["layout"]["yaxis"]
+        assert plot.title
+        assert plot.caption.endswith(".")
+        assert x["title"]["text"]
+        assert y["title"]["text"]
+
+
+def test_the_confusion_plot_holds_the_counts() -> None:
+    test = facts("search").winner["test"]
+    plot = next(b for b in blocks(facts("search")) if isinstance(b, Plot) and b.id == "confusion")
+    shares = np.array(plot.figure["data"][0]["z"])
+    counts = np.array(test.confusion)
+    assert shares == pytest.approx(100 * counts / counts.sum(axis=1, keepdims=True))
+    written = plot.figure["data"][0]["text"]
+    assert written[0][0] == f"{counts[0, 0]}<br>{shares[0, 0]:.0f}%"
+    assert f"{counts.trace()} of {counts.sum()} test rows" in plot.caption
+
+
+def test_a_hundred_classes() -> None:
+    names = tuple(f"class {number}" for number in range(100))
+    found = example.classification(classes=names, experiment=example.page(search=False))
+    plot = next(b for b in blocks(found) if isinstance(b, Plot) and b.id == "confusion")
+    assert "text" not in plot.figure["data"][0]
+    assert len(plot.figure["layout"]["xaxis"]["ticktext"]) <= 34
+    assert len(html(found)) < 6e6
+
+
+def test_nan_and_infinite_values_leave_gaps() -> None:
+    history = tuple(
+        Epoch(e, {"train_loss": math.nan, "val_loss": math.inf if e % 2 else 1.0}, 0.1, math.nan, 0.1) for e in range(8)
+    )
+    found = replace(facts("single"), history=history)
+    plot = next(b for b in blocks(found) if isinstance(b, Plot) and b.id == "loss")
+    assert plot.figure["data"][0]["y"] == [None] * 8
+    assert plot.figure["data"][1]["y"] == [1.0, None] * 4
+    assert "NaN" not in "".join(text for a, text in Tree(html(found)).scripts if a.get("type"))
+
+
+def test_incumbents_are_the_running_best() -> None:
+    found = facts("search")
+    values = np.array([row.value if row.value is not None else np.inf for row in found.rows])
+    best = np.minimum.accumulate(values)
+    steps = np.flatnonzero(np.diff(np.concatenate([[np.inf], best])) < 0)
+    assert [trial for trial, _ in incumbents(found.rows, "min")] == [found.rows[i].trial for i in steps]
+    flipped = [replace(row, value=None if row.value is None else -row.value) for row in found.rows]
+    assert [t for t, _ in incumbents(flipped, "max")] == [t for t, _ in incumbents(found.rows, "min")]
+
+
+@given(st.lists(st.floats(1e-9, 1e9), min_size=2, max_size=30))
+def test_ticks_of_a_log_axis_cover_its_values(values: list[float]) -> None:
+    keys = scale(values)
+    if keys["type"] == "log":
+        assert max(values) / min(values) > 30
+        assert 2 <= len(keys["tickvals"]) <= 15
+        assert [float(text) for text in keys["ticktext"]] == pytest.approx(keys["tickvals"], rel=1e-3)
+        assert any(min(values) <= tick <= max(values) for tick in keys["tickvals"])
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.lists(st.floats(0, 1), min_size=2, max_size=9))
+def test_a_scale_keeps_order_and_ends(low: float, length: float, shares: list[float]) -> None:
+    high = low + length
+    found = Scale.numbers("x", [], "linear", (low, high))
+    assert found.place(low) == 0
+    assert found.place(high) == 1
+    values = sorted(min(high, low + share * length) for share in shares)
+    places = [found.place(value) for value in values]
+    assert places == sorted(places)
+    ticks = [at for at, _ in found.axis.ticks]
+    assert ticks[0] == 0
+    assert ticks[-1] == 1
+    assert ticks == sorted(ticks)
+
+
+def test_a_log_scale_is_even_in_factors() -> None:
+    found = Scale.numbers("lr", [], "log", (1e-4, 1e-1))
+    assert found.place(1e-3) == pytest.approx(1 / 3)
+    assert [text for _, text in found.axis.ticks] == ["0.0001", "0.001", "0.01", "0.1"]
+
+
+def test_parallel_coordinates_hold_every_trial_with_a_value() -> None:
+    found = facts("search")
+    crossing = next(b for b in blocks(found) if isinstance(b, Parallel))
+    scored = sorted((row for row in found.rows if row.value is not None), key=lambda row: row.value or 0)
+    assert [line.key for line in crossing.lines] == [row.trial for row in scored]
+    paths = [axis.title for axis in crossing.axes[:-1]]
+    assert set(paths) == {path for path, _ in found.experiment.space}
+    for line, row in zip(crossing.lines, scored, strict=True):
+        assert [place is not None for place in line.places[:-1]] == [path in row.params for path in paths]
+        assert all(0 <= place <= 1 for place in line.places if place is not None)
+    assert crossing.lines[0].places[-1] == 0  # the best has the lowest loss
+
+
+# --- text of the user -------------------------------------------------------------------------------
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script>",
+    "<img src=x onerror=alert(3)>",
+    "<!--<script>",
+    "{{ 7 * 7 }}{% for x in y %}",
+    "a' onmouseover='alert(4)' x=\"",
+    '<a href="javascript:alert(5)">x</a>',
+    "%{customdata}<b>\u2028</b>",
+)
+
+
+def hostile() -> Facts:
+    """Bad text wherever a user's text can stand."""
+    every = " ".join(HOSTILE)
+    experiment = example.page(name=every)
+    found = example.classification(experiment=experiment, classes=HOSTILE)
+    rows = tuple(
+        replace(row, trial=f"{row.trial}{HOSTILE[i % 8]}", reason=every, params={**row.params, every: HOSTILE[i % 8]})
+        for i, row in enumerate(found.rows)
+    )
+    assert found.result is not None
+    assert found.summary is not None
+    best = rows[[row.trial for row in found.rows].index(found.result.best_trial)]
+    summary = replace(
+        found.summary,
+        source=every,
+        target=every,
+        notes=HOSTILE,
+        columns=tuple(Column(text, "numeric", 1, 2, text) for text in HOSTILE),
+    )
+    result = replace(
+        found.result,
+        name=every,
+        best_trial=best.trial,
+        best_values=best.params,
+        baseline_type=every,
+        decided={every: every},
+    )
+    history = tuple(replace(epoch, events=(every,)) for epoch in found.history)
+    return replace(
+        found, rows=rows, summary=summary, result=result, history=history, environment={every: {every: [every]}},
+        missing=(every,),
+    )  # fmt: skip
+
+
+def test_no_text_of_the_user_becomes_markup() -> None:
+    plain, bad = tree("search"), Tree(html(hostile(), HOSTILE[0]))
+    assert {tag for tag, _ in bad.elements} == {tag for tag, _ in plain.elements}
+    assert len(bad.scripts) == len(plain.scripts)
+    assert not [name for _, attributes in bad.elements for name in attributes if name.startswith("on")]
+    for text in HOSTILE:
+        assert text.replace("\u2028", "") in bad.text.replace("\u2028", "")
+    for attributes, text in bad.scripts:
+        if attributes.get("type"):
+            json.loads(text)
+            assert not re.search(r"[<>&]", text)
+
+
+def test_no_text_of_the_user_is_read_as_html_by_plotly() -> None:
+    def texts(node: Any) -> Iterator[str]:
+        if isinstance(node, str):
+            yield node
+        for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            yield from texts(item)
+
+    own = re.compile(r"<br>|<extra></extra>")
+    for plot in blocks(hostile()):
+        if isinstance(plot, Plot):
+            assert not [text for text in texts(plot.figure) if "<" in own.sub("", text)]
+            templates = [trace.get("hovertemplate", "") for trace in plot.figure["data"]]
+            assert not [text for text in templates if "alert" in text]
+
+
+@given(st.text())
+def test_label_leaves_no_html(text: str) -> None:
+    assert not re.search(r"[<>]|&(?!amp;|lt;|gt;)", label(text))
+
+
+@given(st.recursive(st.text() | st.floats(allow_nan=False, allow_infinity=False) | st.none(), st.lists))
+def test_embedded_json_is_the_same_value_and_cannot_end_its_element(value: Any) -> None:
+    text = str(embedded(value))
+    assert json.loads(text) == value
+    assert not re.search(r"[<>&]", text)
+
+
+# --- the run folder ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_facts_come_back_from_the_open_files_of_a_run(kind: str, tmp_path: Path) -> None:
+    told = facts(kind)
+    back = facts_from_folder(example.folder(told, tmp_path))
+    assert back.missing == ()
+    for field in fields(Facts):
+        if field.name == "experiment":
+            assert reading.dump(back.experiment) == reading.dump(told.experiment)
+        elif field.name in ("rows", "history"):
+            assert json.dumps(rundir.finite(getattr(back, field.name)), default=vars, sort_keys=True) == json.dumps(
+                rundir.finite(getattr(told, field.name)), default=vars, sort_keys=True
+            )
+        elif field.name == "environment":
+            assert back.environment == json.loads(json.dumps(told.environment))
+        else:
+            assert getattr(back, field.name) == getattr(told, field.name), field.name
+
+
+def test_an_interrupted_run_has_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
+    told = facts("search")
+    run = example.folder(told, tmp_path)
+    for path in (run.result, run.scores, run.trials_table, run.best_metrics, run.environment):
+        path.unlink()
+    cut = run.trial(told.rows[1].trial).history
+    cut.write_bytes(cut.read_bytes()[:-30])  # the write of the last epoch was cut off
+    rundir.write_text(run.trial("0003").error, "Traceback ...\nValueError: bad widths\n")
+    back = facts_from_folder(run)
+    write(run, back)
+    text = Tree(run.report.read_text()).text
+    assert "no result yet" in text
+    assert "not been evaluated" in text
+    assert "no record of the environment" in text
+    assert "ValueError: bad widths" in text
+    assert back.best is not None
+    usable = [row for row in back.rows if row.status == "running"]
+    lowest = min(min(epoch.metrics["val_loss"] for epoch in row.history) for row in usable)
+    assert back.best.value == lowest
+    assert back.rows[1].epochs == told.rows[1].epochs - 1
+    for mine, theirs in zip(back.rows, told.rows, strict=True):
+        assert mine.params == pytest.approx(theirs.params)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    run = example.folder(facts("search"), tmp_path)
+    run.scores.write_text('{"winner": {')
+    write(run, facts_from_folder(run))
+    assert "scores.json cannot be read" in Tree(run.report.read_text()).text
+
+
+def test_a_folder_with_nothing_but_its_page(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path)
+    rundir.write_text(run.resolved, reading.dump(example.page()))
+    write(run, facts_from_folder(run))
+    assert "No trial has begun" in Tree(run.report.read_text()).text
+
+
+def test_an_unreadable_page_is_a_fault_of_the_folder(tmp_path: Path) -> None:
+    rundir.write_text(rundir.RunDir(tmp_path).resolved, "name: [")
+    with pytest.raises(RunFolderError, match=r"resolved\.yaml cannot be read as a page"):
+        facts_from_folder(rundir.RunDir(tmp_path))
+
+
+def test_a_real_run_is_told_as_its_result_says(tmp_path: Path) -> None:
+    from nnopt_ray import pipeline
+    from nnopt_ray.pipeline import Watch
+
+    page = reading.from_tree(
+        {
+            "name": "iris",
+            "data": {"source": {"type": "sklearn", "name": "iris"}},
+            "model": {"type": "mlp", "widths": [8]},
+            "train": {"epochs": 3},
+            "evaluate": {"bootstrap": 50},
+        }
+    )
+    run = pipeline.begin(page, tmp_path)
+    result = pipeline.run_single(page, run, Watch())
+    back = facts_from_folder(run)
+    assert back.missing == ()
+    assert back.result is not None
+    assert back.result.to_json() == json.loads(run.result.read_text())
+    assert back.parameters == 4 * 8 + 8 + 8 * 3 + 3
+    assert set(back.gains) == set(result.test_metrics)
+    found = Tree(run.report.read_text())
+    assert section_ids(found) == [name for name in SECTIONS if name != "trials"]
+    assert words.score("accuracy", result.test_metrics["accuracy"]) in found.text
+
+
+@given(st.integers(0, 5 * PLOTTED_POINTS))
+def test_a_thinned_scatter_is_spread_over_all_rows(rows: int) -> None:
+    points = thinned([(float(i), float(-i)) for i in range(rows)])
+    assert points.rows == rows
+    assert len(points.true) <= PLOTTED_POINTS
+    if rows:
+        assert points.true[0] == 0
+        assert rows - points.true[-1] <= math.ceil(rows / PLOTTED_POINTS)
+
+
+# --- words ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (words.score("val_accuracy", 0.9722), "97.2\u00a0%"),
+        (words.score("accuracy", 1.0), "100.0\u00a0%"),
+        (words.score("accuracy", 0.9999), "99.99\u00a0%"),
+        (words.score("roc_auc", 0.99986), "0.9999"),
+        (words.score("r2", -0.0001), "0.000"),
+        (words.score("r2", -0.25), "−0.250"),
+        (words.score("rmse", 54.27), "54.27"),
+        (words.score("rmse", 123456.7), "123,457"),
+        (words.score("loss", 0.0000123), "1.23e-05"),
+        (words.score("loss", math.nan), "not defined"),
+        (words.difference("accuracy", -0.021), "2.1\u00a0points"),
+        (words.difference("accuracy", 0.01), "1.0\u00a0point"),
+        (words.signed("accuracy", -0.006), "−0.6"),
+        (words.signed("accuracy", 0.0), "0.0"),
+        (words.signed("accuracy", 0.0002), "+0.02"),
+        (words.metric_name("val_loss"), "validation loss"),
+        (words.duration(0.25), "250\u00a0ms"),
+        (words.duration(99.96), "1\u00a0min 40\u00a0s"),
+        (words.duration(3 * 3600 + 59 * 60 + 59.9), "4\u00a0h 00\u00a0min"),
+        (words.chosen([64, 0.5, None, True]), "[64, 0.5, none, true]"),
+        (words.listed(["a", "b", "c"]), "a, b and c"),
+    ],
+)
+def test_numbers_in_words(said: str, expected: str) -> None:
+    assert said == expected
+
+
+@given(st.floats(-1e12, 1e12))
+def test_a_number_in_words_is_right_to_four_digits(value: float) -> None:
+    back = float(words.number(value).replace("−", "-").replace(",", ""))
+    assert back == pytest.approx(value, rel=6e-3 if abs(value) < 1e-4 else 6e-4)
+
+
+@pytest.mark.parametrize(
+    ("gain", "begin", "tone"),
+    [
+        (Gain("accuracy", 0.021, 0.01, 0.033), "Better than the baseline (linear) by 2.1\u00a0points (1.0 to 3.3).", "good"),
+        (Gain("loss", -0.5, -0.8, -0.2), "Worse than the baseline (linear) by 0.5000 (0.2000 to 0.8000).", "bad"),
+        (Gain("accuracy", 0.004, -0.006, 0.015), "Not clearly better than the baseline (linear)", ""),
+        (Gain("accuracy", 0.0, 0.0, 0.0), "Not clearly better than the baseline (linear)", ""),
+        (Gain("accuracy", 0.2), "Better than the baseline (linear) by 20.0\u00a0points; how sure", "muted"),
+    ],
+)
+def test_a_gain_is_called_better_only_when_its_interval_says_so(gain: Gain, begin: str, tone: str) -> None:
+    said, found = gain_words(gain, "linear")
+    assert said.startswith(begin)
+    assert found == tone
+
+
+# --- what to try next -------------------------------------------------------------------------------
+
+
+def searched(opened: dict[str, Any], path: str, best: Any, **more: Any) -> Facts:
+    """Eight finished trials of a page with one opened path; the better, the nearer to `best`."""
+    experiment = opened_page(path, opened)
+    near = more.pop("near", [best] * 8)
+    rows = tuple(
+        TrialRow(f"{i:04d}", "finished", "", {path: value}, 20, 10, 1.0, 0.5 + 0.01 * i, {"val_loss": 0.5 + 0.01 * i})
+        for i, value in enumerate(near)
+    )
+    return Facts(experiment, rows=rows, **more)
+
+
+def opened_page(path: str, opened: Any) -> Experiment:
+    tree: dict[str, Any] = {
+        "data": {"source": {"type": "sklearn", "name": "digits"}},
+        "model": {"type": "mlp"},
+        "train": {"optimizer": {"type": "sgd"}},
+        "search": {"method": "random", "trials": 8},
+    }
+    node = tree
+    *inner, last = path.split(".")
+    for step in inner:
+        node = node.setdefault(step, {})
+    node[last] = opened
+    return reading.from_tree(tree)
+
+
+@pytest.mark.parametrize(
+    ("path", "opened", "best", "line"),
+    [
+        ("train.optimizer.lr", {"log": [1e-4, 1e-1]}, 0.09, "lr: {log: [0.0001, 1.0]}   # in train.optimizer"),
+        ("train.optimizer.lr", {"log": [1e-4, 1e-1]}, 1.1e-4, "lr: {log: [1.0e-05, 0.1]}   # in train.optimizer"),
+        ("train.batch_size", {"choice": [16, 32, 64]}, 64, "batch_size: {choice: [16, 32, 64, 128]}   # in train"),
+        ("train.batch_size", {"choice": [16, 32, 64]}, 16, "batch_size: {choice: [8, 16, 32, 64]}   # in train"),
+        ("train.epochs", {"int": [10, 50]}, 50, "epochs: {int: [10, 90]}   # in train"),
+        ("train.epochs", {"step": [10, 50, 10]}, 50, "epochs: {step: [10, 90, 10]}   # in train"),
+        # dropout must stay below 1 and not below 0: less is proposed, or nothing
+        ("model.dropout", {"uniform": [0.1, 0.5]}, 0.5, "dropout: {uniform: [0.1, 0.9]}   # in model"),
+        ("model.dropout", {"uniform": [0.2, 0.7]}, 0.7, "dropout: {uniform: [0.2, 0.95]}   # in model"),
+        ("model.dropout", {"uniform": [0.0, 0.5]}, 0.0, None),
+        ("train.optimizer.momentum", {"uniform": [0.5, 0.99]}, 0.99, None),
+    ],
+)
+def test_a_best_value_at_the_edge_brings_a_wider_range(path: str, opened: dict[str, Any], best: Any, line: str | None) -> None:
+    found = [item for item in advice(searched(opened, path, best)) if item.title == f"Widen {path}"]
+    assert [item.page for item in found] == ([] if line is None else [line])
+    if line is not None:  # the line, put where it says, makes a valid page with the best value inside
+        again = opened_page(path, yaml.safe_load(line)[path.rpartition(".")[2]])
+        assert edge(again.space[0][1], best) == 0 or opened == {"choice": [16, 32, 64]}
+
+
+def test_a_line_in_a_choice_says_which() -> None:
+    optimizer = {"choice": [{"type": "adam"}, {"type": "sgd", "lr": {"log": [1e-3, 1e-1]}}]}
+    experiment = opened_page("train.optimizer", optimizer)
+    values = {"train.optimizer": "sgd", "train.optimizer.lr": 0.1}
+    rows = tuple(TrialRow(f"{i}", "finished", "", values, 20, 10, 1.0, 1.0 + i, {}) for i in range(5))
+    found = advice(Facts(experiment, rows=rows))
+    assert found[0].page == "lr: {log: [0.001, 1.0]}   # in train.optimizer, choice sgd"
+
+
+def test_one_lucky_trial_at_the_edge_is_no_advice() -> None:
+    near = [0.099, 0.001, 0.002, 0.001, 0.002, 0.003, 0.004, 0.001]
+    found = advice(searched({"log": [1e-4, 1e-1]}, "train.optimizer.lr", 0.099, near=near))
+    assert not [item for item in found if item.title.startswith("Widen")]
+
+
+@given(
+    st.sampled_from(["uniform", "log"]), st.floats(1e-6, 10), st.floats(1.5, 1e4), st.sampled_from([1, -1]),
+    st.sampled_from([1.0, 0.5, 0.25]),
+)  # fmt: skip
+def test_a_wider_range_holds_the_old_one(kind: Any, low: float, factor: float, end: int, share: float) -> None:
+    opened = Range(kind, (low, low * factor))
+    found = wider(opened, end, share)
+    assert found is not None
+    assert found.values[0] <= low
+    assert found.values[1] >= low * factor
+    assert found.values != opened.values
+    assert edge(found, opened.values[1 if end > 0 else 0]) == 0
+
+
+def curve(values: list[float], train: list[float] | None = None) -> tuple[Epoch, ...]:
+    pairs = zip(values, train or values, strict=True)
+    return tuple(Epoch(i, {"train_loss": t, "val_loss": v}, 0.1, 1.0, 0.1) for i, (v, t) in enumerate(pairs))
+
+
+def trained(values: list[float], epochs: int, train: list[float] | None = None) -> Facts:
+    experiment = example.page(search=False, train={"epochs": epochs})
+    best = int(np.argmin(values))
+    history = curve(values, train)
+    row = TrialRow("0001", "finished", "all epochs done", {}, len(values), best, 1.0, values[best], {}, history)
+    return Facts(experiment, rows=(row,), history=history)
+
+
+def test_still_falling_at_the_end_brings_more_epochs() -> None:
+    falling = [1 / (epoch + 1) ** 0.3 for epoch in range(20)]
+    assert [item.page for item in advice(trained(falling, 20))] == ["epochs: 40   # in train"]
+    assert advice(trained(falling, 40)) == ()  # stopped by something else, before its last epoch
+    flat = [1.0, 0.1, *(0.1 - 1e-6 * epoch for epoch in range(18))]
+    assert advice(trained(flat, 20)) == ()  # best at the end, but by nothing
+
+
+def test_a_rising_validation_loss_is_called_overfitting() -> None:
+    falling = [1 / (epoch + 1) for epoch in range(20)]
+    rising = [1.0, 0.6, 0.4, 0.3, *(0.3 + 0.02 * epoch for epoch in range(16))]
+    found = advice(trained(rising, 20, falling))
+    assert [item.title for item in found] == ["Regularise more"]
+    assert risen(curve(falling, falling)) is None
+    assert risen(curve(rising, rising)) is None  # training gets worse too: that is no overfitting
+    one_spike = [*falling[:-1], 0.5]
+    assert risen(curve(one_spike, falling)) is None
+
+
+def test_a_run_that_is_not_better_than_its_baseline_says_so_first() -> None:
+    found = replace(facts("search"), gains={"loss": Gain("loss", 0.01, -0.1, 0.1)})
+    assert advice(found)[0].title.startswith("Look at data")
+
+
+def test_a_new_best_at_the_end_of_a_search_brings_more_trials() -> None:
+    found = searched({"uniform": [0.1, 0.9]}, "model.dropout", 0.5)
+    better = tuple(replace(row, trial=str(i), value=1.0 - i / 100) for i, row in enumerate([*found.rows, *found.rows]))
+    titles = [item.title for item in advice(replace(found, rows=better))]
+    assert "Search longer" in titles
+    assert "Search longer" not in [item.title for item in advice(replace(found, rows=better[::-1]))]
+
+
+def test_every_line_for_the_page_is_valid_where_it_says() -> None:
+    for kind in KINDS[:3]:
+        found = facts(kind)
+        for item in advice(found):
+            if item.page:
+                text, _, place = item.page.partition("   # in ")
+                ((key, value),) = yaml.safe_load(text).items()
+                path = f"{place}.{key}".replace(", choice ", "=")
+                reading.from_tree(json.loads(json.dumps(plain_tree(replaced(found.experiment.tree, path, value)))))
+
+
+def plain_tree(node: Any) -> Any:
+    from nnopt_ray.experiment import plain
+
+    return plain(node)
+
+
+def test_a_page_line_reads_back() -> None:
+    line = page_line("train.optimizer.lr", "train.optimizer.lr", Range("log", (1e-5, 0.1)))
+    assert yaml.safe_load(line) == {"lr": {"log": [1e-5, 0.1]}}
+
+
+# --- colours ----------------------------------------------------------------------------------------
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "#rrggbb" (WCAG 2.2)."""
+    text = colour.lstrip("#")
+    text = "".join(2 * digit for digit in text) if len(text) == 3 else text
+    parts = [int(text[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark", "print"])
+def test_every_text_and_line_colour_stands_out(scheme: str) -> None:
+    style = STYLE.read_text()
+    start = {"light": ":root", "dark": "prefers-color-scheme: dark", "print": "@media print"}[scheme]
+    colours = dict(re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]+);", style[style.index(start) :].split("}", 1)[0]))
+    for ground in ("--page", "--surface"):
+        for name in ("--ink", "--muted", "--winner", "--train", "--second", "--third", "--good", "--bad"):
+            one, other = sorted((luminance(colours[name]), luminance(colours[ground])))
+            assert (other + 0.05) / (one + 0.05) >= 4.5, f"{name} on {ground} in {scheme}"
+    one, other = sorted((luminance(colours["--bad"]), luminance(colours["--bad-soft"])))
+    assert (other + 0.05) / (one + 0.05) >= 4.5
