@@ -36,6 +36,14 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Marks a key that names a file or folder, relative to the page; the resolved page names it in full.
+
+    A resolved page is kept in a run folder and read from there, where a relative path would lead nowhere.
+    """
+
+
+@dataclass(frozen=True)
 class Range:
     """An opened value. `values` are the two ends, ends and step, or the choices (scalars or sub-pages).
 
@@ -188,7 +196,7 @@ class Checkpoint(Section):
 class Start(Section):
     """Start from the weights of an earlier run."""
 
-    run: Annotated[str, Fixed("it names one place")] = Field(description="a run folder, or a trial's folder inside one")
+    run: Annotated[str, Beside(), Fixed("it names one place")] = Field(description="a run folder, or a trial's folder inside one")
     epoch: Annotated[int, Field(ge=0)] | Literal["best", "last"] = Field(default="best", description="which epoch's weights")
     optimizer: bool = Field(default=False, description="true: continue with the optimizer's state; false: fine-tune afresh")
 

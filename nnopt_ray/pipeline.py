@@ -1,6 +1,5 @@
 """THE straight line: page → data → model → training → evaluation → run folder and report.
 
-    begin      the run folder with the page, the resolved page and the environment
     prepared   the data, prepared once and placed in the run folder
     train_one  a single training (a search puts search.study here)
     conclude   the winner and the baseline on the test part, once; result.json; the report
@@ -99,16 +98,22 @@ def holding(run: RunDir) -> Iterator[None]:
         file.close()
 
 
-def prepared(experiment: Experiment, run: RunDir, watch: Watch) -> Dataset:
-    """The data of a run: prepared, or taken from the cache, and placed in the run folder."""
+def prepared(experiment: Experiment) -> Dataset:
+    """The data of a page, prepared or taken from the cache; what the page asks of it is refused here."""
     from nnopt_ray.data import prepare
 
-    if (run.data / "manifest.json").is_file():
-        return prepare.open_dataset(run.data)
-    dataset = prepare.place(prepare.prepare(experiment), run.data)
+    dataset = prepare.prepare(experiment)
+    metrics_for(experiment, dataset)
+    return dataset
+
+
+def placed(dataset: Dataset, run: RunDir, watch: Watch) -> Dataset:
+    """Put prepared data into its run folder, and say what was noticed about it."""
+    from nnopt_ray.data import prepare
+
     for note in dataset.summary.notes:
         watch.note(note)
-    return dataset
+    return prepare.place(dataset, run.data)
 
 
 def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
@@ -276,10 +281,11 @@ def keep_best(experiment: Experiment, run: RunDir, model: torch.nn.Module, winne
     rundir.write_json(run.best_metrics, facts)
 
 
-def run_single(experiment: Experiment, run: RunDir, watch: Watch, should_stop: Callable[[], bool] = never) -> RunResult:
+def run_single(
+    experiment: Experiment, run: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool] = never
+) -> RunResult:
     """The straight line for a page with nothing to search."""
     began = time.monotonic()
-    dataset = prepared(experiment, run, watch)
     row = train_one(experiment, run, dataset, watch, should_stop)
     if should_stop():
         raise Interrupted("stopped")

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from nnopt_ray.rundir import RunDir
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+
+    from nnopt_ray.data.types import Dataset
 
 
 class Run:
@@ -114,8 +117,10 @@ def run(
     on; without it, and outside a Ray job, an embedded Ray. Raises RunFailed, UserError, and
     Interrupted when `should_stop` became true.
     """
+    with telling_own_faults(experiment):
+        dataset = pipeline.prepared(experiment)
     folder = pipeline.begin(experiment, Path(out) if out is not None else default_parent())
-    return _go(experiment, folder, address, watch or Watch(), should_stop)
+    return _go(experiment, folder, dataset, address, watch or Watch(), should_stop)
 
 
 def resume(
@@ -129,7 +134,7 @@ def resume(
     found = Run(Path(path))
     if found.finished:
         return found
-    return _go(found.experiment, RunDir(found.path), address, watch or Watch(), should_stop)
+    return _go(found.experiment, RunDir(found.path), None, address, watch or Watch(), should_stop)
 
 
 def reopen(folder: RunDir) -> Experiment:
@@ -141,14 +146,23 @@ def reopen(folder: RunDir) -> Experiment:
 
 
 def _go(
-    experiment: Experiment, folder: RunDir, address: str | None, watch: Watch, should_stop: Callable[[], bool]
+    experiment: Experiment,
+    folder: RunDir,
+    dataset: Dataset | None,
+    address: str | None,
+    watch: Watch,
+    should_stop: Callable[[], bool],
 ) -> Run:
-    with pipeline.holding(folder):
+    with pipeline.holding(folder), telling_own_faults(experiment, folder):
         try:
-            if experiment.is_search:
-                _search(experiment, folder, address, watch, should_stop)
+            if dataset is not None:
+                dataset = pipeline.placed(dataset, folder, watch)
             else:
-                pipeline.run_single(experiment, folder, watch, should_stop)
+                dataset = _data_of(experiment, folder, watch)
+            if experiment.is_search:
+                _search(experiment, folder, dataset, address, watch, should_stop)
+            else:
+                pipeline.run_single(experiment, folder, dataset, watch, should_stop)
         except (KeyboardInterrupt, Interrupted) as error:
             raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.root}") from error
         except OSError as error:
@@ -158,15 +172,29 @@ def _go(
                 f"{error.strerror}: {error.filename or folder.root}. What was done is kept; when the cause is gone: "
                 f"nnopt resume {folder.root}"
             ) from error
-        # A part that the page brings itself may raise anything; that is its owner's fault to find, not ours.
-        except Exception as error:
-            place = own_place(experiment, error)
-            if isinstance(error, NnoptError) or not place:
-                raise
+    return Run(folder.root)
+
+
+@contextmanager
+def telling_own_faults(experiment: Experiment, folder: RunDir | None = None) -> Iterator[None]:
+    """A part that the page brings itself may raise anything; that is its owner's fault to find, not ours.
+
+    Raises RunFailed in its place, with the file and line in the part; the traceback goes to the run folder.
+    """
+    try:
+        yield
+    except NnoptError:
+        raise
+    except Exception as error:
+        place = own_place(experiment, error)
+        if not place:
+            raise
+        sentence = f"{type(error).__name__}: {error} ({place})"
+        if folder is not None:
             trace = folder.trial(pipeline.SINGLE).error
             rundir.write_text(trace, traceback.format_exc())
-            raise RunFailed(f"{type(error).__name__}: {error} ({place}). The traceback is in {trace}") from error
-    return Run(folder.root)
+            sentence += f". The traceback is in {trace}"
+        raise RunFailed(sentence) from error
 
 
 def own_place(experiment: Experiment, error: Exception) -> str:
@@ -190,19 +218,30 @@ def own_parts(node: Any) -> Iterator[str]:
             yield from own_parts(value)
 
 
+def _data_of(experiment: Experiment, folder: RunDir, watch: Watch) -> Dataset:
+    """The data of a run that is resumed: what it trained on, or prepared now if it was cut off before."""
+    from nnopt_ray.data.prepare import open_dataset
+
+    try:
+        return open_dataset(folder.data)
+    except RunFolderError:
+        return pipeline.placed(pipeline.prepared(experiment), folder, watch)
+
+
 def _search(
-    experiment: Experiment, folder: RunDir, address: str | None, watch: Watch, should_stop: Callable[[], bool]
+    experiment: Experiment,
+    folder: RunDir,
+    dataset: Dataset,
+    address: str | None,
+    watch: Watch,
+    should_stop: Callable[[], bool],
 ) -> None:
     from nnopt_ray.search.study import Study
 
     began = time.monotonic()
-    dataset = pipeline.prepared(experiment, folder, watch)
-    pipeline.metrics_for(
-        experiment, dataset
-    )  # an objective that this data cannot give is refused before any worker starts
     study = Study(experiment, folder, watch)
     rows = study.run(address, should_stop)
     if should_stop():
         raise Interrupted("stopped")
-    decided = {**pipeline.decided_data(dataset), **study.decided}
+    decided = {**pipeline.decided_data(dataset), **study.decided, "search_s": f"{time.monotonic() - began:.1f}"}
     pipeline.conclude(experiment, folder, dataset, rows, time.monotonic() - began, decided)

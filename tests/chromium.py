@@ -18,9 +18,18 @@ BINARY = next(
 )
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 
 
 class Chromium:
@@ -35,9 +44,9 @@ class Chromium:
         self.asked: list[str] = []
         self._buffer, self._number = b"", 0
         # The browser reads commands from descriptor 3 and writes answers to 4.
-        place = f"exec 3<&{to_browser} 4>&{from_browser}; exec {BINARY} {' '.join(FLAGS)} --user-data-dir='{profile}' about:blank"
+        command = [BINARY, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
-            ["bash", "-c", place],
+            ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", *command],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -139,5 +148,7 @@ class Chromium:
             self.said.append(str(told["exceptionDetails"]))
         elif method == "Log.entryAdded":
             self.said.append(f"{told['entry']['level']}: {told['entry']['text']}")
+        elif method == "Page.javascriptDialogOpening":
+            self.said.append(f"dialog: {told['message']}")
         elif method == "Network.requestWillBeSent":
             self.asked.append(told["request"]["url"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,55 +99,56 @@ def trial(number: int, params: dict[str, Any], random: np.random.Generator, clas
     return TrialRow(name, status, reason, params, epochs, best.epoch, 0.05 * epochs, value, best.metrics, history)
 
 
-def measure(true: np.ndarray, said: np.ndarray) -> dict[str, float]:
-    macro: dict[str, Any] = {"average": "macro", "zero_division": 0}
+def measure(table: np.ndarray) -> dict[str, float]:
+    """From a confusion matrix [true][predicted]."""
+    right, true, predicted = table.diagonal(), table.sum(axis=1), table.sum(axis=0)
+    accuracy = float(right.sum() / table.sum())
     return {
-        "loss": 0.03 + float((true != said).mean()) * 2.5,
-        "accuracy": float(sk.accuracy_score(true, said)),
-        "balanced_accuracy": float(sk.recall_score(true, said, **macro)),
-        "f1": float(sk.f1_score(true, said, **macro)),
+        "loss": 0.03 + 2.5 * (1 - accuracy),
+        "accuracy": accuracy,
+        "balanced_accuracy": float(np.mean(right / np.maximum(true, 1))),
+        "f1": float(np.mean(2 * right / np.maximum(true + predicted, 1))),
     }
 
 
-def resampled(rows: int, random: np.random.Generator, times: int = 200) -> np.ndarray:
+def table_of(true: np.ndarray, said: np.ndarray, classes: int) -> np.ndarray:
+    return np.bincount(true * classes + said, minlength=classes**2).reshape(classes, classes)
+
+
+def resampled(rows: int, random: np.random.Generator, times: int = 100) -> np.ndarray:
     return random.integers(0, rows, size=(times, rows))
 
 
-def scores(
-    part: Any, true: np.ndarray, said: np.ndarray, classes: tuple[str, ...], random: np.random.Generator
-) -> Scores:
-    found = measure(true, said)
-    draws = [measure(true[i], said[i]) for i in resampled(len(true), random, 60)]
-    ends = {
-        m: (float(np.quantile([d[m] for d in draws], 0.025)), float(np.quantile([d[m] for d in draws], 0.975)))
-        for m in found
-    }
-    table = sk.confusion_matrix(true, said, labels=range(len(classes)))
-    each = sk.precision_recall_fscore_support(true, said, labels=range(len(classes)), zero_division=0)
+def middle(values: list[float]) -> tuple[float, float]:
+    return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))
+
+
+def scores(part: Any, true: np.ndarray, said: np.ndarray, names: tuple[str, ...], draws: np.ndarray) -> Scores:
+    size = len(names)
+    table = table_of(true, said, size)
+    drawn = [measure(table_of(true[i], said[i], size)) for i in draws]
+    each = sk.precision_recall_fscore_support(true, said, labels=range(size), zero_division=0)
     return Scores(
         part=part,
         rows=len(true),
-        metrics=found,
-        intervals=ends if part == "test" else {},
+        metrics=measure(table),
+        intervals={m: middle([one[m] for one in drawn]) for m in measure(table)} if part == "test" else {},
         per_class=tuple(
             {"class": name, "precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
-            for name, p, r, f, n in zip(classes, *each, strict=True)
+            for name, p, r, f, n in zip(names, *each, strict=True)
         ),
         confusion=tuple(tuple(int(cell) for cell in row) for row in table),
-        classes=classes,
+        classes=names,
     )
 
 
-def gain(
-    metric: str, mode: str, true: np.ndarray, ours: np.ndarray, theirs: np.ndarray, random: np.random.Generator
-) -> Gain:
-    sign = 1 if mode == "max" else -1
-    all_gains = [
-        sign * (measure(true[i], ours[i])[metric] - measure(true[i], theirs[i])[metric])
-        for i in resampled(len(true), random, 100)
-    ]
-    value = sign * (measure(true, ours)[metric] - measure(true, theirs)[metric])
-    return Gain(metric, value, float(np.quantile(all_gains, 0.025)), float(np.quantile(all_gains, 0.975)))
+def gains_of(true: np.ndarray, ours: np.ndarray, theirs: np.ndarray, size: int, draws: np.ndarray) -> dict[str, Gain]:
+    def differences(i: np.ndarray) -> dict[str, float]:
+        one, other = measure(table_of(true[i], ours[i], size)), measure(table_of(true[i], theirs[i], size))
+        return {m: (other[m] - one[m]) if m == "loss" else (one[m] - other[m]) for m in one}
+
+    found, drawn = differences(np.arange(len(true))), [differences(i) for i in draws]
+    return {m: Gain(m, value, *middle([one[m] for one in drawn])) for m, value in found.items()}
 
 
 def classification(
@@ -165,15 +166,15 @@ def classification(
     def wrong(true: np.ndarray, rate: float) -> np.ndarray:
         return np.where(random.random(len(true)) < rate, (true + random.integers(1, 4, len(true))) % len(classes), true)
 
-    winner, baseline, gains = {}, {}, {}
+    winner, baseline = {}, {}
+    gains: dict[str, Gain] = {}
     for part, size in parts.items():
-        true = np.arange(size) % len(classes)
+        true, draws = np.arange(size) % len(classes), resampled(size, random)
         ours, theirs = wrong(true, error), wrong(true, baseline_error)
-        winner[part] = scores(part, true, ours, classes, random)
-        baseline[part] = scores(part, true, theirs, classes, random)
+        winner[part] = scores(part, true, ours, classes, draws)
+        baseline[part] = scores(part, true, theirs, classes, draws)
         if part == "test":
-            modes = {"loss": "min", "accuracy": "max", "balanced_accuracy": "max", "f1": "max"}
-            gains = {metric: gain(metric, mode, true, ours, theirs, random) for metric, mode in modes.items()}
+            gains = gains_of(true, ours, theirs, len(classes), draws)
     summary = DataSummary(
         source="sklearn digits",
         rows=1797,
@@ -207,10 +208,7 @@ def regression(seed: int = 2) -> Facts:
 
         draws = [all_of(i) for i in resampled(120, random)]
         found = all_of(np.arange(120))
-        ends = {
-            m: (float(np.quantile([d[m] for d in draws], 0.025)), float(np.quantile([d[m] for d in draws], 0.975)))
-            for m in found
-        }
+        ends = {m: middle([one[m] for one in draws]) for m in found}
         return Scores(part, 120, found, ends)
 
     winner, baseline = {"test": of("test", said)}, {"test": of("test", simple)}
@@ -258,9 +256,18 @@ def finish(
         decided={"device": "cpu, as resources.gpus_per_worker is 0", "threads": "1, from resources.cpus_per_worker"},
     )
     return Facts(
-        experiment=experiment, result=result, rows=rows, history=best.history, winner=winner, baseline=baseline, gains=gains,
-        points=points, summary=summary, environment=machine.environment() | {"seed": experiment.seed}, parameters=6634,
-    )  # fmt: skip
+        experiment=experiment,
+        result=result,
+        rows=rows,
+        history=best.history,
+        winner=winner,
+        baseline=baseline,
+        gains=gains,
+        points=points,
+        summary=summary,
+        environment=machine.environment() | {"seed": experiment.seed},
+        parameters=6634,
+    )
 
 
 def folder(facts: Facts, root: Path) -> RunDir:
@@ -273,7 +280,13 @@ def folder(facts: Facts, root: Path) -> RunDir:
     for row in facts.rows:
         lines = "".join(json.dumps(rundir.finite(epoch.line())) + "\n" for epoch in row.history)
         rundir.write_text(run.trial(row.trial).history, lines)
-        rundir.write_text(run.trial(row.trial).page, reading.dump(reading.close(facts.experiment, row.params)))
+    events: list[dict[str, Any]] = []
+    for row in facts.rows if facts.experiment.is_search else ():
+        events.append({"event": "asked", "trial": row.trial, "params": row.params})
+        events += [{"event": "result", "trial": row.trial, "epoch": epoch.epoch} for epoch in row.history]
+        ended = {"event": "ended", "trial": row.trial, "status": row.status, "reason": row.reason, "value": row.value}
+        events += [] if row.status == "running" else [ended]
+    rundir.write_text(run.journal, "".join(json.dumps(event) + "\n" for event in events))
     rundir.write(run.trials_table, lambda path: write_table(path, facts.rows))
     scores_json = {
         "winner": {part: asdict(found) for part, found in facts.winner.items()},
@@ -291,3 +304,49 @@ def folder(facts: Facts, root: Path) -> RunDir:
     if facts.result:
         rundir.write_json(run.result, facts.result.to_json())
     return run
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script>",
+    "<img src=x onerror=alert(3)>",
+    "<!--<script>",
+    "{{ 7 * 7 }}{% for x in y %}",
+    "a' onmouseover='alert(4)' x=\"",
+    '<a href="javascript:alert(5)">x</a>',
+    "%{customdata}<b>\u2028</b>",
+)
+
+
+def hostile() -> Facts:
+    """Bad text wherever a user's text can stand."""
+    every = " ".join(HOSTILE)
+    experiment = page(name=every)
+    found = classification(experiment=experiment, classes=HOSTILE)
+    rows = tuple(
+        replace(row, trial=f"{row.trial}{HOSTILE[i % 8]}", reason=every, params={**row.params, every: HOSTILE[i % 8]})
+        for i, row in enumerate(found.rows)
+    )
+    assert found.result is not None
+    assert found.summary is not None
+    best = rows[[row.trial for row in found.rows].index(found.result.best_trial)]
+    summary = replace(
+        found.summary,
+        source=every,
+        target=every,
+        notes=HOSTILE,
+        columns=tuple(Column(text, "numeric", 1, 2, text) for text in HOSTILE),
+    )
+    result = replace(
+        found.result,
+        name=every,
+        best_trial=best.trial,
+        best_values=best.params,
+        baseline_type=every,
+        decided={every: every},
+    )
+    history = tuple(replace(epoch, events=(every,)) for epoch in found.history)
+    return replace(
+        found, rows=rows, summary=summary, result=result, history=history, environment={every: {every: [every]}},
+        missing=(every,),
+    )  # fmt: skip

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +204,9 @@ def test_check_prints_a_page_that_says_the_same(nnopt: Nnopt, tmp_path: Path) ->
     (tmp_path / "again.yaml").write_text(first.out)
     second = nnopt("check", "again.yaml")
     assert second.out.splitlines()[1:] == first.out.splitlines()[1:]
-    assert nnopt("check", "again.yaml", "--json").json["space"] == {"train.optimizer.lr": {"log": [1e-4, 1e-1]}}
+    assert nnopt("check", "again.yaml", "--json").json["space"] == [
+        {"path": "train.optimizer.lr", "range": {"log": [1e-4, 1e-1]}}
+    ]
 
 
 # Runs
@@ -313,8 +314,7 @@ def test_a_reader_that_goes_away_is_told_nothing() -> None:
 # Interruptions
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path, times: int) -> None:
+def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path) -> None:
     page = PAGE.replace("epochs: 3", "epochs: 200") + "resources: {cpus_per_worker: 1}\n"
     (tmp_path / "page.yaml").write_text(page)
     running = subprocess.Popen(
@@ -329,9 +329,7 @@ def test_ctrl_c_keeps_what_was_done_and_says_how_to_go_on(tmp_path: Path, times:
     for line in running.stdout:
         if line.startswith("epoch  20/"):
             break
-    for _ in range(times):
-        running.send_signal(signal.SIGINT)
-        time.sleep(0.0005)
+    running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
     assert "Traceback" not in out + err

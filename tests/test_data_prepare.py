@@ -16,6 +16,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.preprocessing import StandardScaler
 
 from nnopt_ray.data.prepare import apply, place, prepare
+from nnopt_ray.data.sources import Csv
 from nnopt_ray.data.split import PARTS
 from nnopt_ray.data.store import read_summary
 from nnopt_ray.data.table import Table
@@ -250,13 +251,13 @@ def test_images_of_another_shape_are_refused(tmp_path: Path) -> None:
     [
         ("a,lable\n1,x\n2,y\n", {}, "no column 'label'. Did you mean 'lable'? The columns are: a, lable."),
         ("a;label\n1;x\n2;y\n", {}, "add to data.source: delimiter: ';'"),
-        ("a,label\n1,x\n2,x\n", {}, "'label' is x in every row"),
+        ("a,label\n1,x\n2,x\n", {}, "'label' is 'x' in every row"),
         ("a,label\n1,\n2,\n", {}, "'label' is missing in every row"),
         ("a,label\n1,x\n2,y\n3,x\n", {}, "3 rows are too few"),
         ("a,label\n" + "1,x\n2,y\n" * 20 + "3,z\n", {}, "the class 'z' has a single row"),
         ("a,label\n" + "1,x\n,y\n" * 20, {}, "values are missing in 'a' (20)"),
         ("a,label\n" + "u,x\nv,y\n" * 20, {}, "column 'a' is text"),
-        ("a,label\n" + "1,x\ninf,y\n" * 20, {}, "infinite numbers in 'a' (20)"),
+        ("a,label\n" + "1,x\ninf,y\n" * 20, {}, "infinite numbers, or numbers beyond 1e+150, in 'a' (20)"),
         ("a,label\n" + "1,x\n2,y\n" * 20, {"ignore": ["a"]}, "no column is left to learn from"),
         ("a,label\n" + "1,x\n2,y\n" * 20, {"ignore": ["aa"]}, "no column 'aa'. Did you mean 'a'?"),
         ("a,label\n" + "1,x\n2,y\n" * 20, {"ignore": ["label"]}, "names the target"),
@@ -265,7 +266,7 @@ def test_images_of_another_shape_are_refused(tmp_path: Path) -> None:
         (
             "a,label\n" + "".join(f"{n},{'x' if n < 35 else 'y'}\n" for n in range(40)),
             {"split": {"type": "time", "column": "a"}},
-            "is x in all",
+            "is 'x' in all",
         ),
     ],
 )
@@ -274,6 +275,48 @@ def test_bad_data_is_refused_in_a_sentence(text: str, data: dict[str, Any], said
         prepare(csv_page(tmp_path / "t.csv", text, **{"target": "label", **data}), tmp_path / "cache")
     assert said in str(caught.value)
     assert not any((tmp_path / "cache").glob("*"))
+
+
+VALUES = (
+    "", "1", "-3", "2.5", "inf", "nan", "1e308", "x", "yes", "no", "2020-01-02", "31/12/2020", "2020-13-45", "TRUE",
+    "0", "\x00", "é", "a,b", '"', "a\nb", "12:30", "99999999999999999999", "?", "1,5", "9999-12-31", "2020-01-01T00:00:00Z",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_table_is_prepared_or_refused_and_its_rows_come_back_the_same(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    file = tmp_path / "t.csv"
+    outcomes: list[str] = []
+    for _ in range(25):
+        names = [
+            *random.choice(["a", "b", "id", "when", "x y"], random.integers(1, 4), replace=False).tolist(),
+            "label",
+        ]
+        palettes = [random.choice(VALUES, random.integers(1, 4)).tolist() for _ in names[1:]] + [["u", "v"]]
+        with file.open("w", newline="", encoding="utf-8") as out:
+            lines = csv.writer(out)
+            lines.writerow(names)
+            lines.writerows([random.choice(palette) for palette in palettes] for _ in range(random.choice([3, 30, 60])))
+        made = page(
+            {"type": "csv", "path": str(file)},
+            target="label",
+            split={"type": "random", "stratify": bool(random.random() < 0.5)},
+            steps=[{"type": "impute", "indicator": True}, "encode", "scale"],
+        )
+        try:
+            dataset = prepare(made, tmp_path / "cache")
+        except DataError as error:
+            outcomes.append(str(error))
+            continue
+        outcomes.append("prepared")
+        again = apply(dataset.folder, Csv(path=str(file)).read(tmp_path))
+        for rows in parts_of(dataset).values():
+            for one, other in zip(rows.inputs, again, strict=True):
+                assert np.isfinite(one).all()
+                np.testing.assert_array_equal(one, other[rows.source_rows])
+    assert "prepared" in outcomes
+    assert not any("\n" in outcome for outcome in outcomes)
 
 
 def test_a_class_with_a_single_row_is_allowed_when_nothing_is_stratified(tmp_path: Path) -> None:
@@ -294,5 +337,6 @@ def test_relative_paths_start_at_the_page(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "rows.csv").write_text("a,label\n" + "1,x\n2,y\n" * 20)
     monkeypatch.chdir("/")
     made = page({"type": "csv", "path": "rows.csv"}, file=tmp_path / "page.yaml", target="label")
-    assert prepare(made, tmp_path / "cache").summary.source == "csv rows.csv"
-    assert set(PARTS) == set(prepare(made, tmp_path / "cache").summary.parts)
+    summary = prepare(made, tmp_path / "cache").summary
+    assert summary.source == "csv rows.csv"
+    assert set(summary.parts) == set(PARTS)

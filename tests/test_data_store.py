@@ -50,6 +50,16 @@ def test_the_same_data_and_steps_are_prepared_once(tmp_path: Path) -> None:
     assert_same(first, second)
 
 
+def test_the_same_file_in_another_place_is_the_same_data(tmp_path: Path) -> None:
+    """As when a job is unpacked into a folder of its own."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, two = (csv_page(tmp_path / name / "t.csv", TEXT, target="label") for name in ("one", "two"))
+    first, second = prepare(one, tmp_path / "cache"), prepare(two, tmp_path / "cache")
+    assert second.reused
+    assert_same(first, second)
+
+
 def test_arrays_are_memory_mapped_and_read_only(tmp_path: Path) -> None:
     for array in arrays(prepare(page(IRIS), tmp_path)):
         assert isinstance(array, np.memmap)

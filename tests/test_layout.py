@@ -82,7 +82,8 @@ PUBLIC = {
 }
 
 # `except Exception` catches faults of ours as well, so it stands only where a user's own code is called
-# (the import of a user's part, a training, one trial of a study) and at the door of the program; each records what it caught.
+# (the import of a user's part, a training, one trial of a study) and at the door of the program; each records
+# what it caught.
 BROAD_EXCEPT = {"tables.py", "runs.py", "search/worker.py", "cli/main.py"}
 
 

@@ -333,6 +333,24 @@ def test_close_makes_the_page_of_one_trial(read: Any) -> None:
     assert (second.train.optimizer["lr"], second.train.early_stopping, second.train.epochs) == (0.001, None, 1)
 
 
+def test_a_trial_s_page_finds_the_files_beside_the_first_page(read: Any, tmp_path: Path) -> None:
+    """The page of a trial is kept in a run folder, away from the data that the first page names."""
+    (tmp_path / "rows.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "first-run").mkdir()
+    text = (
+        "data: {source: {type: csv, path: ./rows.csv, encoding: utf-8}}\nmodel: mlp\ntrain: {from: {run: first-run}}\n"
+    )
+    page = read(text)
+    assert page.data.source["path"] == str(tmp_path / "rows.csv")
+    assert page.train.start is not None
+    assert page.train.start.run == str(tmp_path / "first-run")
+    elsewhere = tmp_path / "first-run" / "page.yaml"
+    elsewhere.write_text(reading.dump(page))
+    assert reading.load(elsewhere).tree == page.tree
+    missing = read(text.replace("rows.csv", "none.csv"))
+    assert missing.data.source["path"] == "./none.csv", "what is not there is left for the data room to say"
+
+
 def test_close_says_what_is_left_open(read: Any) -> None:
     page = read(SEARCH)
     with pytest.raises(PageError, match=r"train.optimizer.lr: is opened \(log\) and is given no value"):
@@ -430,7 +448,8 @@ def test_a_part_beside_the_page(read: Any, faults: Any, tmp_path: Path) -> None:
                 """
                 def __init__(self, shapes, *, heads: Annotated[int, Field(ge=1), AfterValidator(even)] = 2,
                              inner: Annotated[Part, InRoom("model")] = Part("baseline"),
-                             json: str = "", copy: int = 1, pair: tuple[int, str] = (1, "a"), table: dict[str, float] = {}, anything=None,
+                             json: str = "", copy: int = 1,
+                             pair: tuple[int, str] = (1, "a"), table: dict[str, float] = {}, anything=None,
                              rate: float = None, several: tuple[Annotated[Part, InRoom("step")], ...] = (),
                              fixed: Annotated[int, Fixed("it is a constant")] = 1, needed: list[int] | None):
                     super().__init__()

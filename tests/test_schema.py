@@ -37,8 +37,8 @@ BEYOND = {
     "no module", "no class", "not our kind", "constructor", "float for int",
     "exponents", "upside down", "infinite", "step", "step back", "same options", "same parts",
     "low end", "high end", "between", "in a list", "in an option",
-    "direction", "no direction", "no prefix", "train loss", "no metric", "no objective", "task", "monitor", "plateau",
-    "evaluate", "grid", "listed", "not listed", "grace", "nan", "inf", "half a character",
+    "direction", "no direction", "no prefix", "train loss", "no metric", "no objective", "task", "loss", "monitor",
+    "plateau", "evaluate", "grid", "listed", "not listed", "grace", "nan", "inf", "half a character",
 }  # fmt: skip
 
 

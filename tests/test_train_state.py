@@ -29,6 +29,7 @@ TENSORS = {
     "half": torch.randn(3, 2).bfloat16(),
     "odd": torch.tensor([math.nan, math.inf, -math.inf, -0.0]),
     "strided": torch.randn(4, 6)[::2, ::3],
+    "stride 0": torch.zeros(1, dtype=torch.int64).as_strided((1,), (0,)),
     "flags": torch.tensor([True, False]),
 }
 JSON = st.recursive(
@@ -39,7 +40,7 @@ JSON = st.recursive(
 
 
 def bits(tensor: torch.Tensor) -> list[int]:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
+    return tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).tolist()
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:

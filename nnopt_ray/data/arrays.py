@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from nnopt_ray.data.sources import Source, digest, files, reading
-from nnopt_ray.data.table import IMAGE, Table, quoted
+from nnopt_ray.data.table import IMAGE, LARGEST, Table, quoted
 from nnopt_ray.errors import DataError
+from nnopt_ray.experiment import Beside
 
 
 class Numpy(Source):
@@ -29,9 +30,9 @@ class Numpy(Source):
     def __init__(
         self,
         *,
-        path: str | None = None,
-        x: str = "x",
-        y: str = "y",
+        path: Annotated[str, Beside()] | None = None,
+        x: Annotated[str, Beside()] = "x",
+        y: Annotated[str, Beside()] = "y",
         layout: Literal["channels_first", "channels_last"] = "channels_first",
     ) -> None:
         self.path = path
@@ -118,8 +119,8 @@ class Numpy(Source):
             )
         if 0 in images.shape[1:]:
             raise DataError(f"data.source: {origin}: images of shape {x.shape[1:]} hold no pixel.")
-        if images.dtype.kind == "f" and not np.isfinite(images).all():
-            bad = int((~np.isfinite(images)).reshape(len(images), -1).any(axis=1).sum())
+        if images.dtype.kind == "f" and not (np.abs(images) <= LARGEST).all():
+            bad = int((~(np.abs(images) <= LARGEST)).reshape(len(images), -1).any(axis=1).sum())
             raise DataError(
                 f"data.source: {origin}: {bad} of the {IMAGE}s hold values that are not finite. "
                 "Repair or leave them out."

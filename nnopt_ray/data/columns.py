@@ -14,7 +14,7 @@ import numpy as np
 
 from nnopt_ray.data import dates
 from nnopt_ray.data.frame import Feature, Numeric, Text
-from nnopt_ray.data.table import Table, is_number, is_text, numbers, quoted
+from nnopt_ray.data.table import LARGEST, Table, is_number, is_text, numbers, quoted
 from nnopt_ray.errors import DataError
 
 Kind = Literal["numeric", "categorical", "boolean", "date"]
@@ -61,7 +61,7 @@ def recognise(table: Table, names: list[str]) -> tuple[tuple[Reading, ...], dict
             strange.append(f"'{name}' ({column.type})")
             continue
         if reading.kind == "numeric":
-            count = int(np.isinf(_as_numbers(column)).sum())
+            count = int((np.abs(_as_numbers(column)) > LARGEST).sum())
             if count:
                 infinite[name] = count
         readings.append(reading)
@@ -73,7 +73,7 @@ def recognise(table: Table, names: list[str]) -> tuple[tuple[Reading, ...], dict
     if infinite:
         told = ", ".join(f"'{name}' ({count})" for name, count in infinite.items())
         raise DataError(
-            f"{table.origin}: infinite numbers in {told}. "
+            f"{table.origin}: infinite numbers, or numbers beyond {LARGEST:g}, in {told}. "
             "Replace them, leave the values empty, or list the columns in data.ignore."
         )
     return tuple(readings), empty

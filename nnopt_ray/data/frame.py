@@ -108,7 +108,8 @@ def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
     layouts: list[Layout] = []
     arrays: list[np.ndarray] = []
     if frame.image is not None:
-        image = np.ascontiguousarray(frame.image, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            image = np.ascontiguousarray(frame.image, dtype=np.float32)
         if not np.isfinite(image).all():
             raise DataError(
                 "the images hold values that are no finite float32 numbers. Repair or leave out those rows."
@@ -134,10 +135,8 @@ def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
         arrays.append(np.stack([feature.values for feature in codes.values()], axis=1).astype(np.int64))
     if not layouts:
         why = "".join(f" '{name}': {reason}." for name, reason in list(frame.dropped.items())[:8])
-        raise DataError(
-            f"no column is left to learn from.{why} A step that names a column (columns: [...]) keeps one that "
-            "looks like an identifier."
-        )
+        cure = " A step that names a column (columns: [...]) keeps one that looks like an identifier." if why else ""
+        raise DataError(f"no column is left to learn from.{why}{cure}")
     return tuple(layouts), tuple(arrays)
 
 

@@ -61,11 +61,12 @@ def default_cache() -> Path:
 
 def _key(data: Data, fingerprint: str) -> str:
     """What the prepared data follows from: the content, the page's section, and the code that reads both."""
-    parts = {"source": (data.source,), "split": (data.split,), "step": data.steps}
+    parts = {"split": (data.split,), "step": data.steps, "source": (data.source,)}
     said = {
         "content": fingerprint,
         "code": _own_code(),
-        "parts": {room: [part.page() for part in chosen] for room, chosen in parts.items()},
+        "source": _unplaced(data.source),
+        "parts": [part.page() for part in (data.split, *data.steps)],
         "brought": {part.type: _code_of(room, part) for room, chosen in parts.items() for part in chosen},
         "target": data.target,
         "task": data.task,
@@ -167,7 +168,7 @@ def _check_training(target: Target, train: np.ndarray) -> None:
     """A part that training cannot learn anything from is refused, whatever the split."""
     values = target.values[train]
     if (values == values[0]).all():
-        only = target.classes[int(values[0])] if target.classes else f"{values[0]:g}"
+        only = repr(target.classes[int(values[0])]) if target.classes else f"{values[0]:g}"
         raise DataError(
             f"data.split: the target '{target.name}' is {only} in all {len(values)} training rows: "
             "there is nothing to learn. Divide the rows otherwise."
@@ -235,13 +236,15 @@ def _summary(
     )
 
 
+def _unplaced(source: Part) -> dict[str, Any]:
+    """The source with files by their names alone: the same content is the same data wherever it lies."""
+    files = {key: Path(str(source.keys[key])).name for key in ("path", "x", "y") if source.keys.get(key)}
+    return {**source.page(), **files}
+
+
 def _described(source: Part) -> str:
-    """As the page names it, so that it is the same wherever the page lies."""
-    where = (
-        source.keys.get("path")
-        or source.keys.get("name")
-        or ", ".join(str(source.keys[key]) for key in ("x", "y") if key in source.keys)
-    )
+    said = _unplaced(source)
+    where = said.get("path") or said.get("name") or ", ".join(said[key] for key in ("x", "y") if key in said)
     return f"{source.type} {where}".strip()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pydantic import Field
 
 from nnopt_ray.data.table import Table, quoted
 from nnopt_ray.errors import DataError
+from nnopt_ray.experiment import Beside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +27,9 @@ MISSING = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
     "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
+
+
+TORN = re.compile(r"Expected (\d+) columns?, got (\d+): (.*)")  # Arrow's words for a ragged row
 
 
 class Source(ABC):
@@ -179,7 +184,7 @@ class Csv(_File):
     def __init__(
         self,
         *,
-        path: str,
+        path: Annotated[str, Beside()],
         delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ",",
         quote: Annotated[str, Field(min_length=1, max_length=1)] = '"',
         decimal: Annotated[str, Field(min_length=1, max_length=1)] = ".",
@@ -203,12 +208,6 @@ class Csv(_File):
 
         place = self.files(base)[0]
         self._check_encoding(place)
-        torn: list[tuple[int, int]] = []
-
-        def note(row: Any) -> str:
-            torn.append((row.expected_columns, row.actual_columns))
-            return "error"
-
         cure = "Check data.source: delimiter, quote, encoding."
         with reading("CSV", place, cure):
             try:
@@ -220,7 +219,6 @@ class Csv(_File):
                         delimiter=self.delimiter,
                         quote_char=self.quote,
                         newlines_in_values=True,
-                        invalid_row_handler=note,
                     ),
                     convert_options=csv.ConvertOptions(
                         null_values=[*MISSING, *self.missing],
@@ -232,10 +230,14 @@ class Csv(_File):
             except UnicodeError as error:
                 raise DataError(_undecodable(place, self.encoding)) from error
             except pa.ArrowInvalid as error:
-                if torn:
-                    raise DataError(self._torn(place, *torn[0], str(error))) from error
+                if torn := TORN.search(str(error)):
+                    raise DataError(self._torn(place, *torn.groups())) from error
                 raise
-        if any(pa.types.is_binary(column.type) for column in columns.columns):
+        try:
+            unread = any(pa.types.is_binary(column.type) for column in columns.columns)
+        except UnicodeError:  # in the names
+            unread = True
+        if unread:
             raise DataError(_undecodable(place, self.encoding))
         if columns.num_rows == 0:
             raise DataError(f"data.source.path: {place} has a header and no rows.")
@@ -274,9 +276,8 @@ class Csv(_File):
                 f"swallows what follows. Close it, or check data.source: quote ({self.quote!r} now)."
             )
 
-    def _torn(self, place: Path, expected: int, found: int, said: str) -> str:
-        row = said.partition(f"got {found}: ")[2].splitlines() or [""]
-        shown = row[0][:60] + ("..." if len(row[0]) > 60 else "")
+    def _torn(self, place: Path, expected: str, found: str, row: str) -> str:
+        shown = row[:60] + ("..." if len(row) > 60 else "")
         return (
             f"data.source: {place} is ragged: a row has {found} fields where {expected} are expected ({shown!r}). "
             f"Repair the row, or check data.source: delimiter ({self.delimiter!r} now) and quote."
@@ -297,7 +298,7 @@ class Parquet(_File):
 
     suffixes = (".parquet", ".pq")
 
-    def __init__(self, *, path: str) -> None:
+    def __init__(self, *, path: Annotated[str, Beside()]) -> None:
         self.path = path
 
     def read(self, base: Path) -> Table:
@@ -317,7 +318,7 @@ class Arrow(_File):
         path: the file, relative to the page.
     """
 
-    def __init__(self, *, path: str) -> None:
+    def __init__(self, *, path: Annotated[str, Beside()]) -> None:
         self.path = path
 
     def read(self, base: Path) -> Table:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from nnopt_ray.data.table import quoted
 from nnopt_ray.errors import DataError
 from nnopt_ray.machine import derived_seed
 
@@ -126,11 +127,7 @@ class Random(Split):
         counts = np.bincount(target.values, minlength=len(target.classes))
         single = [name for name, count in zip(target.classes, counts, strict=True) if count == 1]
         if single:
-            told = (
-                f"the class '{single[0]}' has"
-                if len(single) == 1
-                else f"the classes {', '.join(map(repr, single[:8]))} have"
-            )
+            told = f"the class {single[0]!r} has" if len(single) == 1 else f"the classes {quoted(single)} have"
             raise DataError(
                 f"data.target: {told} a single row, which cannot stand in more than one part. "
                 "Remove it, merge it with another class, find more rows, or set data.split.stratify: false."

@@ -189,23 +189,20 @@ class Scale(Step):
         if not len(values):
             return 0.0, 1.0
         eps = np.finfo(np.float64).eps
-        with np.errstate(over="ignore", invalid="ignore"):
-            if self.method == "standard":
-                center, variance = np.mean(values), np.var(values)
-                scale = np.sqrt(variance)
-                # Rounding leaves a constant column a deviation of about eps * mean; scikit-learn's bound
-                # (_is_constant_feature) tells it from a real one.
-                varies = variance > len(values) * eps * variance + (len(values) * center * eps) ** 2
-            elif self.method == "minmax":
-                center = np.min(values)
-                scale = np.max(values) - center
-                varies = scale >= 10 * eps  # scikit-learn's _handle_zeros_in_scale
-            else:
-                low, center, high = np.percentile(values, (25, 50, 75))
-                scale = high - low
-                varies = scale >= 10 * eps
-        if not (np.isfinite(center) and np.isfinite(scale)):
-            raise DataError("data.steps: scale meets numbers beyond 1e150. Divide them in the source first.")
+        if self.method == "standard":
+            center, variance = np.mean(values), np.var(values)
+            scale = np.sqrt(variance)
+            # Rounding leaves a constant column a deviation of about eps * mean; scikit-learn's bound
+            # (_is_constant_feature) tells it from a real one.
+            varies = variance > len(values) * eps * variance + (len(values) * center * eps) ** 2
+        elif self.method == "minmax":
+            center = np.min(values)
+            scale = np.max(values) - center
+            varies = scale >= 10 * eps  # scikit-learn's _handle_zeros_in_scale
+        else:
+            low, center, high = np.percentile(values, (25, 50, 75))
+            scale = high - low
+            varies = scale >= 10 * eps
         return float(center), float(scale) if varies else 1.0
 
     def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
@@ -213,7 +210,8 @@ class Scale(Step):
         for name, learned in state["columns"].items():
             feature = frame.features[name]
             assert isinstance(feature, Numeric)
-            features[name] = Numeric((feature.values - learned["center"]) / learned["scale"], feature.origin)
+            with np.errstate(over="ignore"):  # far outside the training part; the inputs are checked at the end
+                features[name] = Numeric((feature.values - learned["center"]) / learned["scale"], feature.origin)
         image = frame.image
         if "image" in state and image is not None:
             center, scale = (np.array(state["image"][key])[:, None, None] for key in ("center", "scale"))

@@ -13,6 +13,7 @@ from nnopt_ray.tables import suggestion
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LARGEST = 1e150  # numbers beyond it have squares that float64 cannot hold
 IMAGE = "image"  # the name under which the image input is addressed, as in `columns: [image]`
 
 
@@ -57,21 +58,21 @@ class Table:
 
 
 def hint(word: str, known: list[str]) -> str:
-    """ " Did you mean 'x'? The columns are: ...", cut at 30 names."""
+    """A nearby name and what there is, cut at 30 names, to end a sentence about a column that is not there."""
     shown = ", ".join(known[:30]) + (f", and {len(known) - 30} more" if len(known) > 30 else "")
     near = suggestion(word, known) if len(known) else ""
     return (near if "Did you mean" in near else "") + (f" The columns are: {shown}." if known else "")
 
 
 def tidy(table: Table) -> Table:
-    """Checked and made uniform: names trimmed and unique, text trimmed, blank text missing, dictionaries decoded.
+    """Checked and made uniform: names unique and on one line, text trimmed, blank text missing, dictionaries decoded.
 
     Raises DataError when there are no rows, when two columns share a name, or when columns and images
     differ in length.
     """
     import pyarrow as pa
 
-    names = [name.strip() or f"unnamed_{position}" for position, name in enumerate(table.names, start=1)]
+    names = [_one_line(name) or f"unnamed_{position}" for position, name in enumerate(table.names, start=1)]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise DataError(
@@ -83,7 +84,11 @@ def tidy(table: Table) -> Table:
     if table.rows == 0:
         raise DataError(f"{table.origin} has no rows.")
     columns = pa.table([_tidy(column) for column in table.columns.columns], names=names)
-    return replace(table, columns=columns, target=table.target.strip() if table.target else None)
+    return replace(table, columns=columns, target=table.target and _one_line(table.target))
+
+
+def _one_line(name: str) -> str:
+    return " ".join(name.split())
 
 
 def _tidy(column: Any) -> Any:
@@ -126,5 +131,5 @@ def numbers(column: Any) -> np.ndarray:
 
 def quoted(names: list[str], most: int = 8) -> str:
     """'a', 'b', 'c' and 4 more."""
-    shown = ", ".join(f"'{name}'" for name in names[:most])
+    shown = ", ".join(repr(name) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nnopt_ray.data import dates
-from nnopt_ray.data.table import Table, hint, is_number, is_text, numbers
+from nnopt_ray.data.table import LARGEST, Table, hint, is_number, is_text, numbers
 from nnopt_ray.data.types import Task
 from nnopt_ray.errors import DataError
 
@@ -69,9 +69,10 @@ def read_target(
         raise DataError(f"data.target: '{shown}' is of the kind {column.type}; it must be text, a boolean or a number.")
     if is_number(column.type):
         values = numbers(column)
-        if not np.isfinite(values).all():
+        beyond = int((np.abs(values) > LARGEST).sum())
+        if beyond:
             raise DataError(
-                f"data.target: '{shown}' is infinite in {int((~np.isfinite(values)).sum())} rows. "
+                f"data.target: '{shown}' is infinite, or beyond {LARGEST:g}, in {beyond} rows. "
                 "Repair or leave out those rows."
             )
         target = _of_numbers(values, shown, task)
@@ -79,7 +80,7 @@ def read_target(
         target = _of_words(column, shown, task)
     distinct = len(target.classes) if target.task == "classification" else len(np.unique(target.values))
     if distinct == 1:
-        only = target.classes[0] if target.classes else f"{target.values[0]:g}"
+        only = repr(target.classes[0]) if target.classes else f"{target.values[0]:g}"
         raise DataError(f"data.target: '{shown}' is {only} in every row: there is nothing to predict.")
     return target
 

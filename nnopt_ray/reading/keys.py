@@ -18,7 +18,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from nnopt_ray.experiment import Fixed, InRoom, Section
+from nnopt_ray.experiment import Beside, Fixed, InRoom, Section
 from nnopt_ray.tables import Part
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
@@ -47,6 +47,11 @@ class Key:
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
         return adapter(self.hint)
+
+    @cached_property
+    def is_place(self) -> bool:
+        """Whether it names a file or folder."""
+        return any(isinstance(mark, Beside) for member in members(self.hint) for mark in stripped(member)[1])
 
     @cached_property
     def words(self) -> str:

@@ -183,7 +183,7 @@ def _as_page(value: Any, places: Places, path: str, depth: int) -> Any:
 
 def _experiment(raw: dict[str, Any], file: Path | None, places: Places) -> Experiment:
     _make_importable(file)
-    tree, experiment = resolve(raw, places)
+    tree, experiment = resolve(raw, places, file)
     rules.check(tree, places, _check_closed)
     if places.faults or experiment is None:
         raise PageError(places.faults)

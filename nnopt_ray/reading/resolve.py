@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,9 +27,14 @@ from nnopt_ray.reading.values import Resolved, Values
 from nnopt_ray.tables import Part
 
 
-def resolve(page: Mapping[str, Any], places: Places) -> tuple[dict[str, Any], Experiment | None]:
-    """The resolved tree of a page and its sections; None for them when a fault was noted."""
-    tree, value = _Walk(places).section(Experiment, dict(page), At((), ""))
+def resolve(
+    page: Mapping[str, Any], places: Places, file: Path | None = None
+) -> tuple[dict[str, Any], Experiment | None]:
+    """The resolved tree of a page and its sections; None for them when a fault was noted.
+
+    `file` is the page's: a key marked Beside that names something beside it is written in full.
+    """
+    tree, value = _Walk(places, file.absolute().parent if file else None).section(Experiment, dict(page), At((), ""))
     return tree, None if value is BROKEN else value
 
 

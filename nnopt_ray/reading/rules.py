@@ -18,6 +18,7 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     _objective(tree, places)
     _monitors(tree, places)
     _evaluated(tree, places)
+    _loss(tree, places)
     method = _at(tree, "search", "method", "type")
     trials = _at(tree, "search", "trials")
     opened = list(_opened(tree))
@@ -135,6 +136,18 @@ def _monitors(tree: Mapping[str, Any], places: Places) -> None:
             wrong = _not_for_task(tree, value.removeprefix("val_"))
             if wrong:
                 places.add(way, path, wrong)
+
+
+def _loss(tree: Mapping[str, Any], places: Places) -> None:
+    """Every loss that the page may choose must be one of its task, where the page says the task."""
+    task = _at(tree, "data", "task")
+    for way, path, value in _nodes(_at(tree, "train", "loss"), ("train", "loss"), "train.loss"):
+        name = value.get("type") if isinstance(value, Mapping) else None
+        if task not in ("classification", "regression") or name not in tables.table("loss"):
+            continue
+        if task not in tables.find("loss", name).tasks:
+            fitting = [n for n in tables.table("loss") if task in tables.find("loss", n).tasks]
+            places.add(way, path, f"'{name}' is no loss for {task} (data.task). Losses that are: {', '.join(fitting)}.")
 
 
 def _evaluated(tree: Mapping[str, Any], places: Places) -> None:

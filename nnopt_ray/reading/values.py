@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -22,8 +24,9 @@ Resolved = tuple[Any, Any]  # (tree with Range objects, value with every range a
 class Values:
     """Checks single values; the walk over sections and parts builds on it."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, folder: Path | None = None) -> None:
         self._places = places
+        self._folder = folder  # of the page
 
     def _fault(self, at: At, message: str, *, at_key: bool = False) -> Resolved:
         self._places.add(at.way, at.path, message, at_key=at_key)
@@ -79,7 +82,15 @@ class Values:
         except pydantic.PydanticUserError as error:
             self._fault(at, f"its annotation cannot be checked: {str(error).splitlines()[0]}")
             return raw, BROKEN
+        if key.is_place and isinstance(value, str):
+            value = self._in_full(value)
         return as_tree(value, raw), value
+
+    def _in_full(self, place: str) -> str:
+        """A path beside the page in full, so that the resolved page may be kept elsewhere."""
+        if self._folder is None or not place or place.startswith("~") or not os.path.exists(self._folder / place):
+            return place
+        return str(self._folder / place)
 
     def _with_ranges(self, raw: Any, at: At) -> Any:
         """The value with Range objects for its ranges; BROKEN after noting what is wrong with one."""
@@ -88,8 +99,8 @@ class Values:
             if not self._may_open(kind, values, at):
                 return BROKEN
             if kind == "choice":
-                each = lambda option, here: (self._with_ranges(option, here),) * 2  # noqa: E731
-                values = [self._option(option, at.option(i), each)[1] for i, option in enumerate(values)]
+                values = [self._option(option, at.option(i), self._inner) for i, option in enumerate(values)]
+                values = [value for _, value in values]
             elif kind in ("uniform", "log") or (kind == "step" and any(isinstance(value, float) for value in values)):
                 values = [float(value) for value in values]
             return BROKEN if any(value is BROKEN for value in values) else Range(kind, tuple(values))
@@ -100,6 +111,9 @@ class Values:
             listed = [self._with_ranges(item, at.down(index)) for index, item in enumerate(raw)]
             return BROKEN if any(item is BROKEN for item in listed) else listed
         return raw
+
+    def _inner(self, option: Any, at: At) -> Resolved:
+        return option, self._with_ranges(option, at)
 
     def _opened(self, key: Key, tree: Any, at: At) -> Resolved:
         """A value with ranges: tried with one range moved at a time, each faulty range said once."""

@@ -11,6 +11,7 @@ from nnopt_ray.report.facts import Facts, incumbents, risen, usable
 from nnopt_ray.report.figure import axis, best_epoch_mark, clean, label, layout, line, scale
 from nnopt_ray.results import Epoch, TrialRow
 
+TOLD = 1000  # trials up to which every point of the search tells its values: 300 bytes each
 LINES = 100  # learning curves drawn behind the winner's: more is a grey wall
 
 
@@ -179,7 +180,7 @@ def search_history(facts: Facts) -> Plot:
                     "name": name,
                     "x": [order[row.trial] for row in rows],
                     "y": [row.value for row in rows],
-                    "text": [f"trial {label(row.trial)}<br>{_params_text(row)}" for row in rows],
+                    "text": [_trial_text(row, short=len(facts.rows) > TOLD) for row in rows],
                     "hovertemplate": "%{text}<br>%{y:.4g}<extra></extra>",
                     "marker": {"symbol": symbol, "color": colour, "size": 7},
                 }
@@ -218,8 +219,10 @@ def search_history(facts: Facts) -> Plot:
     return Plot("search", "The search, trial by trial", sentence, figure, height=340)
 
 
-def _params_text(row: TrialRow) -> str:
-    return "<br>".join(f"{label(path)}: {label(words.chosen(value))}" for path, value in row.params.items())
+def _trial_text(row: TrialRow, short: bool) -> str:
+    name = f"trial {label(row.trial)}"
+    chosen = [] if short else [f"{label(path)}: {label(words.chosen(value))}" for path, value in row.params.items()]
+    return "<br>".join([name, *chosen])
 
 
 def all_curves(facts: Facts) -> Plot | None:
@@ -250,7 +253,7 @@ def all_curves(facts: Facts) -> Plot | None:
         best["mode"] = "lines"
         traces.append(best)
     epochs = sum(row.epochs for row in facts.rows)
-    full = sum(max((row.epochs for row in facts.rows), default=0) for _ in facts.rows)
+    full = len(facts.rows) * max(row.epochs for row in facts.rows)
     stopped = sum(row.status == "stopped" for row in facts.rows)
     sentence = "Each line is a trial; the winner is on top."
     if stopped and full:

@@ -12,7 +12,7 @@ from nnopt_ray import reading
 from nnopt_ray.data.types import Column, DataSummary
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, Range, walk
-from nnopt_ray.results import Epoch, RunResult, Scores, TrialRow
+from nnopt_ray.results import Epoch, RunResult, Scores, Status, TrialRow
 from nnopt_ray.rundir import RunDir, read_json, read_lines
 from nnopt_ray.trials import read_table
 
@@ -260,80 +260,52 @@ def _summary(found: Mapping[str, Any]) -> DataSummary:
     )
 
 
+OVER = ("finished", "stopped", "failed")
+
+
 def _rows(run: RunDir, experiment: Experiment, missing: list[str]) -> tuple[TrialRow, ...]:
-    """From trials.parquet; for trials that it does not have (a run cut short), from their folders."""
+    """From trials.parquet; where a run was cut short before it, from the journal or the one trial's folder."""
     rows: dict[str, TrialRow] = {}
     if run.trials_table.is_file():
-        rows = {row.trial: row for row in _table_rows(run)}
-    folders = sorted(run.trials.iterdir()) if run.trials.is_dir() else []
-    for folder in folders:
-        if folder.is_dir() and folder.name not in rows:
-            rows[folder.name] = _folder_row(run, folder.name, experiment)
+        rows = {row.trial: replace(row, history=_history(run, row.trial)) for row in read_table(run.trials_table)}
+    told: dict[str, dict[str, Any]] = {}
+    for event in read_lines(run.journal):
+        if "trial" in event:
+            told[event["trial"]] = {**told.get(event["trial"], {}), **event}
+    if not rows and not told and run.trials.is_dir():
+        told = {folder.name: {} for folder in sorted(run.trials.iterdir()) if folder.is_dir()}
+    for trial, event in told.items():
+        if trial not in rows or rows[trial].status not in OVER:
+            rows[trial] = _unfinished_row(run, trial, event, experiment)
     if not rows:
         missing.append("No trial has begun.")
     return tuple(rows.values())
-
-
-def _table_rows(run: RunDir) -> list[TrialRow]:
-    return [replace(row, history=_history(run, row.trial)) for row in read_table(run.trials_table)]
 
 
 def _history(run: RunDir, trial: str) -> tuple[Epoch, ...]:
     return tuple(Epoch.from_line(line) for line in read_lines(run.trial(trial).history))
 
 
-def _folder_row(run: RunDir, trial: str, experiment: Experiment) -> TrialRow:
-    """A trial without a row in the table: still running when the run was cut short, or failed."""
-    folder = run.trial(trial)
+def _unfinished_row(run: RunDir, trial: str, told: Mapping[str, Any], experiment: Experiment) -> TrialRow:
+    """A trial that the table does not have yet. `told` holds all the journal says of it, the latest last."""
     history = _history(run, trial)
-    failed = folder.error.is_file()
-    reason = "not finished"
-    if failed:
-        lines = folder.error.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else "failed"
+    over = told.get("event") == "ended"
     sign = 1 if experiment.mode == "min" else -1
-    values = [(sign * e.metrics[experiment.metric], e) for e in history if experiment.metric in e.metrics]
-    values = [pair for pair in values if math.isfinite(pair[0])]
-    best = min(values, key=lambda pair: pair[0])[1] if values else None
+    values = [(sign * epoch.metrics.get(experiment.metric, math.nan), epoch) for epoch in history]
+    best = min((pair for pair in values if math.isfinite(pair[0])), key=lambda pair: pair[0], default=None)
+    status: Status = told["status"] if over else "running"
     return TrialRow(
         trial=trial,
-        status="failed" if failed else "running",
-        reason=reason,
-        params=_params(folder.page, experiment) if folder.page.is_file() else {},
+        status=status,
+        reason=told["reason"] if over else "not finished",
+        params=told.get("params", {}),
         epochs=len(history),
-        best_epoch=best.epoch if best else None,
+        best_epoch=best[1].epoch if best else None,
         seconds=sum(epoch.seconds for epoch in history),
-        value=best.metrics[experiment.metric] if best and not failed else None,
-        metrics=dict(best.metrics) if best else {},
+        value=sign * best[0] if best and status != "failed" else None,
+        metrics=dict(best[1].metrics) if best else {},
         history=history,
     )
-
-
-def _params(page: Any, experiment: Experiment) -> dict[str, Any]:
-    """What a trial chose, read from its closed page along the opened paths."""
-    try:
-        closed = reading.load(page).tree
-    except UserError:
-        return {}
-    params: dict[str, Any] = {}
-    for path, opened in experiment.space:
-        value: Any = closed
-        for step in path.split("."):
-            if isinstance(value, Mapping):
-                value = value.get(step)
-            elif isinstance(value, (list, tuple)) and step.isdigit() and int(step) < len(value):
-                value = value[int(step)]
-            else:
-                value = None
-        if value is None:
-            continue
-        if isinstance(value, Mapping):
-            value = value.get("type", "")
-        elif isinstance(value, (list, tuple)) and opened.kind == "choice":
-            options = zip(opened.labels(), opened.values, strict=True)
-            value = next((label for label, option in options if list(option) == list(value)), str(value))
-        params[path] = value
-    return params
 
 
 def _points(run: RunDir) -> Points | None:

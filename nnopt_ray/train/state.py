@@ -37,7 +37,7 @@ def save(state: State, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    tensors = {name: _plain(tensor) for name, tensor in state.tensors.items()}
     scalars = json.dumps(_to_json(state.scalars), separators=(",", ":"), allow_nan=False)
     metadata = {"scalars": scalars, "blake2b": _checksum(tensors, scalars)}
 
@@ -96,6 +96,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RunFolderError(f"{path} is missing.") from error
     except (SafetensorError, OSError) as error:
         raise RunFolderError(f"{path} is damaged: {error}.") from error
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """On the CPU, contiguous. A tensor of one element counts as contiguous whatever its stride, but cannot be
+    viewed as bytes then; a copy has the usual one."""
+    import torch
+
+    plain = tensor.detach().cpu().contiguous()
+    return plain.clone(memory_format=torch.contiguous_format) if plain.numel() < 2 else plain
 
 
 def _checksum(tensors: Mapping[str, Tensor], scalars: str) -> str:

@@ -1,10 +1,9 @@
-"""The program is killed with SIGKILL, at moments that nobody chose, and goes on from its run folder."""
+"""The driver of a search is killed: no worker trains on without it, and the trials under way go on unharmed."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.numpy import load_file
 
 import nnopt_ray as nn
 
-SINGLE = """\
-name: single
+PAGE = """\
+name: searched
 seed: 5
 data:
   source: {type: sklearn, name: wine}
@@ -28,16 +26,12 @@ model: {type: mlp, widths: [32, 32], norm: batch, dropout: 0.3}
 train:
   epochs: 120
   batch_size: 16
-  optimizer: {type: adam, lr: 0.003}
+  optimizer: {type: adam, lr: {log: [1e-4, 1e-1]}}
   schedule: {type: reduce_on_plateau, patience: 4}
   checkpoint: {every: 7, keep: 2}
+search: {method: random, trials: 6}
 evaluate: {bootstrap: 50}
 """
-
-SEARCH = (
-    SINGLE.replace("single", "searched").replace("lr: 0.003", "lr: {log: [1e-4, 1e-1]}")
-    + "search: {method: random, trials: 6}\n"
-)
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
@@ -76,60 +70,32 @@ def history(trial: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines(trial / "history.jsonl")]
 
 
-def descendants(pid: int) -> set[int]:
-    """All processes below one, from /proc; empty where there is none (macOS)."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+def workers(pid: int) -> set[int]:
+    """The Ray workers below a process that train, from /proc; empty where there is none (macOS)."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            names[int(folder.name)] = (folder / "cmdline").read_text()
+        except (OSError, IndexError):  # it ended meanwhile
             continue
-    found: set[int] = set()
-    while new := {child for child, parent in parents.items() if parent in found | {pid}} - found:
-        found |= new
-    return found
+    below: set[int] = set()
+    while new := {child for child, parent in parents.items() if parent in below | {pid}} - below:
+        below |= new
+    return {process for process in below if names.get(process, "").startswith("ray::Worker")}
 
 
-def test_a_training_killed_again_and_again_is_the_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "page.yaml"
-    page.write_text(SINGLE)
-    monkeypatch.chdir(tmp_path)
-    unbroken = nn.run(nn.load(page), out=tmp_path / "unbroken")
-    chance = random.Random(20261122)
-    running = start(tmp_path, "run", "page.yaml", "--out", "broken")
-    kills = 0
-    while True:
-        folders = list((tmp_path / "broken").glob("*/resolved.yaml"))
-        moment = chance.randint(1, 40) + (len(history(folders[0].parent / "trials/0001")) if folders else 0)
-        wait_for(
-            lambda m=moment: any(len(lines(f)) >= m for f in tmp_path.glob("broken/*/trials/0001/history.jsonl")),
-            running,
-        )  # type: ignore[misc]
-        if running.poll() is not None:
-            break
-        kill(running)
-        kills += 1
-        (folder,) = (tmp_path / "broken").iterdir()
-        running = start(tmp_path, "resume", str(folder))
-        # The resumed run writes its history anew, shorter by what came after the last checkpoint.
-        time.sleep(chance.random())
-    output = (tmp_path / "output.txt").read_text()
-    assert running.returncode == 0, output
-    assert kills >= 2
-    assert "Traceback" not in output
-    (folder,) = (tmp_path / "broken").iterdir()
-    assert history(folder / "trials/0001") == history(unbroken.path / "trials/0001")
-    broken, whole = load_file(folder / "best/model.safetensors"), load_file(unbroken.path / "best/model.safetensors")
-    assert broken.keys() == whole.keys()
-    assert all(broken[name].tobytes() == whole[name].tobytes() for name in whole)
-    assert nn.open_run(folder).result["test"] == unbroken.result["test"]
+def running_still(processes: set[int]) -> set[int]:
+    """Those that have not ended; one that has and waits for its parent's notice (Z) has."""
+    stats = {process: Path(f"/proc/{process}/stat") for process in processes}
+    return {p for p, stat in stats.items() if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"}
 
 
 @pytest.mark.ray
-def test_a_killed_search_goes_on_repeats_nothing_and_leaves_no_process(
+def test_a_killed_search_leaves_no_worker_and_its_cut_trials_are_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "page.yaml").write_text(SEARCH)
+    (tmp_path / "page.yaml").write_text(PAGE)
     monkeypatch.chdir(tmp_path)
     running = start(tmp_path, "run", "page.yaml", "--out", "runs")
 
@@ -138,16 +104,18 @@ def test_a_killed_search_goes_on_repeats_nothing_and_leaves_no_process(
         return [e["trial"] for e in lines(journals[0]) if e["event"] == "ended"] if journals else []
 
     wait_for(lambda: len(over()) >= 2, running)
-    below = descendants(running.pid)
+    below = workers(running.pid)
     kill(running)
     finished_before = over()
     assert 2 <= len(finished_before) < 6, (tmp_path / "output.txt").read_text()
     (folder,) = (tmp_path / "runs").iterdir()
     before = {trial: (folder / "trials" / trial / "history.jsonl").read_bytes() for trial in finished_before}
-    deadline = time.monotonic() + 60
-    while alive := {pid for pid in below if Path(f"/proc/{pid}").exists()}:
-        assert time.monotonic() < deadline, f"left behind: {alive}"
-        time.sleep(0.2)
+    # Ray's own idle agents take a minute to notice; a worker that trained on would write where a resume writes.
+    assert below or not Path("/proc").exists()
+    deadline = time.monotonic() + 20
+    while alive := running_still(below):
+        assert time.monotonic() < deadline, f"still there: {alive}"
+        time.sleep(0.05)
 
     resumed = start(tmp_path, "resume", str(folder))
     assert resumed.wait(200) == 0, (tmp_path / "output.txt").read_text()
