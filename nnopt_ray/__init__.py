@@ -1,9 +1,9 @@
 """nnopt: describe an experiment on one page, run it, get the best network and a result you can show.
 
-    import nnopt_ray as nn
-    page = nn.load("jobs/digits_search.yaml", set={"train.epochs": 5})   # Experiment, frozen
-    run = nn.run(page)                                                   # Run: .result, .trials, .best, .model(), .path
-    run = nn.open_run("runs/digits-search-20261122-153012")
+import nnopt_ray as nn
+page = nn.load("jobs/digits_search.yaml", set={"train.epochs": 5})   # Experiment, frozen
+run = nn.run(page)                                                   # Run: .result, .trials, .best, .model(), .path
+run = nn.open_run("runs/digits-search-20261122-153012")
 """
 
 from typing import TYPE_CHECKING, Any

@@ -136,10 +136,17 @@ def walk(node: Any, choose: Any, path: str = "", branch: str = "") -> Any:
     return node
 
 
+def by_default(name: str) -> Any:
+    """The part that stands where the page names none, as a page would write it; reading makes it a Part."""
+    return {"type": name}
+
+
 class Section(BaseModel):
     """Base of all sections: closed, immutable, no guessing of types."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, populate_by_name=True
+    )
 
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -161,22 +168,27 @@ class Data(Section):
     )
     ignore: Annotated[tuple[str, ...], Fixed(SPLIT_WHY)] = Field(default=(), description="columns not to learn from")
     split: Annotated[Part, InRoom("split"), Fixed(SPLIT_WHY)] = Field(
-        default={"type": "random"}, validate_default=False, description="training, validation and test part"
+        default=by_default("random"), description="training, validation and test part"
     )
     steps: Annotated[tuple[Part, ...], InRoom("step")] = Field(
         default=(), description="preprocessing in this order; what it needs to know is fitted on the training part only"
     )
     scale_target: bool = Field(
-        default=True, description="regression: train on a target of mean 0 and deviation 1; scores stay in the user's units"
+        default=True,
+        description="regression: train on a target of mean 0 and deviation 1; scores stay in the user's units",
     )
 
 
 class EarlyStopping(Section):
     """Stop when the monitored value has not improved for `patience` epochs (Keras' meaning)."""
 
-    monitor: str = Field(default="objective", description="a metric such as val_loss; objective: what the page optimizes")
+    monitor: str = Field(
+        default="objective", description="a metric such as val_loss; objective: what the page optimizes"
+    )
     patience: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs without improvement before stopping")
-    min_delta: Annotated[float, Field(allow_inf_nan=False)] = Field(default=0.0, description="smallest change that counts as improvement")
+    min_delta: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        default=0.0, description="smallest change that counts as improvement"
+    )
     mode: Mode = Field(default="auto", description="auto: the metric knows its direction")
     baseline: float | None = Field(default=None, description="the value to beat; without it the wait goes on")
     start_from_epoch: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs to wait before watching")
@@ -196,9 +208,15 @@ class Checkpoint(Section):
 class Start(Section):
     """Start from the weights of an earlier run."""
 
-    run: Annotated[str, Beside(), Fixed("it names one place")] = Field(description="a run folder, or a trial's folder inside one")
-    epoch: Annotated[int, Field(ge=0)] | Literal["best", "last"] = Field(default="best", description="which epoch's weights")
-    optimizer: bool = Field(default=False, description="true: continue with the optimizer's state; false: fine-tune afresh")
+    run: Annotated[str, Beside(), Fixed("it names one place")] = Field(
+        description="a run folder, or a trial's folder inside one"
+    )
+    epoch: Annotated[int, Field(ge=0)] | Literal["best", "last"] = Field(
+        default="best", description="which epoch's weights"
+    )
+    optimizer: bool = Field(
+        default=False, description="true: continue with the optimizer's state; false: fine-tune afresh"
+    )
 
 
 class Train(Section):
@@ -206,9 +224,13 @@ class Train(Section):
 
     epochs: Count = Field(default=20, description="passes over the training part, at most")
     batch_size: Count = Field(default=64, description="rows a step")
-    optimizer: Annotated[Part, InRoom("optimizer")] = Field(default={"type": "adam"}, validate_default=False, description="how gradients are applied")
-    loss: Annotated[Part, InRoom("loss")] = Field(default={"type": "auto"}, validate_default=False, description="what training minimizes")
-    schedule: Annotated[Part, InRoom("schedule")] = Field(default={"type": "constant"}, validate_default=False, description="the learning rate over time")
+    optimizer: Annotated[Part, InRoom("optimizer")] = Field(
+        default=by_default("adam"), description="how gradients are applied"
+    )
+    loss: Annotated[Part, InRoom("loss")] = Field(default=by_default("auto"), description="what training minimizes")
+    schedule: Annotated[Part, InRoom("schedule")] = Field(
+        default=by_default("constant"), description="the learning rate over time"
+    )
     warmup_epochs: NonNegative = Field(default=0.0, description="epochs of linear warm-up in front of the schedule")
     early_stopping: EarlyStopping | None = Field(default=None, description="when to stop before `epochs`")
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="when the state is written")
@@ -224,11 +246,15 @@ class Train(Section):
 class Search(Section):
     """How the opened values are searched. Without a range on the page there is nothing to search."""
 
-    method: Annotated[Part, InRoom("method")] = Field(default={"type": "bayesian"}, validate_default=False, description="how the next trial is chosen")
+    method: Annotated[Part, InRoom("method")] = Field(
+        default=by_default("bayesian"), description="how the next trial is chosen"
+    )
     trials: Count | tuple[dict[str, Any], ...] | None = Field(
         default=None, description="how many trials; for the manual method, the list of them: [{path: value}, ...]"
     )
-    scheduler: Annotated[Part, InRoom("scheduler")] = Field(default={"type": "none"}, validate_default=False, description="which trials stop early")
+    scheduler: Annotated[Part, InRoom("scheduler")] = Field(
+        default=by_default("none"), description="which trials stop early"
+    )
     timeout_s: Positive | None = Field(default=None, description="no new trial is started after this many seconds")
 
 
@@ -236,17 +262,21 @@ class Evaluate(Section):
     """What is measured at the end, on the test part, once."""
 
     metrics: tuple[str, ...] | Literal["auto"] = Field(default="auto", description="auto: all that fit the task")
-    bootstrap: Annotated[int, Field(ge=0)] = Field(default=1000, description="resamples of the test rows for intervals; 0: no intervals")
+    bootstrap: Annotated[int, Field(ge=0)] = Field(
+        default=1000, description="resamples of the test rows for intervals; 0: no intervals"
+    )
     confidence: Fraction = Field(default=0.95, description="of the intervals")
     baseline: Annotated[Part, InRoom("model")] = Field(
-        default={"type": "baseline"}, validate_default=False, description="the simple model that the result is compared with"
+        default=by_default("baseline"), description="the simple model that the result is compared with"
     )
 
 
 class Resources(Section):
     """What one trial uses. As many trials run at once as the machine or cluster holds."""
 
-    workers: Annotated[int, Field(ge=1, le=1)] = Field(default=1, description="processes that train one network together")
+    workers: Annotated[int, Field(ge=1, le=1)] = Field(
+        default=1, description="processes that train one network together"
+    )
     cpus_per_worker: Count = Field(default=1, description="CPU cores, and the threads torch uses")
     gpus_per_worker: NonNegative = Field(default=0.0, description="GPUs, or a fraction of one")
 
@@ -261,10 +291,13 @@ class Experiment(Section):
     representative, good for shapes and for a plan. `reading.close` makes the page of one trial.
     """
 
-    name: Annotated[str, Fixed("it names the run"), Field(min_length=1)] = Field(default="experiment", description="names the run folder")
+    name: Annotated[str, Fixed("it names the run"), Field(min_length=1)] = Field(
+        default="experiment", description="names the run folder"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=0, description="everything random follows from it")
     objective: Annotated[str, Fixed("trials are compared by it")] = Field(
-        default="minimize val_loss", description="`minimize METRIC` or `maximize METRIC`, measured on the validation part"
+        default="minimize val_loss",
+        description="`minimize METRIC` or `maximize METRIC`, measured on the validation part",
     )
     data: Data
     model: Annotated[Part, InRoom("model")] = Field(description="the network")

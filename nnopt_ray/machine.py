@@ -11,7 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-PACKAGES = ("nnopt-ray", "ray", "torch", "numpy", "pandas", "pyarrow", "scikit-learn", "optuna", "pydantic", "safetensors")
+PACKAGES = (
+    "nnopt-ray",
+    "ray",
+    "torch",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "optuna",
+    "pydantic",
+    "safetensors",
+)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """THE straight line: page → data → model → training → evaluation → run folder and report.
 
-    prepared   the data, prepared once and placed in the run folder
-    train_one  a single training (a search puts search.study here)
-    conclude   the winner and the baseline on the test part, once; result.json; the report
+prepared   the data, prepared once and placed in the run folder
+train_one  a single training (a search puts search.study here)
+conclude   the winner and the baseline on the test part, once; result.json; the report
 """
 
 from __future__ import annotations
@@ -138,7 +138,9 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     return found
 
 
-def train_one(experiment: Experiment, run: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool]) -> TrialRow:
+def train_one(
+    experiment: Experiment, run: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool]
+) -> TrialRow:
     """One training, from its newest checkpoint when there is one."""
     from nnopt_ray.train.fit import fit
 
@@ -199,7 +201,7 @@ def conclude(
         )
     closed = reading.close(experiment, winner.params)
     if closed.data != experiment.data:  # the search varied the preparation: the winner's own
-        dataset = prepare.prepare(closed)
+        dataset = prepare.place(prepare.prepare(closed), run.best_data)
     where = machine_for(experiment)
     model = winner_model(closed, run, dataset, winner.trial)
     baseline = baseline_model(closed, dataset, where)
@@ -219,7 +221,8 @@ def conclude(
         baseline_metrics=found.baseline_test.metrics,
         test_metrics=found.winner_test.metrics,
         test_intervals=found.winner_test.intervals,
-        trials={"total": len(rows)} | {s: sum(row.status == s for row in rows) for s in ("finished", "stopped", "failed")},
+        trials={"total": len(rows)}
+        | {s: sum(row.status == s for row in rows) for s in ("finished", "stopped", "failed")},
         epochs_trained=sum(row.epochs for row in rows),
         seconds=seconds,
         decided={**where.decided, **decided},
@@ -259,7 +262,9 @@ def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> 
     from nnopt_ray.train.loop import Trainer
 
     part = experiment.evaluate.baseline
-    page = reading.from_tree({**plain(experiment.tree), "model": part.page()}, experiment.file)
+    tree = plain(experiment.tree)
+    train = {key: value for key, value in tree["train"].items() if key != "from"}  # the weights of another model
+    page = reading.from_tree({**tree, "model": part.page(), "train": train}, experiment.file)
     trainer = Trainer(page, dataset, where, metrics_for(page, dataset))
     while not trainer.done:
         trainer.run_epoch()

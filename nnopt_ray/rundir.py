@@ -124,6 +124,11 @@ class RunDir:
         return self.best / "metrics.json"
 
     @property
+    def best_data(self) -> Path:
+        """The winner's own preparation; only where the search varied it, else `data` serves."""
+        return self.best / "data"
+
+    @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
 
@@ -180,11 +185,14 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    write(path, lambda temporary: temporary.write_bytes(content) and None)
+    def fill(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write(path, fill)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -79,7 +79,8 @@ class Run:
             raise RunFolderError(f"{self.path} has no best model yet: the run is not finished.")
         self.experiment  # noqa: B018 (puts the page's own import paths in place)
         experiment = reading.load(self._dir.best_page)
-        model = pipeline.build_model(experiment, open_dataset(self._dir.data))
+        data = self._dir.best_data if self._dir.best_data.is_dir() else self._dir.data
+        model = pipeline.build_model(experiment, open_dataset(data))
         load_weights(model, self._dir.best_model)
         return model.eval()
 

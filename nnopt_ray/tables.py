@@ -39,11 +39,28 @@ ROOMS: dict[str, Room] = {
         Room("split", "nnopt_ray.data:SPLITS", "nnopt_ray.data.split:Split", "how rows are divided"),
         Room("step", "nnopt_ray.data:STEPS", "nnopt_ray.data.steps:Step", "preprocessing fitted on the training part"),
         Room("model", "nnopt_ray.models:MODELS", "torch.nn:Module", "the network"),
-        Room("optimizer", "nnopt_ray.train:OPTIMIZERS", "nnopt_ray.train.optimizers:Optimizer", "how gradients are applied"),
-        Room("schedule", "nnopt_ray.train:SCHEDULES", "nnopt_ray.train.schedules:Schedule", "the learning rate over time"),
+        Room(
+            "optimizer",
+            "nnopt_ray.train:OPTIMIZERS",
+            "nnopt_ray.train.optimizers:Optimizer",
+            "how gradients are applied",
+        ),
+        Room(
+            "schedule", "nnopt_ray.train:SCHEDULES", "nnopt_ray.train.schedules:Schedule", "the learning rate over time"
+        ),
         Room("loss", "nnopt_ray.train:LOSSES", "nnopt_ray.train.losses:Loss", "what training minimizes"),
-        Room("method", "nnopt_ray.search:SEARCHERS", "nnopt_ray.search.searchers:Method", "how a search chooses its trials"),
-        Room("scheduler", "nnopt_ray.search:SCHEDULERS", "nnopt_ray.search.schedulers:Scheduler", "which trials stop early"),
+        Room(
+            "method",
+            "nnopt_ray.search:SEARCHERS",
+            "nnopt_ray.search.searchers:Method",
+            "how a search chooses its trials",
+        ),
+        Room(
+            "scheduler",
+            "nnopt_ray.search:SCHEDULERS",
+            "nnopt_ray.search.schedulers:Scheduler",
+            "which trials stop early",
+        ),
         Room("metric", "nnopt_ray.evaluate:METRICS", "nnopt_ray.evaluate.metrics:Metric", "how good predictions are"),
     )
 }
@@ -87,7 +104,7 @@ def table(room: str) -> dict[str, str]:
 
 
 def suggestion(word: str, known: list[str]) -> str:
-    """" Did you mean 'x'?" for the nearest of `known`, else the list of what there is."""
+    """ " Did you mean 'x'?" for the nearest of `known`, else the list of what there is."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f" Did you mean '{near[0]}'?"
@@ -107,12 +124,11 @@ def find(room: str, name: str) -> Any:
 def _find(room: str, name: str) -> Any:
     names = table(room)
     path = names.get(name, name)
-    if name not in names:
-        if name.count(":") != 1 or not all(name.split(":")):
-            raise PartError(
-                f"unknown {room} '{name}'.{suggestion(name, list(names))} "
-                "A part of your own is written package.module:Class."
-            )
+    if name not in names and (name.count(":") != 1 or not all(name.split(":"))):
+        raise PartError(
+            f"unknown {room} '{name}'.{suggestion(name, list(names))} "
+            "A part of your own is written package.module:Class."
+        )
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)

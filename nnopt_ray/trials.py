@@ -46,8 +46,6 @@ def read_table(path: Path) -> list[TrialRow]:
     rows = []
     for line in pq.read_table(path).to_pylist():
         params = {k.removeprefix("param."): v for k, v in line.items() if k.startswith("param.") and v is not None}
-        metrics = {
-            k: v for k, v in line.items() if k not in FIXED and not k.startswith("param.") and v is not None
-        }
+        metrics = {k: v for k, v in line.items() if k not in FIXED and not k.startswith("param.") and v is not None}
         rows.append(TrialRow(params=params, metrics=metrics, **{name: line[name] for name in FIXED}))
     return rows

@@ -318,8 +318,8 @@ def test_no_notes_to_self() -> None:
     assert not found, "\n".join(found)
 
 
-# The README's tree. A line is `name   text`; a folder's name ends with a slash, a line of the form
-# `name/   a, b, c` lists the modules of a room, and two more columns of indentation is one level deeper.
+# The README's tree. A line is `name   text`, and a folder's name ends with a slash. What stands two columns
+# further in is inside that folder; inside a room of the package such lines only list its modules, `a, b, c`.
 
 
 def readme_tree() -> dict[str, str]:
@@ -333,13 +333,15 @@ def readme_tree() -> dict[str, str]:
         if not line.strip():
             continue
         indent = len(line) - len(line.lstrip())
-        name, _, text = line.strip().partition(" ")
         folders = [(depth, folder) for depth, folder in folders if depth < indent]
-        path = "".join(folder for _, folder in folders) + name
-        assert path not in tree, f"{path} stands twice in README's tree"
-        tree[path] = text.strip()
-        if name.endswith("/"):
-            folders.append((indent, name))
+        inside_room = len(folders) == 2
+        words = line.replace(",", " ").split() if inside_room else [line.split()[0]]
+        for name in words:
+            path = "".join(folder for _, folder in folders) + name
+            assert path not in tree, f"{path} stands twice in README's tree"
+            tree[path] = "" if inside_room else line.strip().removeprefix(name).strip()
+        if words[0].endswith("/"):
+            folders.append((indent, words[0]))
     return tree
 
 
@@ -368,21 +370,17 @@ def test_readme_tree_is_the_real_one_at_the_top() -> None:
 
 
 def test_readme_tree_is_the_real_one_in_the_package() -> None:
-    tree = {
-        path.removeprefix("nnopt_ray/"): text for path, text in readme_tree().items() if path.startswith("nnopt_ray/")
-    }
-    shown = {path for path in tree if path}
+    shown = {path.removeprefix("nnopt_ray/") for path in readme_tree() if path.startswith("nnopt_ray/")} - {""}
     there = {f"{p.name}/" if p.is_dir() else p.name for p in PACKAGE.iterdir() if p.name != "__pycache__"}
-    assert shown == there
-    for room in sorted(path for path in shown if path.endswith("/")):
-        listed = [word.strip() for word in tree[room].partition("·")[0].split(",")]
-        files = {
-            p.name.removesuffix(".py")
-            for p in (PACKAGE / room).iterdir()
-            if p.name not in {"__init__.py", "__pycache__"}
-        }
-        assert set(listed) == files, f"README's tree, {room}"
-        assert len(listed) == len(files), f"README's tree, {room}: a name stands twice"
+    assert {path for path in shown if "/" not in path.rstrip("/")} == there
+    rooms = {path for path in there if path.endswith("/")}
+    inside_rooms = {
+        f"{room}{file.name.removesuffix('.py')}"
+        for room in rooms
+        for file in (PACKAGE / room).iterdir()
+        if file.name not in {"__init__.py", "__pycache__"}
+    }
+    assert shown - there == inside_rooms
 
 
 def test_the_order_of_the_rooms_is_the_one_in_the_contributing_page() -> None:

@@ -55,8 +55,15 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     dashboard = free_port()
     # A socket's path may have 107 characters, and pytest's folders are long.
     short = Path("/tmp") / f"nnopt-head-{os.getpid()}"
-    words = ["ray", "start", "--head", "--block", f"--port={free_port()}", f"--dashboard-port={dashboard}",
-             "--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}", "--num-cpus=2", f"--temp-dir={short}"]  # fmt: skip
+    options = {
+        "port": free_port(),
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard,
+        "dashboard-agent-listen-port": free_port(),
+        "num-cpus": 2,
+        "temp-dir": short,
+    }
+    words = ["ray", "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{dashboard}"

@@ -25,7 +25,6 @@ from plotly.offline import get_plotlyjs
 
 import nnopt_ray
 from nnopt_ray import reading, rundir
-from nnopt_ray.data.types import Column
 from nnopt_ray.errors import RunFolderError
 from nnopt_ray.experiment import Experiment, Range
 from nnopt_ray.report import words

@@ -16,7 +16,9 @@ def test_asha_decides_as_tune_when_it_sees_every_epoch(seed: int, grace: int, fa
     draw = np.random.default_rng(seed)
     mode = "min" if seed % 2 else "max"
     judge = Asha(grace_period=grace, reduction_factor=factor).start(mode, epochs)
-    tune = ASHAScheduler(time_attr=EPOCH, metric=METRIC, mode=mode, max_t=epochs, grace_period=grace, reduction_factor=factor)
+    tune = ASHAScheduler(
+        time_attr=EPOCH, metric=METRIC, mode=mode, max_t=epochs, grace_period=grace, reduction_factor=factor
+    )
     alive: dict[str, tuple[TrialCard, int]] = {}
     waiting = [f"t{i}" for i in range(40)]
     stopped = 0

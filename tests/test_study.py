@@ -123,9 +123,11 @@ def test_a_trial_run_alone_gives_the_same_numbers(here: Path) -> None:
 
 def test_failed_trials_are_rows_with_their_reasons(here: Path) -> None:
     page = write_page(
-        here, model={"type": "moody_parts:Moody", "mood": {"choice": ["good", "broken", "nan"]}}, search={"method": "grid"},
+        here,
+        model={"type": "moody_parts:Moody", "mood": {"choice": ["good", "broken", "nan"]}},
+        search={"method": "grid"},
         train={"epochs": 3},
-    )  # fmt: skip
+    )
     run = nn.run(nn.load(page), here / "out")
     table = run.trials.set_index("param.model.mood")
     assert table.loc["good", "status"] == "finished"
@@ -139,13 +141,15 @@ def test_failed_trials_are_rows_with_their_reasons(here: Path) -> None:
 
 def test_the_same_fault_three_times_ends_the_study_with_one_sentence(here: Path) -> None:
     page = write_page(here, model={"type": "moody_parts:Moody", "mood": "broken"})
-    with pytest.raises(nn.RunFailed, match="3 trials in a row failed in the same way.*cannot be built"):
+    with pytest.raises(nn.RunFailed, match=r"3 trials in a row failed in the same way.*cannot be built"):
         nn.run(nn.load(page), here / "out")
 
 
 def test_a_study_without_any_value_says_why(here: Path) -> None:
-    page = write_page(here, model={"type": "moody_parts:Moody", "mood": "nan"}, search={"method": "random", "trials": 2})
-    with pytest.raises(nn.RunFailed, match="no trial gave a value for val_loss.*became nan"):
+    page = write_page(
+        here, model={"type": "moody_parts:Moody", "mood": "nan"}, search={"method": "random", "trials": 2}
+    )
+    with pytest.raises(nn.RunFailed, match=r"no trial gave a value for val_loss.*became nan"):
         nn.run(nn.load(page), here / "out")
 
 
@@ -206,3 +210,27 @@ def test_a_run_folder_in_use_names_its_holder(here: Path) -> None:
     folder = pipeline.begin(experiment, here / "out")
     with pipeline.holding(folder), pytest.raises(nn.RunFolderError, match=r"in use by process \d+"):
         nn.resume(folder.root)
+
+
+def test_a_search_over_the_preparation_keeps_the_winners_own(here: Path) -> None:
+    """Encodings change the shapes: the model in best/ goes with the data in best/data."""
+    import torch
+
+    rows = [f"{i % 7},{'abcdefg'[i % 7]},{'yes' if i % 7 > 3 else 'no'}" for i in range(140)]
+    (here / "rows.csv").write_text("\n".join(["x,kind,y", *rows]) + "\n")
+    page = write_page(
+        here,
+        data={
+            "source": {"type": "csv", "path": "rows.csv"},
+            "target": "y",
+            "steps": [{"type": "encode", "method": {"choice": ["ordinal", "one_hot"]}}],
+        },
+        model={"type": "mlp", "widths": [4]},
+        train={"epochs": 4},
+        search={"method": "grid"},
+    )
+    run = nn.run(nn.load(page), here / "out")
+    won = run.best["values"]["data.steps.0.method"]
+    columns = {"ordinal": 2, "one_hot": 8}[won]
+    assert run.model()(torch.zeros(3, columns)).shape == (3, 2)
+    assert len(run.trials) == 2

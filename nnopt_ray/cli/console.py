@@ -78,7 +78,8 @@ class Screen(Watch):
     def epoch(self, epoch: Epoch) -> None:
         shown = "  ".join(f"{name} {number(value)}" for name, value in epoch.metrics.items())
         events = f"  ({'; '.join(epoch.events)})" if epoch.events else ""
-        self.note(f"epoch {epoch.epoch + 1:>{len(str(self._epochs_planned))}}/{self._epochs_planned}  {shown}  lr {number(epoch.lr)}{events}")
+        planned = self._epochs_planned
+        self.note(f"epoch {epoch.epoch + 1:>{len(str(planned))}}/{planned}  {shown}  lr {number(epoch.lr)}{events}")
 
     def progress(self, running: int, epochs: int) -> None:
         if self._first_epochs is None:
@@ -114,8 +115,14 @@ class Screen(Watch):
         table.add_row("trials", f"{over} of {self._total} done  {self._running} running  "
                                 f"{self._done['stopped']} stopped early  {self._done['failed']} failed")  # fmt: skip
         if self._best is not None:
-            table.add_row("best", f"{self._metric} {number(self._best.value)}  trial {self._best.trial}  {said(self._best.params)}")
-        table.add_row("speed", f"{rate:.1f} epochs/s on {self._workers} workers" + ("" if left is None else f"  about {left:.0f} s left"))
+            table.add_row(
+                "best",
+                f"{self._metric} {number(self._best.value)}  trial {self._best.trial}  {said(self._best.params)}",
+            )
+        table.add_row(
+            "speed",
+            f"{rate:.1f} epochs/s on {self._workers} workers" + ("" if left is None else f"  about {left:.0f} s left"),
+        )
         return table
 
 

@@ -77,7 +77,8 @@ def _summary(result: dict[str, Any], screen: Any) -> None:
     best = result["best"]
     metric = result["objective"]["metric"]
     values = f"  {said(best['values'])}" if best["values"] else ""
-    screen.note(f"best: trial {best['trial']}, {metric} {number(best['metrics'].get(metric))} at epoch {best['epoch'] + 1}{values}")
+    value = number(best["metrics"].get(metric))
+    screen.note(f"best: trial {best['trial']}, {metric} {value} at epoch {best['epoch'] + 1}{values}")
     base = result["baseline"]
     screen.note(f"{'on the test part':<24}{'best':<10}{'interval':<20}{base['type']}")
     for name, value in result["test"].items():

@@ -28,20 +28,34 @@ def ls(
     from nnopt_ray.runs import default_parent
 
     where = parent or default_parent()
-    lines = [_line(RunDir(path)) for path in sorted(where.iterdir()) if (path / "resolved.yaml").is_file()] if where.is_dir() else []
+    lines = (
+        [_line(RunDir(path)) for path in sorted(where.iterdir()) if (path / "resolved.yaml").is_file()]
+        if where.is_dir()
+        else []
+    )
     if json_:
         print(json.dumps({"runs": lines}, ensure_ascii=False))
         return
     if not lines:
         print(f"No runs in {where}.")
         return
-    _print(["run", "status", "objective", "value", "trials", "seconds"], [[line[k] for k in ("run", "status", "objective", "value", "trials", "seconds")] for line in lines])
+    _print(
+        ["run", "status", "objective", "value", "trials", "seconds"],
+        [[line[k] for k in ("run", "status", "objective", "value", "trials", "seconds")] for line in lines],
+    )
 
 
 def _line(run: RunDir) -> dict[str, Any]:
     if not run.result.is_file():
         asked = sum(1 for event in read_lines(run.journal) if event.get("event") == "asked")
-        return {"run": str(run.root), "status": "not finished", "objective": "", "value": None, "trials": asked, "seconds": None}
+        return {
+            "run": str(run.root),
+            "status": "not finished",
+            "objective": "",
+            "value": None,
+            "trials": asked,
+            "seconds": None,
+        }
     result = read_json(run.result)
     metric = result["objective"]["metric"]
     return {
@@ -73,8 +87,9 @@ def show(
     sign = 1.0 if reopen(run).mode == "min" else -1.0
     rows = sorted(read_table(run.trials_table), key=lambda row: (row.value is None, sign * (row.value or 0.0)))
     if json_:
-        print(json.dumps({"trials": [{"trial": r.trial, "status": r.status, "reason": r.reason, "value": r.value,
-              "epochs": r.epochs, "seconds": r.seconds, "params": dict(r.params)} for r in rows]}, ensure_ascii=False))  # fmt: skip
+        told = ("trial", "status", "reason", "value", "epochs", "seconds")
+        lines = [{**{name: getattr(row, name) for name in told}, "params": dict(row.params)} for row in rows]
+        print(json.dumps({"trials": lines}, ensure_ascii=False))
         return
     _print(
         ["trial", "status", "value", "epochs", "seconds", "values", "reason"],
@@ -85,13 +100,18 @@ def show(
 def _show_trial(run: RunDir, trial: str, json_: bool) -> None:
     known = sorted(path.name for path in run.trials.iterdir()) if run.trials.is_dir() else []
     if trial not in known:
-        raise UserError(f"{run.root} has no trial '{trial}'. There are: {', '.join(known[:10])}{' ...' * (len(known) > 10)}")
+        raise UserError(
+            f"{run.root} has no trial '{trial}'. There are: {', '.join(known[:10])}{' ...' * (len(known) > 10)}"
+        )
     lines = list(read_lines(run.trial(trial).history))
     if json_:
         print(json.dumps({"trial": trial, "history": lines}, ensure_ascii=False))
         return
     names = [name for name in (lines[0] if lines else {}) if name not in ("events", "epoch")]
-    _print(["epoch", *names, "events"], [[line["epoch"] + 1, *(line.get(n) for n in names), "; ".join(line["events"])] for line in lines])
+    _print(
+        ["epoch", *names, "events"],
+        [[line["epoch"] + 1, *(line.get(n) for n in names), "; ".join(line["events"])] for line in lines],
+    )
     print(f"page: {run.trial(trial).page}")
 
 

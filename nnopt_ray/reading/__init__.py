@@ -3,8 +3,9 @@
 yaml_text   text → plain data with places, and back        ranges      {log: [...]}: rules, values to try
 places      where things stand; the list of faults         sentences   rule, value and cure of one misfit
 keys        what a key takes, from models and signatures   closing     a value put at a path; ranges closed
-resolve     the walk that checks and fills in              rules       what keys must be to each other
-page        load, from_tree, close, dump                   describing, schema   what can be said
+resolve     the walk over sections and parts               values      the walk's single values
+rules       what keys must be to each other                page        load, from_tree, close, dump
+describing, schema   what can be said: for people, for editors
 """
 
 from nnopt_ray.reading.page import close, dump, from_tree, load

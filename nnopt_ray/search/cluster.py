@@ -28,8 +28,9 @@ class Cluster:
         by_gpu = by_cpu if resources.gpus_per_worker == 0 else int(self.gpus / resources.gpus_per_worker + 1e-9)
         if by_cpu < 1 or by_gpu < 1:
             raise UserError(
-                f"a worker needs {resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs, and there are "
-                f"{self.cpus:g} CPUs and {self.gpus:g} GPUs. Lower resources.cpus_per_worker or resources.gpus_per_worker."
+                f"a worker needs {resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs, and there "
+                f"are {self.cpus:g} CPUs and {self.gpus:g} GPUs. Lower resources.cpus_per_worker or "
+                "resources.gpus_per_worker."
             )
         return min(by_cpu, by_gpu)
 

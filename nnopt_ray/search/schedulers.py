@@ -7,7 +7,7 @@ light record, the study as the `tune_controller`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 

@@ -162,7 +162,9 @@ class _OptunaAsker(Asker):
             # Ray calls Optuna's storage and study in ways that newer Optunas mark as deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
-            self._search = OptunaSearch(space=self._define, metric=experiment.metric, mode=experiment.mode, sampler=sampler)
+            self._search = OptunaSearch(
+                space=self._define, metric=experiment.metric, mode=experiment.mode, sampler=sampler
+            )
 
     def _define(self, trial: Any) -> None:
         self._point = params(self._tree, lambda _path, branch, range_: _suggest(trial, branch, range_))
@@ -237,5 +239,3 @@ class _Recorder:
                 distribution = IntDistribution(0, (points(range_) or 1) - 1)
         self.values[branch], self.distributions[branch] = told, distribution
         return told if range_.kind == "choice" else given
-
-

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def points(range_: Range) -> int | None:
         case "int" | "log_int":
             return int(range_.values[1]) - int(range_.values[0]) + 1
         case "step":
-            low, high, step = range_.values
+            low, high, step = (float(end) for end in range_.values)
             # Half a billionth of a step forgives decimal steps such as 0.1 that binary cannot hold.
             return math.floor((high - low) / step + 1e-9) + 1
     return None
@@ -55,7 +56,9 @@ def value(range_: Range, index: int) -> Any:
             return index
         case "step":
             low, _, step = range_.values
-            return low + index * step if all(isinstance(v, int) for v in range_.values) else round(low + index * step, 12)
+            return (
+                low + index * step if all(isinstance(v, int) for v in range_.values) else round(low + index * step, 12)
+            )
     return int(range_.values[0]) + index
 
 
@@ -69,20 +72,22 @@ def grid(tree: Mapping[str, Any]) -> Iterator[Params]:
     while True:
         taken: list[tuple[int, int]] = []  # (index, how many there are) on this way through the page
 
-        def counting(_path: str, _branch: str, range_: Range, taken: list[tuple[int, int]] = taken) -> Any:
-            total = points(range_)
-            assert total is not None, "reading refuses a grid over a continuous range"
-            index = prefix[len(taken)] if len(taken) < len(prefix) else 0
-            taken.append((index, total))
-            return value(range_, index)
-
-        yield params(tree, counting)
+        yield params(tree, partial(_count, prefix, taken))
         while taken and taken[-1][0] + 1 >= taken[-1][1]:
             taken.pop()
         if not taken:
             return
         prefix = [index for index, _ in taken]
         prefix[-1] += 1
+
+
+def _count(prefix: list[int], taken: list[tuple[int, int]], _path: str, _branch: str, range_: Range) -> Any:
+    """Follow `prefix` through the page, then take the first of everything; note the way in `taken`."""
+    total = points(range_)
+    assert total is not None, "reading refuses a grid over a continuous range"
+    index = prefix[len(taken)] if len(taken) < len(prefix) else 0
+    taken.append((index, total))
+    return value(range_, index)
 
 
 def distinct_grid(tree: Mapping[str, Any]) -> list[Params]:
@@ -106,7 +111,9 @@ def random_point(tree: Mapping[str, Any], seed: int, number: int) -> Params:
                 # exp(log(x)) may leave the range by one unit in the last place.
                 return min(max(float(math.exp(generator.uniform(math.log(low), math.log(high)))), low), high)
             case "log_int":
-                return min(max(round(math.exp(generator.uniform(math.log(low - 0.5), math.log(high + 0.5)))), low), high)
+                return min(
+                    max(round(math.exp(generator.uniform(math.log(low - 0.5), math.log(high + 0.5)))), low), high
+                )
         count = points(range_)
         assert count is not None
         return value(range_, int(generator.integers(count)))

@@ -21,8 +21,8 @@ from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import journal as journals
 from nnopt_ray.search.cluster import Cluster, connected
 from nnopt_ray.search.ledger import Ledger, Trial, page_digest
-from nnopt_ray.trials import write_table
 from nnopt_ray.search.worker import Failure, Slice, Worker
+from nnopt_ray.trials import write_table
 
 if TYPE_CHECKING:
     from nnopt_ray.pipeline import Watch
@@ -84,7 +84,9 @@ class Study:
 
     def run(self, address: str | None, should_stop: Callable[[], bool]) -> tuple[TrialRow, ...]:
         """Run to the end, or until `should_stop`. Returns a row per trial asked so far."""
-        deadline = None if self.experiment.search.timeout_s is None else time.monotonic() + self.experiment.search.timeout_s
+        deadline = (
+            None if self.experiment.search.timeout_s is None else time.monotonic() + self.experiment.search.timeout_s
+        )
         try:
             with connected(address) as cluster:
                 self._drive(cluster, lambda: should_stop(), deadline)
@@ -248,7 +250,11 @@ def most_epochs(experiment: Experiment) -> int:
     """The longest training that a trial of this page may have; epochs can be searched too."""
     listed = experiment.search.trials if isinstance(experiment.search.trials, tuple) else ()
     by_hand = [int(trial["train.epochs"]) for trial in listed if "train.epochs" in trial]
-    opened = [int(max(range_.values[:2] if range_.kind == "step" else range_.values)) for path, range_ in experiment.space if path == "train.epochs"]
+    opened = [
+        int(max(range_.values[:2] if range_.kind == "step" else range_.values))
+        for path, range_ in experiment.space
+        if path == "train.epochs"
+    ]
     return max([experiment.train.epochs, *by_hand, *opened])
 
 

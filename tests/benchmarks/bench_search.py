@@ -35,7 +35,7 @@ train:
 search: {{method: random, trials: {TRIALS}}}
 """
 
-COMMON = f"""
+COMMON = """
 import os, json, time
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import numpy as np, torch, ray
@@ -66,7 +66,7 @@ def epoch(model, optimizer, x, y, xv, yv):
         return dict(val_loss=nn.functional.cross_entropy(out, yv).item(),
                     val_accuracy=(out.argmax(1) == yv).float().mean().item())
 
-SPACE = {{"lr": tune.loguniform(1e-4, 1e-1)}}
+SPACE = {"lr": tune.loguniform(1e-4, 1e-1)}
 """
 
 DEFAULTS = (
@@ -125,7 +125,10 @@ def main() -> None:
         folder = Path(name)
         for file, text in (("page.yaml", PAGE), ("defaults.py", DEFAULTS), ("reused.py", REUSED)):
             (folder / file).write_text(text)
-        contestants = {"nnopt": [sys.executable, "-m", "nnopt_ray", "run", "page.yaml"], "tune, reused actors": [sys.executable, "reused.py"]}
+        contestants = {
+            "nnopt": [sys.executable, "-m", "nnopt_ray", "run", "page.yaml"],
+            "tune, reused actors": [sys.executable, "reused.py"],
+        }
         times: dict[str, list[float]] = {contestant: [] for contestant in contestants}
         seconds(contestants["nnopt"], folder)  # fills the data cache, as any second run finds it
         for _ in range(3):
@@ -136,10 +139,12 @@ def main() -> None:
         ours = statistics.median(times["nnopt"])
         result = json.loads(max(folder.glob("runs/*/result.json")).read_text())
     print(f"digits MLP, {TRIALS} trials of {EPOCHS} epochs, whole command, {os.cpu_count()} cores")
-    print(f"  (nnopt also evaluates on the test part and writes a report; its search alone took {result['decided'].get('search_s', '?')} s)")
+    search_s = result["decided"]["search_s"]
+    print(f"  (nnopt also evaluates on the test part and writes a report; its search alone took {search_s} s)")
     for contestant, took in times.items():
         median = statistics.median(took)
-        print(f"  {contestant:<22} {median:7.1f} s   {median / ours:5.1f} x nnopt   ({', '.join(f'{t:.1f}' for t in took)})")
+        each = ", ".join(f"{one:.1f}" for one in took)
+        print(f"  {contestant:<22} {median:7.1f} s   {median / ours:5.1f} x nnopt   ({each})")
 
 
 if __name__ == "__main__":

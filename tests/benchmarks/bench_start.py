@@ -1,6 +1,6 @@
 """From the shell prompt: seconds until `check` answers, until the first epoch is trained, until the report is there.
 
-    python tests/benchmarks/bench_start.py
+python tests/benchmarks/bench_start.py
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def lines_until(command: list[str], folder: Path, marks: dict[str, str]) -> dict
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "single.yaml").write_text(PAGE.replace("LR", "0.01").replace("search: {method: random, trials: 4}", ""))
+        (folder / "single.yaml").write_text(
+            PAGE.replace("LR", "0.01").replace("search: {method: random, trials: 4}", "")
+        )
         (folder / "search.yaml").write_text(PAGE.replace("LR", "{log: [1e-3, 1e-1]}"))
         program = [sys.executable, "-m", "nnopt_ray"]
         contests = {
