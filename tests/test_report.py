@@ -421,6 +421,8 @@ def test_an_interrupted_search_has_a_report_that_says_what_is_missing(table: str
     assert back.rows[-1].epochs == last.epochs - 1
     assert back.best is not None
     assert back.best.value == min(row.value for row in told.rows[:-1] if row.value is not None)
+    assert f"{words.number(back.best.value)}not measured on the test part yet" in text.replace("\n", "")
+    assert [item.title for item in advice(back)] == ["Let it finish"]
 
 
 def test_an_interrupted_training_shows_its_epochs(tmp_path: Path) -> None:
@@ -559,7 +561,15 @@ def searched(opened: dict[str, Any], path: str, best: Any, **more: Any) -> Facts
         TrialRow(f"{i:04d}", "finished", "", {path: value}, 20, 10, 1.0, 0.5 + 0.01 * i, {"val_loss": 0.5 + 0.01 * i})
         for i, value in enumerate(near)
     )
-    return Facts(experiment, rows=rows, **more)
+    return finished(experiment, rows, **more)
+
+
+def finished(experiment: Experiment, rows: tuple[TrialRow, ...], **more: Any) -> Facts:
+    return replace(facts("single"), experiment=experiment, rows=rows, **{**NOTHING, **more})
+
+
+# What the rules under test do not look at.
+NOTHING: dict[str, Any] = {"history": (), "winner": {}, "baseline": {}, "gains": {}, "summary": None}
 
 
 def opened_page(path: str, opened: Any) -> Experiment:
@@ -608,7 +618,7 @@ def test_a_line_in_a_choice_says_which() -> None:
     experiment = opened_page("train.optimizer", optimizer)
     values = {"train.optimizer": "sgd", "train.optimizer.lr": 0.1}
     rows = tuple(TrialRow(f"{i}", "finished", "", values, 20, 10, 1.0, 1.0 + i, {}) for i in range(5))
-    found = advice(Facts(experiment, rows=rows))
+    found = advice(finished(experiment, rows))
     assert found[0].page == "lr: {log: [0.001, 1.0]}   # in train.optimizer, choice sgd"
 
 
@@ -642,7 +652,7 @@ def trained(values: list[float], epochs: int, train: list[float] | None = None) 
     best = int(np.argmin(values))
     history = curve(values, train)
     row = TrialRow("0001", "finished", "all epochs done", {}, len(values), best, 1.0, values[best], {}, history)
-    return Facts(experiment, rows=(row,), history=history)
+    return finished(experiment, (row,), history=history)
 
 
 def test_still_falling_at_the_end_brings_more_epochs() -> None:

@@ -84,7 +84,7 @@ def _read(path: Path, places: Places) -> Any:
         with path.open("rb") as stream:
             content = stream.read(yaml_text.MAX_BYTES + 1)
     except FileNotFoundError:
-        places.add((), "", "there is no such file. `nnopt init DATA --target COLUMN` writes a page to start from.")
+        places.add((), "", "there is no such file.")
         return BROKEN
     except IsADirectoryError:
         pages = sorted(str(path / found.name) for found in path.glob("*.y*ml"))[:3]

@@ -27,14 +27,18 @@ SMALL_VALIDATION = 300  # rows; below it one standard error of an accuracy of 0.
 
 def advice(facts: Facts) -> tuple[Advice, ...]:
     """The most important first."""
+    if facts.result is None:
+        unfinished = "The run was interrupted, or is still going on elsewhere. What was done is kept."
+        return (Advice("Let it finish", unfinished, "nnopt resume RUN   # RUN: the folder of this file"),)
+    noise = tuple(_noise(facts))
     found = [
-        *_no_gain(facts),
         *_failures(facts),
-        *_edges(facts),
         *_more_epochs(facts),
-        *_more_trials(facts),
+        *_edges(facts),
+        *_no_gain(facts),
         *_overfit(facts),
-        *_noise(facts),
+        *(() if noise else _more_trials(facts)),  # a new best among equals comes late as often as early
+        *noise,
         *_small_validation(facts),
     ]
     return tuple(found[:MOST])

@@ -13,7 +13,12 @@ def summary(facts: Facts) -> Section:
     metric = headline(facts)
     test = facts.winner.get("test")
     level = f"{100 * facts.experiment.evaluate.confidence:.3g}{words.NBSP}%"
-    value, between, label = "–", "", "No score on the test part yet"
+    value, between, label = "–", "", "No score yet"
+    best = facts.best
+    if test is None and best is not None and best.value is not None:
+        value = words.score(facts.experiment.metric, best.value)
+        label = f"{words.capital(words.metric_name(facts.experiment.metric))}, the best so far"
+        between = "not measured on the test part yet"
     if test is not None and metric in test.metrics:
         label = f"{words.capital(words.metric_name(metric))} on the test part"
         value = words.score(metric, test.metrics[metric])
@@ -57,7 +62,7 @@ def verdict_of(facts: Facts, metric: str) -> tuple[str, Tone]:
     """The gain over the baseline in words; nothing is called better that its interval does not show."""
     test, simple = facts.winner.get("test"), facts.baseline.get("test")
     if test is None or simple is None:
-        return "It has not been compared with the baseline.", "muted"
+        return "Not compared with the baseline yet.", "muted"
     name = baseline_name(facts)
     gain = facts.gains.get(metric)
     if gain is not None:
@@ -96,9 +101,9 @@ def gain_words(gain: Gain, name: str) -> tuple[str, Tone]:
     if gain.high < 0:
         ends = [words.signed(gain.metric, -end).lstrip("+") for end in (gain.high, gain.low)]
         return f"Worse than the baseline ({name}) by {size} ({ends[0]} to {ends[1]}).", "bad"
-    side = "more" if gain.value >= 0 else "less"
+    side = "ahead" if gain.value >= 0 else "behind"
     return (
-        f"Not clearly better than the baseline ({name}): {size} {side}, and anything from "
+        f"Not clearly better than the baseline ({name}): {side} by {size}, and anything from "
         f"{words.signed(gain.metric, gain.low)} to {words.signed(gain.metric, gain.high)} fits the test rows.",
         "",
     )

@@ -17,8 +17,6 @@ from pydantic import Field
 from nnopt_ray.experiment import Experiment, Range
 from nnopt_ray.search.space import Params, distinct_grid, params, points, random_point, value
 
-DEFAULT_TRIALS = 20
-
 
 class Asker(ABC):
     """One study's source of trials. `total` is how many it will give."""
@@ -104,7 +102,8 @@ class Random(Method):
 
 def trial_count(experiment: Experiment) -> int:
     trials = experiment.search.trials
-    return trials if isinstance(trials, int) else DEFAULT_TRIALS
+    assert isinstance(trials, int), "reading fills in how many trials a search has"
+    return trials
 
 
 class Bayesian(Method):
