@@ -63,16 +63,10 @@ def begin(experiment: Experiment, parent: Path) -> RunDir:
     resolved = reading.dump(experiment)
     given = experiment.file.read_text(encoding="utf-8") if experiment.file and experiment.file.is_file() else resolved
     rundir.write_text(run.page, given)
-    facts = machines.environment() | {"seed": experiment.seed, "import_paths": import_paths(experiment)}
+    facts = machines.environment() | {"seed": experiment.seed, "import_paths": reading.import_paths(experiment.file)}
     rundir.write_json(run.environment, facts)
     rundir.write_text(run.resolved, resolved)
     return run
-
-
-def import_paths(experiment: Experiment) -> list[str]:
-    """Where a page's own parts are looked for: beside the page, then in the current directory."""
-    beside = [str(experiment.file.resolve().parent)] if experiment.file else []
-    return list(dict.fromkeys([*beside, str(Path.cwd())]))
 
 
 @contextmanager

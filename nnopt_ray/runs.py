@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from nnopt_ray.data.types import Dataset
+    from nnopt_ray.search.cluster import RaySession
 
 
 class Run:
@@ -118,10 +119,10 @@ def run(
     on; without it, and outside a Ray job, an embedded Ray. Raises RunFailed, UserError, and
     Interrupted when `should_stop` became true.
     """
-    with telling_own_faults(experiment):
+    with telling_own_faults(experiment), _ray_for(experiment, address) as session:
         dataset = pipeline.prepared(experiment)
-    folder = pipeline.begin(experiment, Path(out) if out is not None else default_parent())
-    return _go(experiment, folder, dataset, address, watch or Watch(), should_stop)
+        folder = pipeline.begin(experiment, Path(out) if out is not None else default_parent())
+        return _go(experiment, folder, dataset, session, watch or Watch(), should_stop)
 
 
 def resume(
@@ -135,7 +136,18 @@ def resume(
     found = Run(Path(path))
     if found.finished:
         return found
-    return _go(found.experiment, RunDir(found.path), None, address, watch or Watch(), should_stop)
+    with _ray_for(found.experiment, address) as session:
+        return _go(found.experiment, RunDir(found.path), None, session, watch or Watch(), should_stop)
+
+
+def _ray_for(experiment: Experiment, address: str | None) -> AbstractContextManager[RaySession | None]:
+    """Ray starts while the data is prepared; a single training needs none."""
+    if not experiment.is_search:
+        return nullcontext()
+    from nnopt_ray.search.cluster import RaySession
+    from nnopt_ray.search.worker import Worker
+
+    return RaySession(address, experiment.resources, Worker, list(sys.path))
 
 
 def reopen(folder: RunDir) -> Experiment:
@@ -150,7 +162,7 @@ def _go(
     experiment: Experiment,
     folder: RunDir,
     dataset: Dataset | None,
-    address: str | None,
+    session: RaySession | None,
     watch: Watch,
     should_stop: Callable[[], bool],
 ) -> Run:
@@ -160,8 +172,8 @@ def _go(
                 dataset = pipeline.placed(dataset, folder, watch)
             else:
                 dataset = _data_of(experiment, folder, watch)
-            if experiment.is_search:
-                _search(experiment, folder, dataset, address, watch, should_stop)
+            if session is not None:
+                _search(experiment, folder, dataset, session, watch, should_stop)
             else:
                 pipeline.run_single(experiment, folder, dataset, watch, should_stop)
         except (KeyboardInterrupt, Interrupted) as error:
@@ -233,7 +245,7 @@ def _search(
     experiment: Experiment,
     folder: RunDir,
     dataset: Dataset,
-    address: str | None,
+    session: RaySession,
     watch: Watch,
     should_stop: Callable[[], bool],
 ) -> None:
@@ -241,7 +253,8 @@ def _search(
 
     began = time.monotonic()
     study = Study(experiment, folder, watch)
-    rows = study.run(address, should_stop)
+    rows = study.run(session, should_stop)
+    session.close()
     if should_stop():
         raise Interrupted("stopped")
     decided = {**pipeline.decided_data(dataset), **study.decided, "search_s": f"{time.monotonic() - began:.1f}"}

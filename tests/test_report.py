@@ -565,11 +565,11 @@ def searched(opened: dict[str, Any], path: str, best: Any, **more: Any) -> Facts
 
 
 def finished(experiment: Experiment, rows: tuple[TrialRow, ...], **more: Any) -> Facts:
-    return replace(facts("single"), experiment=experiment, rows=rows, **{**NOTHING, **more})
-
-
-# What the rules under test do not look at.
-NOTHING: dict[str, Any] = {"history": (), "winner": {}, "baseline": {}, "gains": {}, "summary": None}
+    """A finished run whose best trial is the first; only what `more` holds is known beside the trials."""
+    told = facts("single").result
+    assert told is not None
+    result = replace(told, best_trial=rows[0].trial, best_values=rows[0].params)
+    return Facts(experiment, result, rows, **more)
 
 
 def opened_page(path: str, opened: Any) -> Experiment:

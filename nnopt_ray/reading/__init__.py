@@ -4,10 +4,10 @@ yaml_text   text → plain data with places, and back        ranges      {log: [
 places      where things stand; the list of faults         sentences   rule, value and cure of one misfit
 keys        what a key takes, from models and signatures   closing     a value put at a path; ranges closed
 resolve     the walk over sections and parts               values      the walk's single values
-rules       what keys must be to each other                page        load, from_tree, close, dump
+rules       what keys must be to each other                page        load, from_tree, close, dump, import_paths
 describing, schema   what can be said: for people, for editors
 """
 
-from nnopt_ray.reading.page import close, dump, from_tree, load
+from nnopt_ray.reading.page import close, dump, from_tree, import_paths, load, make_importable
 
-__all__ = ["close", "dump", "from_tree", "load"]
+__all__ = ["close", "dump", "from_tree", "import_paths", "load", "make_importable"]

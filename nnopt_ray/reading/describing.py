@@ -10,6 +10,7 @@ from nnopt_ray import tables
 from nnopt_ray.errors import PartError, UserError
 from nnopt_ray.experiment import Experiment, Section
 from nnopt_ray.reading.keys import Key, as_tree, keys_of, summary
+from nnopt_ray.reading.page import make_importable
 
 RANGES = (
     "A value may be opened for a search by a range in its place: {uniform: [low, high]}, {log: [low, high]}, "
@@ -25,6 +26,8 @@ def describe(room: str | None = None, part: str | None = None, width: int = 80) 
     """
     if room is None:
         return _overview(width)
+    if part is not None and ":" in part:
+        make_importable(None)
     if room in tables.ROOMS:
         return _part(room, part, width) if part else _room(room, width)
     found = _key_at(room)

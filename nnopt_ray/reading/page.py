@@ -9,13 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nnopt_ray.errors import PageError
+from nnopt_ray.errors import PageError, RunFolderError
 from nnopt_ray.experiment import Experiment, Range, plain
 from nnopt_ray.experiment import ranges as all_ranges
 from nnopt_ray.reading import rules, yaml_text
 from nnopt_ray.reading.closing import CannotPut, close_tree, put
 from nnopt_ray.reading.places import BROKEN, Places, dotted, shown
 from nnopt_ray.reading.resolve import resolve
+from nnopt_ray.rundir import RunDir, read_json
 from nnopt_ray.tables import Part
 
 DEFAULT_TRIALS = 20  # of a search that does not say how many
@@ -182,7 +183,7 @@ def _as_page(value: Any, places: Places, path: str, depth: int) -> Any:
 
 
 def _experiment(raw: dict[str, Any], file: Path | None, places: Places) -> Experiment:
-    _make_importable(file)
+    make_importable(file)
     tree, experiment = resolve(raw, places, file)
     rules.check(tree, places, _check_closed)
     if places.faults or experiment is None:
@@ -218,15 +219,35 @@ def _completed(tree: dict[str, Any], experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"search": search, "data": data})
 
 
-def _make_importable(file: Path | None) -> None:
-    """Put the page's folder and the current one on the import path, behind what is installed.
+def import_paths(file: Path | None) -> list[str]:
+    """Where a page's own parts (`package.module:Class`) are looked for: beside the page, where the run
+    looked whose folder the page lies in, and in the current directory."""
+    folders = [str(file.absolute().parent), *_of_its_run(file.absolute())] if file else []
+    return list(dict.fromkeys([*folders, os.getcwd()]))
+
+
+def _of_its_run(file: Path) -> list[str]:
+    """The import paths of the run folder that holds this page: at its top, in best/ or in trials/ID/."""
+    for folder in file.parents[:3]:
+        run = RunDir(folder)
+        if not (run.resolved.is_file() and run.environment.is_file()):
+            continue
+        try:
+            found = read_json(run.environment).get("import_paths", [])
+        except (RunFolderError, AttributeError):  # damaged: what is missing will be named by its import
+            return []
+        return [path for path in found if isinstance(path, str)] if isinstance(found, list) else []
+    return []
+
+
+def make_importable(file: Path | None) -> None:
+    """Put a page's `import_paths` on Python's, behind what is installed.
 
     Behind, so that a `random.py` beside a page does not stand in for Python's own.
     """
-    folders = [str(file.absolute().parent)] if file else []
-    for folder in [*folders, os.getcwd()]:
+    for folder in import_paths(file):
         if folder not in sys.path:
             sys.path.append(folder)
 
 
-__all__ = ["DEFAULT_TRIALS", "close", "dump", "from_tree", "load"]
+__all__ = ["DEFAULT_TRIALS", "close", "dump", "from_tree", "import_paths", "load", "make_importable"]

@@ -60,8 +60,8 @@ def _scores_table(facts: Facts, test: Scores) -> Table:
     return Table(
         title="Scores",
         caption=(
-            f"{level} bootstrap intervals over the test rows. The test part was predicted once by each model. A gain is "
-            "positive where the winner is better. The validation score chose the winner, so it flatters it."
+            f"{level} bootstrap intervals over the test rows, which each model predicted once. A gain is positive "
+            "where the winner is better. The validation score chose the winner, so it flatters it."
         ),
         heads=(
             Head("metric"),

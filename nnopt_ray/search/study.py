@@ -6,7 +6,6 @@ scheduler decides; the journal remembers. Open `Study.run` first.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import rundir, tables
-from nnopt_ray.errors import RunFailed, UserError
-from nnopt_ray.experiment import Experiment
+from nnopt_ray.errors import NnoptError, RunFailed, UserError
+from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.results import TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import journal as journals
-from nnopt_ray.search.cluster import Cluster, connected
+from nnopt_ray.search.cluster import RaySession
 from nnopt_ray.search.ledger import Ledger, Trial, page_digest
-from nnopt_ray.search.worker import Failure, Slice, Worker
+from nnopt_ray.search.worker import Failure, Slice
 from nnopt_ray.trials import write_table
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ class Seat:
     """One worker and what it is doing."""
 
     number: int
-    actor: Any
+    actor: Any = None
+    preparing: bool = False
     trial: Trial | None = None
     stopping: bool = False
 
@@ -57,6 +57,7 @@ class Study:
         self.asked_all = False
         self.closing = False  # nothing new is begun any more: stopped, or out of time
         self.faults: list[str] = []
+        self.deaths = 0  # of workers that had no trial yet
         self.decided: dict[str, str] = {}
         self._table_written = 0.0
         try:
@@ -82,14 +83,12 @@ class Study:
         self.journal.append({"event": "resumed", "finished": done, "going_on": len(self.queue)})
         self.watch.note(f"Resuming: {done} trials are finished, {len(self.queue)} were under way and go on.")
 
-    def run(self, address: str | None, should_stop: Callable[[], bool]) -> tuple[TrialRow, ...]:
+    def run(self, session: RaySession, should_stop: Callable[[], bool]) -> tuple[TrialRow, ...]:
         """Run to the end, or until `should_stop`. Returns a row per trial asked so far."""
-        deadline = (
-            None if self.experiment.search.timeout_s is None else time.monotonic() + self.experiment.search.timeout_s
-        )
+        limit = self.experiment.search.timeout_s
+        deadline = None if limit is None else time.monotonic() + limit
         try:
-            with connected(address) as cluster:
-                self._drive(cluster, lambda: should_stop(), deadline)
+            self._drive(session, should_stop, deadline)
         finally:
             self._write_table(force=True)
             self.journal.close()
@@ -98,19 +97,19 @@ class Study:
     def rows(self) -> tuple[TrialRow, ...]:
         return tuple(trial.row() for trial in self.ledger.trials.values())
 
-    def _drive(self, cluster: Cluster, should_stop: Callable[[], bool], deadline: float | None) -> None:
+    def _drive(self, session: RaySession, should_stop: Callable[[], bool], deadline: float | None) -> None:
         import ray
 
         left = self.asker.total - sum(trial.over for trial in self.ledger.trials.values())
         if left <= 0:
             return
+        cluster = session.cluster()
         count = min(cluster.workers(self.experiment.resources), left)
         self.decided["workers"] = f"{count}, as many as {cluster.sentence()} hold"
         self.watch.begin(total=self.asker.total, workers=count)
         pending: dict[Any, Seat] = {}
         for number in range(count):
-            seat = Seat(number, self._actor())
-            self._next(seat, pending)
+            self._hire(Seat(number), pending, session)
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
             stopping = should_stop()
@@ -122,7 +121,12 @@ class Study:
                     answer = ray.get(future)
                 except ray.exceptions.RayActorError as error:
                     self._lost(seat, str(error).splitlines()[0])
-                    answer = None
+                    self._hire(seat, pending, session)
+                    continue
+                except ray.exceptions.RayTaskError as error:
+                    raise (error.cause if isinstance(error.cause, NnoptError) else error) from None
+                if seat.preparing:
+                    seat.preparing, answer = False, None
                 if stopping:
                     self._take(seat, answer)
                     self._rest(seat)
@@ -132,17 +136,12 @@ class Study:
                     self._next(seat, pending)
             self._progress()
 
-    def _actor(self) -> Any:
-        import ray
-
-        resources = self.experiment.resources
-        actor = ray.remote(Worker).options(
-            num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker, max_restarts=0
-        )
-        from nnopt_ray.experiment import plain
-
+    def _hire(self, seat: Seat, pending: dict[Any, Seat], session: RaySession) -> None:
+        """Put a worker on the seat; it is given work when it has taken the page and the data."""
+        seat.actor = session.actor()
         file = str(self.experiment.file) if self.experiment.file else None
-        return actor.remote(plain(self.experiment.tree), file, str(self.run_dir.root), list(sys.path))
+        seat.preparing = True
+        pending[seat.actor.setup.remote(plain(self.experiment.tree), file, str(self.run_dir.root))] = seat
 
     def _next(self, seat: Seat, pending: dict[Any, Seat]) -> None:
         """Give the seat work: its own trial while it is under way, else a waiting or a new one."""
@@ -211,8 +210,10 @@ class Study:
     def _lost(self, seat: Seat, why: str) -> None:
         """A worker died: a new one takes its seat, and its trial goes on from its checkpoint."""
         trial, seat.trial, seat.stopping = seat.trial, None, False
-        seat.actor = self._actor()
         if trial is None:
+            self.deaths += 1
+            if self.deaths >= LOST_WORKER_TRIES:
+                raise RunFailed(f"workers die before they have taken up any trial ({why}). Nothing is lost.")
             return
         if trial.started >= LOST_WORKER_TRIES:
             seat.trial = trial

@@ -53,8 +53,18 @@ class Slice:
 class Worker:
     """Trains the trials of one study. Made into an actor by `study`; plain Python otherwise."""
 
-    def __init__(self, tree: Mapping[str, Any], file: str | None, root: str, import_paths: list[str]) -> None:
+    def __init__(self, import_paths: list[str]) -> None:
         sys.path.extend(path for path in import_paths if path not in sys.path)
+        # What takes seconds is imported while the driver still prepares the data.
+        import nnopt_ray.data.prepare
+        import nnopt_ray.pipeline
+        import nnopt_ray.train.fit  # noqa: F401
+
+        self._trial: TrialRun | None = None
+        self._trial_id = ""
+
+    def setup(self, tree: Mapping[str, Any], file: str | None, root: str) -> dict[str, str]:
+        """Take the page and the data of a run folder; answers with what was decided here."""
         from nnopt_ray import machine, reading
         from nnopt_ray.data.prepare import open_dataset
         from nnopt_ray.train.batches import place
@@ -67,11 +77,6 @@ class Worker:
         )
         self._dataset = open_dataset(self._run.data)
         self._placed = place(self._dataset, self._machine)
-        self._trial: TrialRun | None = None
-        self._trial_id = ""
-
-    def ready(self) -> dict[str, str]:
-        """Answers when the worker is warm, with what it decided."""
         return dict(self._machine.decided)
 
     def work(self, trial: str, params: Mapping[str, Any], until: int | None) -> Slice:
