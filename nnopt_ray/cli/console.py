@@ -74,12 +74,14 @@ class Screen(Watch):
             if self._live_here:
                 self._live = Live(self._table(), console=self._console, refresh_per_second=4, transient=True)
                 self._live.start()
+        else:
+            self.note(f"at most {self._epochs_planned} epochs, counted from 0")
 
     def epoch(self, epoch: Epoch) -> None:
         shown = "  ".join(f"{name} {number(value)}" for name, value in epoch.metrics.items())
         events = f"  ({'; '.join(epoch.events)})" if epoch.events else ""
-        planned = self._epochs_planned
-        self.note(f"epoch {epoch.epoch + 1:>{len(str(planned))}}/{planned}  {shown}  lr {number(epoch.lr)}{events}")
+        width = len(str(self._epochs_planned - 1))
+        self.note(f"epoch {epoch.epoch:>{width}}  {shown}  lr {number(epoch.lr)}{events}")
 
     def progress(self, running: int, epochs: int) -> None:
         if self._first_epochs is None:

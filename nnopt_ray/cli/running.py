@@ -78,7 +78,7 @@ def _summary(result: dict[str, Any], screen: Any) -> None:
     metric = result["objective"]["metric"]
     values = f"  {said(best['values'])}" if best["values"] else ""
     value = number(best["metrics"].get(metric))
-    screen.note(f"best: trial {best['trial']}, {metric} {value} at epoch {best['epoch'] + 1}{values}")
+    screen.note(f"best: trial {best['trial']}, {metric} {value} at epoch {best['epoch']}{values}")
     base = result["baseline"]
     screen.note(f"{'on the test part':<24}{'best':<10}{'interval':<20}{base['type']}")
     for name, value in result["test"].items():

@@ -110,7 +110,7 @@ def _show_trial(run: RunDir, trial: str, json_: bool) -> None:
     names = [name for name in (lines[0] if lines else {}) if name not in ("events", "epoch")]
     _print(
         ["epoch", *names, "events"],
-        [[line["epoch"] + 1, *(line.get(n) for n in names), "; ".join(line["events"])] for line in lines],
+        [[line["epoch"], *(line.get(n) for n in names), "; ".join(line["events"])] for line in lines],
     )
     print(f"page: {run.trial(trial).page}")
 

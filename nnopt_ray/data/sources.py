@@ -69,7 +69,9 @@ class Sklearn(Source):
         bunch = _bundled(self.name)
         origin = f"scikit-learn's {self.name}"
         if self.name == "digits":
-            return Table(origin, pa.table({"target": bunch.target}), images=bunch.images[:, None], target="target")
+            # As words: ten classes, not amounts.
+            labels = pa.array([str(digit) for digit in bunch.target])
+            return Table(origin, pa.table({"target": labels}), images=bunch.images[:, None], target="target")
         columns: dict[str, Any] = {
             str(name): pa.array(np.ascontiguousarray(values))
             for name, values in zip(bunch.feature_names, bunch.data.T, strict=True)

@@ -169,7 +169,7 @@ class Study:
         trial = seat.trial
         if seat.stopping and trial is not None:
             seat.stopping = False
-            self._over(seat, trial, "stopped", f"stopped by the scheduler after epoch {len(trial.values)}")
+            self._over(seat, trial, "stopped", f"stopped by the scheduler after {len(trial.values)} epochs")
             return False
         if answer is None or trial is None:
             return False

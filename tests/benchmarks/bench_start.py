@@ -51,7 +51,7 @@ def main() -> None:
         program = [sys.executable, "-m", "nnopt_ray"]
         contests = {
             "nnopt check (a search)": ([*program, "check", "search.yaml"], {}),
-            "nnopt run (single)": ([*program, "run", "single.yaml"], {"first epoch": "epoch 1/"}),
+            "nnopt run (single)": ([*program, "run", "single.yaml"], {"first epoch": "epoch 0 "}),
             "nnopt run (search, 4 trials)": ([*program, "run", "search.yaml"], {"first trial": "trial "}),
         }
         taken: dict[tuple[str, str], list[float]] = {}

@@ -116,7 +116,7 @@ def test_bundled_sets_are_scikit_learns(name: Any, tmp_path: Path) -> None:
     if name == "digits":
         assert read.images is not None
         np.testing.assert_array_equal(read.images[:, 0], bunch.images)
-        assert target == bunch.target.tolist()
+        assert target == [str(digit) for digit in bunch.target]
     else:
         np.testing.assert_array_equal(np.stack([c.to_numpy() for c in read.columns.columns[:-1]], axis=1), bunch.data)
         named = hasattr(bunch, "target_names")
