@@ -58,6 +58,9 @@ class PageError(UserError):
         self.faults = tuple(sorted(set(faults)))
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
+    def __reduce__(self) -> tuple[type[PageError], tuple[list[Fault]]]:  # it travels from workers to the driver
+        return PageError, (list(self.faults),)
+
 
 class DataError(UserError):
     """The data cannot be used as the page asks."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnopt_ray import pipeline, reading, rundir
+from nnopt_ray import pipeline, reading, rundir, tables
 from nnopt_ray.errors import Interrupted, NnoptError, RunFailed, RunFolderError
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.pipeline import Watch, never
@@ -78,7 +78,6 @@ class Run:
 
         if not self._dir.best_model.is_file():
             raise RunFolderError(f"{self.path} has no best model yet: the run is not finished.")
-        self.experiment  # noqa: B018 (puts the page's own import paths in place)
         experiment = reading.load(self._dir.best_page)
         data = self._dir.best_data if self._dir.best_data.is_dir() else self._dir.data
         model = pipeline.build_model(experiment, open_dataset(data))
@@ -152,9 +151,6 @@ def _ray_for(experiment: Experiment, address: str | None) -> AbstractContextMana
 
 def reopen(folder: RunDir) -> Experiment:
     """The resolved page of a run folder, with the import paths it was started with."""
-    if folder.environment.is_file():
-        paths = rundir.read_json(folder.environment).get("import_paths", [])
-        sys.path.extend(path for path in paths if path not in sys.path)
     return reading.load(folder.resolved)
 
 
@@ -198,8 +194,8 @@ def telling_own_faults(experiment: Experiment, folder: RunDir | None = None) -> 
         yield
     except NnoptError:
         raise
-    except Exception as error:
-        place = own_place(experiment, error)
+    except (Exception, SystemExit) as error:
+        place = tables.own_place(plain(experiment.tree), error)
         if not place:
             raise
         sentence = f"{type(error).__name__}: {error} ({place})"
@@ -208,27 +204,6 @@ def telling_own_faults(experiment: Experiment, folder: RunDir | None = None) -> 
             rundir.write_text(trace, traceback.format_exc())
             sentence += f". The traceback is in {trace}"
         raise RunFailed(sentence) from error
-
-
-def own_place(experiment: Experiment, error: Exception) -> str:
-    """file:line where a part that the page brings itself (`package.module:Class`) stood when this error
-    was raised; empty when the error came by none."""
-    modules = {name.partition(":")[0] for name in own_parts(plain(experiment.tree))}
-    files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-
-
-def own_parts(node: Any) -> Iterator[str]:
-    """Every `type: package.module:Class` of a page."""
-    if isinstance(node, dict):
-        if ":" in str(node.get("type", "")):
-            yield node["type"]
-        for value in node.values():
-            yield from own_parts(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from own_parts(value)
 
 
 def _data_of(experiment: Experiment, folder: RunDir, watch: Watch) -> Dataset:

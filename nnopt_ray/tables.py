@@ -10,10 +10,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import sys
+import traceback
 import typing
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -206,4 +210,39 @@ def build(room: str, part: Part, *supplied: Any) -> Any:
     return find(room, part.type)(*supplied, **part.keys)
 
 
-__all__ = ["EXTRAS", "ROOMS", "Keys", "Part", "Room", "build", "find", "keys", "load", "suggestion", "table"]
+def own_parts(node: Any) -> Iterator[str]:
+    """Every `type: package.module:Class` of a page, given as plain data."""
+    if isinstance(node, Mapping):
+        if ":" in str(node.get("type", "")):
+            yield str(node["type"])
+        for value in node.values():
+            yield from own_parts(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from own_parts(value)
+
+
+def own_place(page: Mapping[str, Any], error: BaseException) -> str:
+    """file:line where a part that the page brings itself stood when this error was raised; empty when the
+    error came by none. `page` is plain data."""
+    modules = {name.partition(":")[0] for name in own_parts(page)}
+    files = {getattr(sys.modules.get(module), "__file__", None) for module in modules}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+__all__ = [
+    "EXTRAS",
+    "ROOMS",
+    "Keys",
+    "Part",
+    "Room",
+    "build",
+    "find",
+    "keys",
+    "load",
+    "own_parts",
+    "own_place",
+    "suggestion",
+    "table",
+]

@@ -108,7 +108,7 @@ def _values_table(facts: Facts, params: Mapping[str, Any]) -> Table:
     )
     trial = facts.best.trial if facts.best else ""
     return Table(
-        title="Winning values",
+        title="Winning values" if facts.result else "Best values so far",
         caption=f"Trial {trial}. Its own page runs it alone: nnopt run trials/{trial}/page.yaml",
         heads=(Head("path"), Head("value"), Head("searched")),
         rows=rows,

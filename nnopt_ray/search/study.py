@@ -6,9 +6,11 @@ scheduler decides; the journal remembers. Open `Study.run` first.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,12 +121,12 @@ class Study:
                 seat = pending.pop(future)
                 try:
                     answer = ray.get(future)
-                except ray.exceptions.RayActorError as error:
-                    self._lost(seat, str(error).splitlines()[0])
-                    self._hire(seat, pending, session)
-                    continue
                 except ray.exceptions.RayTaskError as error:
                     raise (error.cause if isinstance(error.cause, NnoptError) else error) from None
+                except ray.exceptions.RayError as error:
+                    self._lost(seat, death(error))
+                    self._hire(seat, pending, session)
+                    continue
                 if seat.preparing:
                     seat.preparing, answer = False, None
                 if stopping:
@@ -199,12 +201,16 @@ class Study:
         if failure.kind == "storage":
             raise RunFailed(failure.message)
         self._over(seat, trial, "failed", failure.message, lost=failure.kind != "not-a-number")
-        self.faults.append(failure.message)
+        if failure.kind == "part":
+            self._repeated(failure.message, f" The tracebacks are in {self.run_dir.trials}/*/error.txt.")
+
+    def _repeated(self, fault: str, where: str = "") -> None:
+        """Ends a study in which everything fails in one way: what is wrong is no matter of the searched values."""
+        self.faults.append(fault)
         last = self.faults[-SAME_FAULT:]
-        if failure.kind == "part" and len(last) == SAME_FAULT and len(set(last)) == 1 and self.ledger.best() is None:
+        if len(last) == SAME_FAULT and len(set(last)) == 1 and self.ledger.best() is None:
             raise RunFailed(
-                f"{SAME_FAULT} trials in a row failed in the same way, and none has finished: {failure.message} "
-                f"The tracebacks are in {self.run_dir.trials}/*/error.txt."
+                f"{SAME_FAULT} trials in a row failed in the same way, and none has finished: {fault}{where}"
             )
 
     def _lost(self, seat: Seat, why: str) -> None:
@@ -217,7 +223,9 @@ class Study:
             return
         if trial.started >= LOST_WORKER_TRIES:
             seat.trial = trial
-            self._over(seat, trial, "failed", f"its worker died {trial.started} times: {why}", lost=True)
+            reason = f"its worker died {trial.started} times: {why}"
+            self._over(seat, trial, "failed", reason, lost=True)
+            self._repeated(reason)
             return
         self.watch.note(f"The worker of trial {trial.id} died ({why}); the trial goes on from its checkpoint.")
         self.queue.appendleft(trial)
@@ -227,7 +235,8 @@ class Study:
         import ray
 
         if seat.trial is not None:
-            ray.get(seat.actor.pause.remote())
+            with suppress(ray.exceptions.RayError):  # dead by now: what it has written so far is what goes on
+                ray.get(seat.actor.pause.remote())
 
     def _best_row(self) -> TrialRow | None:
         best = self.ledger.best()
@@ -245,6 +254,14 @@ class Study:
         if force or time.monotonic() - self._table_written > TABLE_EVERY_S:
             rundir.write(self.run_dir.trials_table, lambda path: write_table(path, self.rows()))
             self._table_written = time.monotonic()
+
+
+def death(error: Exception) -> str:
+    """Why a worker is gone, in words; Ray's own account fills a screen."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the machine ran low on memory and Ray ended it; fewer or larger workers need less of it at once"
+    told = re.search(r"Worker exit detail: (.+?)\.(?: |$)", str(error))
+    return f"{told[1]}; it was killed, perhaps for lack of memory, or crashed" if told else str(error).splitlines()[0]
 
 
 def most_epochs(experiment: Experiment) -> int:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnopt_ray import tables
 from nnopt_ray.errors import NnoptError, NotANumber, RunFailed
+from nnopt_ray.experiment import plain
 from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir, write_text
 
@@ -87,7 +89,7 @@ class Worker:
         except Exception as error:
             self._abandon()
             write_text(self._run.trial(trial).error, traceback.format_exc())
-            return Slice(trial, failure=_failure(error))
+            return Slice(trial, failure=_failure(error, tables.own_place(plain(self._experiment.tree), error)))
 
     def _work(self, trial: str, params: Mapping[str, Any], until: int | None) -> Slice:
         notes: list[str] = []
@@ -158,8 +160,11 @@ class Worker:
             run.close()
 
 
-def _failure(error: Exception) -> Failure:
-    """The cause, told apart: what is evidence about the point, what is not."""
+def _failure(error: Exception, own_place: str) -> Failure:
+    """The cause, told apart: what is evidence about the point, what is not.
+
+    `own_place`: where a part of the page's own stood, empty when there was none.
+    """
     if isinstance(error, NotANumber):
         return Failure("not-a-number", str(error))
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -169,4 +174,5 @@ def _failure(error: Exception) -> Failure:
     if isinstance(error, NnoptError):
         return Failure("part", str(error))
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return Failure("part", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
+    place = own_place or f"{Path(where.filename).name}:{where.lineno}"
+    return Failure("part", f"{type(error).__name__}: {error} ({place})")
