@@ -39,8 +39,11 @@ class Watch:
     def note(self, sentence: str) -> None:
         """Something the user should know."""
 
-    def begin(self, total: int, workers: int) -> None:
-        """`total` trials will run on `workers` workers."""
+    def begin(self, total: int, workers: int, over: Mapping[str, int]) -> None:
+        """`total` trials will run on `workers` workers.
+
+        `over`: how many of them are finished, stopped and failed already, in a search that is resumed.
+        """
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch of a single training is done."""
@@ -73,9 +76,12 @@ def begin(experiment: Experiment, parent: Path) -> RunDir:
 def holding(run: RunDir) -> Iterator[None]:
     """Hold a run folder for one process; the system lets go of it however the process ends.
 
-    Raises RunFolderError, naming the holder, when another live process has it.
+    Raises RunFolderError when it cannot be written, or, naming the holder, when another live process has it.
     """
-    file = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 (held for the run's life)
+    try:
+        file = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 (held for the run's life)
+    except OSError as error:
+        raise RunFolderError(f"{run.root} cannot be written: {error.strerror or error}.") from error
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,6 +96,18 @@ def holding(run: RunDir) -> Iterator[None]:
         yield
     finally:
         file.close()
+
+
+def in_use(run: RunDir) -> bool:
+    """Whether a live process of this machine holds the run folder."""
+    try:
+        with open(run.lock, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def prepared(experiment: Experiment) -> Dataset:
@@ -142,7 +160,7 @@ def train_one(
     folder = run.trial(SINGLE)
     if not folder.page.is_file():
         rundir.write_text(folder.page, reading.dump(experiment))
-    watch.begin(total=1, workers=1)
+    watch.begin(total=1, workers=1, over={})
     done = fit(
         experiment,
         dataset,

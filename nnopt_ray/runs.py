@@ -131,12 +131,21 @@ def resume(
     watch: Watch | None = None,
     should_stop: Callable[[], bool] = never,
 ) -> Run:
-    """Go on with an interrupted run; a finished one is returned as it is."""
+    """Go on with an interrupted run; a finished one is returned as it is, its report built if it has none."""
     found = Run(Path(path))
     if found.finished:
+        if not RunDir(found.path).report.is_file():  # there was no room for it
+            _report_again(RunDir(found.path))
         return found
     with _ray_for(found.experiment, address) as session:
         return _go(found.experiment, RunDir(found.path), None, session, watch or Watch(), should_stop)
+
+
+def _report_again(folder: RunDir) -> None:
+    from nnopt_ray.report import write
+
+    with pipeline.holding(folder):
+        write.write(folder, write.facts_from_folder(folder))
 
 
 def _ray_for(experiment: Experiment, address: str | None) -> AbstractContextManager[RaySession | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ import nnopt_ray as nn
 from nnopt_ray import reading, rundir
 from nnopt_ray.results import TrialRow
 from nnopt_ray.rundir import RunDir
+from nnopt_ray.search import study
 
 pytestmark = pytest.mark.ray
 
 PARTS = '''
-import os, signal, time
+import os, resource, signal, time
 import torch
 
 class Moody(torch.nn.Module):
@@ -28,6 +30,8 @@ class Moody(torch.nn.Module):
         super().__init__()
         if mood == "broken":
             raise ValueError("this network cannot be built")
+        if mood == "broken deeper":
+            self.register_buffer("no.dots", None)
         self.mood, self.mark = mood, mark
         self.layer = torch.nn.Linear(shapes.features, shapes.outputs)
 
@@ -37,6 +41,12 @@ class Moody(torch.nn.Module):
             return out * float("nan")
         if self.training and self.mood == "slow":
             time.sleep(0.02)
+        if self.training and self.mood == "fills the disk":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
+        if self.mood == "dies":
+            os._exit(1)
+        if self.mood == "leaves":
+            raise SystemExit(4)
         if self.mood == "dies once" and not os.path.exists(self.mark):
             open(self.mark, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -124,7 +134,7 @@ def test_a_trial_run_alone_gives_the_same_numbers(here: Path) -> None:
 def test_failed_trials_are_rows_with_their_reasons(here: Path) -> None:
     page = write_page(
         here,
-        model={"type": "moody_parts:Moody", "mood": {"choice": ["good", "broken", "nan"]}},
+        model={"type": "moody_parts:Moody", "mood": {"choice": ["good", "broken", "broken deeper", "nan"]}},
         search={"method": "grid"},
         train={"epochs": 3},
     )
@@ -134,8 +144,9 @@ def test_failed_trials_are_rows_with_their_reasons(here: Path) -> None:
     assert table.loc["broken", "status"] == table.loc["nan", "status"] == "failed"
     assert "this network cannot be built" in table.loc["broken", "reason"]
     assert "train.optimizer.lr" in table.loc["nan", "reason"]
+    assert "(moody_parts.py:" in table.loc["broken deeper", "reason"], "the user's own line, not the library's"
     assert math.isnan(table.loc["nan", "value"])
-    assert run.result["trials"]["failed"] == 2
+    assert run.result["trials"]["failed"] == 3
     assert "ValueError" in RunDir(run.path).trial(table.loc["broken", "trial"]).error.read_text()
 
 
@@ -143,6 +154,32 @@ def test_the_same_fault_three_times_ends_the_study_with_one_sentence(here: Path)
     page = write_page(here, model={"type": "moody_parts:Moody", "mood": "broken"})
     with pytest.raises(nn.RunFailed, match=r"3 trials in a row failed in the same way.*cannot be built"):
         nn.run(nn.load(page), here / "out")
+
+
+def test_workers_that_always_die_end_the_study_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "LOST_WORKER_TRIES", 1)
+    page = write_page(here, model={"type": "moody_parts:Moody", "mood": "dies"})
+    with pytest.raises(nn.RunFailed, match=r"3 trials in a row failed in the same way.*its process was killed"):
+        nn.run(nn.load(page), here / "out")
+
+
+def test_a_full_disk_ends_the_study_with_one_sentence(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The worker's system refuses every write beyond 500 bytes."""
+    page = write_page(here, model={"type": "moody_parts:Moody", "mood": "fills the disk"})
+    with pytest.raises(nn.RunFailed, match=r"cannot write .*/trials/0.*File too large"):
+        nn.run(nn.load(page), here / "out")
+    gc.collect()  # Ray tells of an answer that nobody took when it is forgotten
+    printed = "".join(capfd.readouterr())
+    assert "Traceback" not in printed
+    assert "Unhandled" not in printed
+
+
+def test_a_part_that_exits_is_a_failed_trial_and_its_worker_goes_on(here: Path) -> None:
+    mood = {"choice": ["good", "leaves"]}
+    page = write_page(here, model={"type": "moody_parts:Moody", "mood": mood}, search={"method": "grid"}, train={})
+    table = nn.run(nn.load(page), here / "out").trials.set_index("param.model.mood")
+    assert table.loc["good", "status"] == "finished"
+    assert table.loc["leaves", "reason"].startswith("SystemExit: 4 (moody_parts.py:")
 
 
 def test_a_study_without_any_value_says_why(here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -34,6 +35,8 @@ def short_names(params: Mapping[str, Any]) -> dict[str, str]:
         words = path.split(".")
         for size in range(1, len(words) + 1):
             tail = ".".join(words[-size:])
+            if words[-size].isdigit():  # a place in a list says nothing by itself
+                continue
             if sum(other == tail or other.endswith(f".{tail}") for other in params) == 1:
                 break
         names[path] = tail
@@ -43,7 +46,13 @@ def short_names(params: Mapping[str, Any]) -> dict[str, str]:
 def said(params: Mapping[str, Any]) -> str:
     """`lr=0.003 batch_size=64`."""
     names = short_names(params)
-    return " ".join(f"{names[p]}={number(v) if isinstance(v, float) else v}" for p, v in params.items())
+    return " ".join(f"{names[path]}={_value(value)}" for path, value in params.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 
 class Screen(Watch):
@@ -59,6 +68,7 @@ class Screen(Watch):
         self._live: Live | None = None
         self._total = self._workers = self._running = self._epochs = 0
         self._done = {"finished": 0, "stopped": 0, "failed": 0}
+        self._done_before = 0  # by an earlier process, of a search that is resumed
         self._best: TrialRow | None = None
         self._began = time.monotonic()
         self._first_epochs: int | None = None
@@ -67,8 +77,10 @@ class Screen(Watch):
         # A log's lines are left whole; a terminal wraps them as it likes.
         self._console.print(Text(sentence), soft_wrap=True)
 
-    def begin(self, total: int, workers: int) -> None:
+    def begin(self, total: int, workers: int, over: Mapping[str, int]) -> None:
         self._total, self._workers, self._began = total, workers, time.monotonic()
+        self._done |= over
+        self._done_before = sum(self._done.values())
         if self._search:
             self.note(f"{total} trials on {workers} worker{'s' * (workers != 1)}")
             if self._live_here:
@@ -112,7 +124,8 @@ class Screen(Watch):
         over = sum(self._done.values())
         seconds = time.monotonic() - self._began
         rate = self._epochs / seconds if seconds > 0 else 0.0
-        left = (self._total - over) * seconds / over if over else None
+        here = over - self._done_before
+        left = (self._total - over) * seconds / here if here else None
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_row("trials", f"{over} of {self._total} done  {self._running} running  "
                                 f"{self._done['stopped']} stopped early  {self._done['failed']} failed")  # fmt: skip

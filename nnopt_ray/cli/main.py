@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import typer
 
-from nnopt_ray.cli import pages, running, showing
+from nnopt_ray.cli import answer, json_only, pages, running, showing
 from nnopt_ray.errors import Interrupted, NnoptError, PageError
 
 app = typer.Typer(
@@ -57,6 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def code(words: list[str]) -> int:
     """The exit code of one command; errors are printed."""
     try:
+        with json_only() if "--json" in words else nullcontext():
+            return _done(words)
+    except BrokenPipeError:  # the reader of our output is gone (`nnopt ls | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _done(words: list[str]) -> int:
+    try:
         done = app(words, standalone_mode=False)
         sys.stdout.flush()
         return done if isinstance(done, int) else 0
@@ -68,9 +77,8 @@ def code(words: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         _say(words, "Interrupted.", 130)
         return 130
-    except BrokenPipeError:  # the reader of our output is gone (`nnopt ls | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except NnoptError as error:
         if "--debug" in words:
             traceback.print_exc()
@@ -91,10 +99,10 @@ def _say(words: list[str], sentence: str, exit_code: int, error: NnoptError | No
     prefix = "" if isinstance(error, (PageError, Interrupted)) else "nnopt: "
     print(f"{prefix}{sentence}", file=sys.stderr)
     if "--json" in words:
-        answer: dict[str, object] = {"ok": False, "exit_code": exit_code, "error": sentence}
+        said: dict[str, object] = {"ok": False, "exit_code": exit_code, "error": sentence}
         if isinstance(error, PageError):
-            answer["faults"] = [
+            said["faults"] = [
                 {"file": f.file, "line": f.line, "column": f.column, "path": f.path, "message": f.message}
                 for f in error.faults
             ]
-        print(json.dumps(answer, ensure_ascii=False))
+        answer(said)

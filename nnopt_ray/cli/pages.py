@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from nnopt_ray import reading
+from nnopt_ray.cli import answer
 from nnopt_ray.experiment import Experiment, plain
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Close, open or change a value.")]
@@ -30,15 +31,11 @@ def check(
     """All faults of a page; or the page with every default filled in."""
     experiment = reading.load(page, set=set_)
     if json_:
-        answer = {
-            "ok": True,
-            "name": experiment.name,
-            "search": experiment.is_search,
-            # A list: two options of a choice may open the same path.
-            "space": [{"path": path, "range": range_.page()} for path, range_ in experiment.space],
-            "resolved": plain(experiment.tree),
-        }
-        print(json.dumps(answer, ensure_ascii=False))
+        # The space is a list: two options of a choice may open the same path.
+        space = [{"path": path, "range": range_.page()} for path, range_ in experiment.space]
+        resolved = plain(experiment.tree)
+        answer({"ok": True, "name": experiment.name, "search": experiment.is_search, "space": space,
+                "resolved": resolved})  # fmt: skip
         return
     # A comment, so that all that is printed is itself a page.
     print(f"# {page}: ok ({verdict(experiment)})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from nnopt_ray import reading
+from nnopt_ray.cli import answer
+from nnopt_ray.rundir import RunDir
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Close, open or change a value.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster to search on, e.g. auto or 10.0.0.1:6379.")]
@@ -48,7 +49,8 @@ def resume(
 
     found = runs.open_run(folder)
     if found.finished:
-        print(f"{found.path} is finished already; nothing to do.", file=sys.stderr)
+        left = "nothing to do" if RunDir(found.path).report.is_file() else "its report is built now"
+        print(f"{found.path} is finished already; {left}.", file=sys.stderr)
     _shown(found.experiment, json_, lambda watch, stopped: runs.resume(
         folder, address=address, watch=watch, should_stop=stopped))  # fmt: skip
 
@@ -65,7 +67,7 @@ def _shown(experiment: Any, json_: bool, go: Callable[[Any, Any], Any]) -> None:
         finally:
             screen.close()
     if json_:
-        print(json.dumps({"ok": True, "path": str(done.path), **done.result}, ensure_ascii=False))
+        answer({"ok": True, "path": str(done.path), **done.result})
         return
     _summary(done.result, screen)
     print(done.path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from nnopt_ray.cli import answer
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.rundir import RunDir, read_json, read_lines
 
@@ -34,7 +34,7 @@ def ls(
         else []
     )
     if json_:
-        print(json.dumps({"runs": lines}, ensure_ascii=False))
+        answer({"runs": lines})
         return
     if not lines:
         print(f"No runs in {where}.")
@@ -47,13 +47,14 @@ def ls(
 
 def _line(run: RunDir) -> dict[str, Any]:
     if not run.result.is_file():
-        asked = sum(1 for event in read_lines(run.journal) if event.get("event") == "asked")
+        from nnopt_ray.pipeline import in_use
+
         return {
             "run": str(run.root),
-            "status": "not finished",
+            "status": "running" if in_use(run) else "not finished",
             "objective": "",
             "value": None,
-            "trials": asked,
+            "trials": len(_begun(run)),
             "seconds": None,
         }
     result = read_json(run.result)
@@ -68,6 +69,11 @@ def _line(run: RunDir) -> dict[str, Any]:
     }
 
 
+def _begun(run: RunDir) -> list[str]:
+    """The trials that were taken up."""
+    return sorted(path.name for path in run.trials.iterdir()) if run.trials.is_dir() else []
+
+
 def show(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
     trial: Annotated[str | None, typer.Argument(help="A trial's id: its epochs instead of all trials.")] = None,
@@ -79,33 +85,44 @@ def show(
         _show_trial(run, trial, json_)
         return
     from nnopt_ray.cli.console import said
+    from nnopt_ray.pipeline import in_use
     from nnopt_ray.runs import reopen
     from nnopt_ray.trials import read_table
 
     if not run.trials_table.is_file():
-        raise RunFolderError(f"{folder} holds no trials yet.")
+        begun = _begun(run)
+        epochs = f" Begun: {', '.join(begun[:5])}; `nnopt show {folder} {begun[0]}` shows its epochs." if begun else ""
+        raise RunFolderError(f"there is no table of trials in {folder} yet.{epochs}")
     sign = 1.0 if reopen(run).mode == "min" else -1.0
     rows = sorted(read_table(run.trials_table), key=lambda row: (row.value is None, sign * (row.value or 0.0)))
+    # What a process that is gone had in work is running no more.
+    words = {} if in_use(run) else {"running": "interrupted", "pending": "interrupted"}
     if json_:
         told = ("trial", "status", "reason", "value", "epochs", "seconds")
         lines = [{**{name: getattr(row, name) for name in told}, "params": dict(row.params)} for row in rows]
-        print(json.dumps({"trials": lines}, ensure_ascii=False))
+        for line in lines:
+            line["status"] = words.get(line["status"], line["status"])
+        answer({"trials": lines})
         return
     _print(
         ["trial", "status", "value", "epochs", "seconds", "values", "reason"],
-        [[r.trial, r.status, r.value, r.epochs, r.seconds, said(r.params), r.reason] for r in rows],
+        [
+            [r.trial, words.get(r.status, r.status), r.value, r.epochs, r.seconds, said(r.params), r.reason]
+            for r in rows
+        ],
     )
 
 
 def _show_trial(run: RunDir, trial: str, json_: bool) -> None:
-    known = sorted(path.name for path in run.trials.iterdir()) if run.trials.is_dir() else []
+    known = _begun(run)
+    trial = trial if trial in known else trial.zfill(4)
     if trial not in known:
         raise UserError(
             f"{run.root} has no trial '{trial}'. There are: {', '.join(known[:10])}{' ...' * (len(known) > 10)}"
         )
     lines = list(read_lines(run.trial(trial).history))
     if json_:
-        print(json.dumps({"trial": trial, "history": lines}, ensure_ascii=False))
+        answer({"trial": trial, "history": lines})
         return
     names = [name for name in (lines[0] if lines else {}) if name not in ("events", "epoch")]
     _print(

@@ -124,6 +124,8 @@ class RaySession:
     def _start(self) -> tuple[Any, bool]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # When the study ends by an error, Ray prints the tracebacks of answers that nobody has asked for.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
         with warnings.catch_warnings():
             # Ray's own imports warn about its own deprecations; nothing that a user can act on.
             warnings.simplefilter("ignore")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import rundir, tables
-from nnopt_ray.errors import NnoptError, RunFailed, UserError
+from nnopt_ray.errors import RunFailed, UserError
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.results import TrialRow
 from nnopt_ray.rundir import RunDir
@@ -108,7 +108,8 @@ class Study:
         cluster = session.cluster()
         count = min(cluster.workers(self.experiment.resources), left)
         self.decided["workers"] = f"{count}, as many as {cluster.sentence()} hold"
-        self.watch.begin(total=self.asker.total, workers=count)
+        over = Counter(str(trial.status) for trial in self.ledger.trials.values() if trial.over)
+        self.watch.begin(total=self.asker.total, workers=count, over=over)
         pending: dict[Any, Seat] = {}
         for number in range(count):
             self._hire(Seat(number), pending, session)
@@ -120,9 +121,7 @@ class Study:
             for future in ready:
                 seat = pending.pop(future)
                 try:
-                    answer = ray.get(future)
-                except ray.exceptions.RayTaskError as error:
-                    raise (error.cause if isinstance(error.cause, NnoptError) else error) from None
+                    answer = told(future)
                 except ray.exceptions.RayError as error:
                     self._lost(seat, death(error))
                     self._hire(seat, pending, session)
@@ -236,7 +235,7 @@ class Study:
 
         if seat.trial is not None:
             with suppress(ray.exceptions.RayError):  # dead by now: what it has written so far is what goes on
-                ray.get(seat.actor.pause.remote())
+                told(seat.actor.pause.remote())
 
     def _best_row(self) -> TrialRow | None:
         best = self.ledger.best()
@@ -256,12 +255,25 @@ class Study:
             self._table_written = time.monotonic()
 
 
+def told(future: Any) -> Any:
+    """What a worker answers. Raises what it raised; RayError when it is dead."""
+    import ray
+
+    try:
+        return ray.get(future)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))) from None
+
+
 def death(error: Exception) -> str:
     """Why a worker is gone, in words; Ray's own account fills a screen."""
     if type(error).__name__ == "OutOfMemoryError":
-        return "the machine ran low on memory and Ray ended it; fewer or larger workers need less of it at once"
-    told = re.search(r"Worker exit detail: (.+?)\.(?: |$)", str(error))
-    return f"{told[1]}; it was killed, perhaps for lack of memory, or crashed" if told else str(error).splitlines()[0]
+        return "the machine ran low on memory, and Ray ended the process that took the most"
+    if told := re.search(r"exit code (\d+)", str(error)):
+        return f"its process ended with exit code {told[1]}"
+    if "connection error" in str(error):
+        return "its process was killed, perhaps for lack of memory, or crashed"
+    return str(error).splitlines()[0].rstrip(".")
 
 
 def most_epochs(experiment: Experiment) -> int:

@@ -86,10 +86,16 @@ class Worker:
         try:
             return self._work(trial, params, until)
         # The one door where anything may come: a trial's fault is a row of the study, not its end.
-        except Exception as error:
-            self._abandon()
+        except (Exception, SystemExit) as error:
+            return Slice(trial, failure=self._failed(trial, error))
+
+    def _failed(self, trial: str, error: BaseException) -> Failure:
+        try:
             write_text(self._run.trial(trial).error, traceback.format_exc())
-            return Slice(trial, failure=_failure(error, tables.own_place(plain(self._experiment.tree), error)))
+            self._abandon()
+        except RunFailed as full:
+            return Failure("storage", str(full))
+        return _failure(error, tables.own_place(plain(self._experiment.tree), error))
 
     def _work(self, trial: str, params: Mapping[str, Any], until: int | None) -> Slice:
         notes: list[str] = []
@@ -160,7 +166,7 @@ class Worker:
             run.close()
 
 
-def _failure(error: Exception, own_place: str) -> Failure:
+def _failure(error: BaseException, own_place: str) -> Failure:
     """The cause, told apart: what is evidence about the point, what is not.
 
     `own_place`: where a part of the page's own stood, empty when there was none.
