@@ -118,7 +118,7 @@ def test_a_finished_run_without_a_report_gets_it_by_resume(begun: RunDir, capsys
 
 
 def test_a_run_folder_that_cannot_be_written_is_named(begun: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    begun.lock.unlink()
+    begun.lock.unlink(missing_ok=True)
     begun.lock.mkdir()  # nothing else stops root from writing
     assert main.code(["resume", str(begun.root)]) == 2
     assert f"{begun.root} cannot be written" in capsys.readouterr().err

@@ -62,10 +62,11 @@ class Writer:
         self._best_epoch: int | None = None  # of best.safetensors, None when not known
 
     def sweep(self) -> None:
-        """Remove what a killed writer left half done."""
+        """Remove what a killed writer left half done: our own `.NAME.part`, safetensors' `.tmpXXXXXX`."""
         if self.trial.checkpoints.is_dir():
-            for path in self.trial.checkpoints.glob(".*.part"):
-                path.unlink(missing_ok=True)
+            for pattern in (".*.part", ".tmp*"):
+                for path in self.trial.checkpoints.glob(pattern):
+                    path.unlink(missing_ok=True)
 
     def due(self, epoch_s: float) -> bool:
         """Whether to write now, after one more epoch of that many seconds."""
