@@ -231,4 +231,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except ValueError as error:
-            raise RunFolderError(f"{path}:{number} is damaged: {error}") from error
+            raise RunFolderError(
+                f"{path}:{number} is damaged: {error}. What stands before that line is whole: delete it and all "
+                "below it to go on from there."
+            ) from error

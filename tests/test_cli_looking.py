@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,11 +86,16 @@ def test_a_run_that_is_not_over_is_listed_as_what_it_is(begun: RunDir, capsys: p
     assert line()["status"] == "not finished"
 
 
-def test_show_leads_to_the_epochs_of_a_run_without_a_table(begun: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.code(["show", str(begun.root)]) == 2
-    assert f"nnopt show {begun.root} 0001" in capsys.readouterr().err
+def test_show_tells_of_a_run_that_has_no_table_yet(begun: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.code(["show", str(begun.root), "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["trials"]
+    assert (line["trial"], line["status"], line["epochs"]) == ("0001", "interrupted", 2)
+    assert line["value"] > 0
     assert main.code(["show", str(begun.root), "1"]) == 0, "an id needs no leading zeros"
     assert "val_loss" in capsys.readouterr().out
+    shutil.rmtree(begun.trials)
+    assert main.code(["show", str(begun.root)]) == 2
+    assert "has begun" in capsys.readouterr().err
 
 
 def test_a_trial_of_a_dead_run_is_not_shown_as_running(begun: RunDir, capsys: pytest.CaptureFixture[str]) -> None:

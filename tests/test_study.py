@@ -228,6 +228,25 @@ def test_an_interrupted_study_goes_on_and_repeats_nothing(here: Path, method: st
     assert nn.resume(path).result == run.result
 
 
+def test_a_trial_never_goes_on_from_the_training_of_another(here: Path) -> None:
+    """A power cut may take the journal's last second and leave the folders of the trials that it told of."""
+    experiment = nn.load(write_page(here))
+    watch = Noting()
+    with pytest.raises(nn.Interrupted):
+        nn.run(experiment, here / "out", watch=watch, should_stop=lambda: len(watch.rows) >= 4)
+    folder = RunDir(next((here / "out").iterdir()))
+    first, second = folder.trial("0001").root, folder.trial("0002").root
+    first.rename(folder.trials / "aside")
+    second.rename(first)
+    (folder.trials / "aside").rename(second)
+    folder.journal.write_bytes(folder.journal.read_bytes().splitlines(keepends=True)[0])
+    watch = Noting()
+    run = nn.resume(folder.root, watch=watch)
+    assert sum("another trial's training" in note for note in watch.notes) == 2
+    undisturbed = nn.run(experiment, here / "again")
+    assert list(run.trials["value"]) == list(undisturbed.trials["value"])
+
+
 def test_a_page_that_changed_is_refused(here: Path) -> None:
     experiment = nn.load(write_page(here))
     watch = Noting()

@@ -86,15 +86,15 @@ def show(
         return
     from nnopt_ray.cli.console import said
     from nnopt_ray.pipeline import in_use
+    from nnopt_ray.report.facts import trial_rows
     from nnopt_ray.runs import reopen
-    from nnopt_ray.trials import read_table
 
-    if not run.trials_table.is_file():
-        begun = _begun(run)
-        epochs = f" Begun: {', '.join(begun[:5])}; `nnopt show {folder} {begun[0]}` shows its epochs." if begun else ""
-        raise RunFolderError(f"there is no table of trials in {folder} yet.{epochs}")
-    sign = 1.0 if reopen(run).mode == "min" else -1.0
-    rows = sorted(read_table(run.trials_table), key=lambda row: (row.value is None, sign * (row.value or 0.0)))
+    experiment = reopen(run)
+    rows = trial_rows(run, experiment)
+    if not rows:
+        raise RunFolderError(f"no trial of {folder} has begun. `nnopt resume {folder}` goes on.")
+    sign = 1.0 if experiment.mode == "min" else -1.0
+    rows = tuple(sorted(rows, key=lambda row: (row.value is None, sign * (row.value or 0.0))))
     # What a process that is gone had in work is running no more.
     words = {} if in_use(run) else {"running": "interrupted", "pending": "interrupted"}
     if json_:

@@ -159,10 +159,13 @@ def facts_from_folder(run: RunDir) -> Facts:
     environment = _optional(run.environment, "There is no record of the environment.", missing)
     best = _optional(run.best_metrics, "", missing)
     told = _result(result) if result else None
+    rows = trial_rows(run, experiment)
+    if not rows:
+        missing.append("No trial has begun.")
     facts = Facts(
         experiment=experiment,
         result=told,
-        rows=_rows(run, experiment, missing),
+        rows=rows,
         winner=_both_parts((scores or {}).get("winner")),
         baseline=_both_parts((scores or {}).get("baseline")),
         gains=_gains((scores or {}).get("gains")),
@@ -263,8 +266,9 @@ def _summary(found: Mapping[str, Any]) -> DataSummary:
 OVER = ("finished", "stopped", "failed")
 
 
-def _rows(run: RunDir, experiment: Experiment, missing: list[str]) -> tuple[TrialRow, ...]:
-    """From trials.parquet; where a run was cut short before it, from the journal or the one trial's folder."""
+def trial_rows(run: RunDir, experiment: Experiment) -> tuple[TrialRow, ...]:
+    """A row a trial with its history: from trials.parquet, and what a run that was cut short did not write
+    there from the journal or the one trial's folder. Empty when no trial has begun."""
     rows: dict[str, TrialRow] = {}
     if run.trials_table.is_file():
         rows = {row.trial: replace(row, history=_history(run, row.trial)) for row in read_table(run.trials_table)}
@@ -277,8 +281,6 @@ def _rows(run: RunDir, experiment: Experiment, missing: list[str]) -> tuple[Tria
     for trial, event in told.items():
         if trial not in rows or rows[trial].status not in OVER:
             rows[trial] = _unfinished_row(run, trial, event, experiment)
-    if not rows:
-        missing.append("No trial has begun.")
     return tuple(rows.values())
 
 

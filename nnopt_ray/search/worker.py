@@ -6,6 +6,7 @@ worker is told how far to go (`until`), so that the driver is asked only where a
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import traceback
@@ -139,8 +140,13 @@ class Worker:
 
         experiment = reading.close(self._experiment, params)
         folder = self._run.trial(trial)
+        page = reading.dump(experiment)
+        if folder.page.is_file() and folder.page.read_text(encoding="utf-8") != page:
+            # The journal lost its end, in a power cut, and another point bears this number now.
+            notes.append(f"{folder.root} held another trial's training; this one starts anew.")
+            shutil.rmtree(folder.root)
         if not folder.page.is_file():
-            write_text(folder.page, reading.dump(experiment))
+            write_text(folder.page, page)
         dataset = self._data(experiment)
         return TrialRun(
             experiment,
