@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 TRIALS, EPOCHS = 64, 10
+LIMIT_S = 900  # of one command: a contestant that hangs is named, not waited for
 
 PAGE = f"""
 name: bench
@@ -35,7 +36,9 @@ train:
 search: {{method: random, trials: {TRIALS}}}
 """
 
-COMMON = """
+COMMON = (
+    f"TRIALS, EPOCHS = {TRIALS}, {EPOCHS}\n"
+    + """
 import os, json, time
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import numpy as np, torch, ray
@@ -67,7 +70,13 @@ def epoch(model, optimizer, x, y, xv, yv):
                     val_accuracy=(out.argmax(1) == yv).float().mean().item())
 
 SPACE = {"lr": tune.loguniform(1e-4, 1e-1)}
+
+def finished(results):  # a counterpart whose trials fail is no counterpart
+    assert results.num_errors == 0 and len(results) == TRIALS, results.errors[:1]
+    assert all(one.metrics["training_iteration"] == EPOCHS for one in results)
+    print(results.get_best_result().metrics["val_loss"])
 """
+)
 
 DEFAULTS = (
     COMMON
@@ -83,7 +92,7 @@ def train(config):
 tuner = tune.Tuner(train, param_space=SPACE,
     tune_config=tune.TuneConfig(metric="val_loss", mode="min", num_samples={TRIALS}),
     run_config=tune.RunConfig(verbose=0))
-print(tuner.fit().get_best_result().metrics["val_loss"])
+finished(tuner.fit())
 """
 )
 
@@ -101,11 +110,17 @@ class Train(tune.Trainable):
         return True
     def step(self):
         return epoch(self.model, self.optimizer, *self.data)
+    def save_checkpoint(self, folder):
+        torch.save((self.model.state_dict(), self.optimizer.state_dict()), os.path.join(folder, "state.pt"))
+    def load_checkpoint(self, folder):
+        model, optimizer = torch.load(os.path.join(folder, "state.pt"))
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
 
 tuner = tune.Tuner(Train, param_space=SPACE,
     tune_config=tune.TuneConfig(metric="val_loss", mode="min", num_samples={TRIALS}, reuse_actors=True),
     run_config=tune.RunConfig(verbose=0, stop={{"training_iteration": {EPOCHS}}}))
-print(tuner.fit().get_best_result().metrics["val_loss"])
+finished(tuner.fit())
 """
 )
 
@@ -113,7 +128,9 @@ print(tuner.fit().get_best_result().metrics["val_loss"])
 def seconds(command: list[str], folder: Path) -> float:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AIR_NEW_OUTPUT": "0", "HOME": str(folder)}
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:3])} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return time.perf_counter() - began
