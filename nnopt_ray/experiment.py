@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -144,6 +144,8 @@ def by_default(name: str) -> Any:
 class Section(BaseModel):
     """Base of all sections: closed, immutable, no guessing of types."""
 
+    bare: ClassVar[str | None] = None  # the key that a word alone, instead of the mapping, stands for
+
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, populate_by_name=True
     )
@@ -206,7 +208,9 @@ class Checkpoint(Section):
 
 
 class Start(Section):
-    """Start from the weights of an earlier run."""
+    """Start from the weights of an earlier run; a word alone is the run."""
+
+    bare = "run"
 
     run: Annotated[str, Beside(), Fixed("it names one place")] = Field(
         description="a run folder, or a trial's folder inside one"

@@ -116,6 +116,13 @@ def prepared(experiment: Experiment) -> Dataset:
 
     dataset = prepare.prepare(experiment)
     metrics_for(experiment, dataset)
+    if experiment.train.start is not None:
+        from nnopt_ray.train import start
+
+        start.find(experiment)
+    if not experiment.is_search:  # of a search, a network that cannot be built is a failed trial
+        machine_for(experiment)
+        build_model(experiment, dataset)
     return dataset
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import nnopt_ray as nn
 from nnopt_ray import pipeline, reading
@@ -128,6 +129,28 @@ def test_a_run_folder_that_cannot_be_written_is_named(begun: RunDir, capsys: pyt
     begun.lock.mkdir()  # nothing else stops root from writing
     assert main.code(["resume", str(begun.root)]) == 2
     assert f"{begun.root} cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("model=resnet", "takes one image per row"),
+        ("train.from={run: nowhere}", "there is no folder 'nowhere'"),
+        pytest.param(
+            "resources.gpus_per_worker=1",
+            "sees no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
+    ],
+)
+def test_what_cannot_be_run_leaves_no_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.yaml").write_text(PAGE)
+    assert main.code(["run", "page.yaml", "--set", change]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def row(trial: str, status: str) -> TrialRow:

@@ -333,6 +333,13 @@ def test_close_makes_the_page_of_one_trial(read: Any) -> None:
     assert (second.train.optimizer["lr"], second.train.early_stopping, second.train.epochs) == (0.001, None, 1)
 
 
+def test_a_word_alone_is_the_run_to_start_from(read: Any) -> None:
+    head = DATA + "model: mlp\n"
+    assert read(head + "train: {from: r}\n").train == read(head + "train: {from: {run: r}}\n").train
+    with pytest.raises(PageError, match=r"train\.from: must be a mapping"):
+        read(head + "train: {from: 3}\n")
+
+
 def test_a_trial_s_page_finds_the_files_beside_the_first_page(read: Any, tmp_path: Path) -> None:
     """The page of a trial is kept in a run folder, away from the data that the first page names."""
     (tmp_path / "rows.csv").write_text("x,y\n1,2\n")

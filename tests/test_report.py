@@ -622,6 +622,11 @@ def test_a_line_in_a_choice_says_which() -> None:
     assert found[0].page == "lr: {log: [0.001, 1.0]}   # in train.optimizer, choice sgd"
 
 
+def test_a_seed_is_no_value_to_widen() -> None:
+    found = advice(searched({"choice": [1, 2, 3]}, "seed", 3, near=[3, 3, 3, 3, 3]))
+    assert not [item for item in found if item.title.startswith("Widen")]
+
+
 def test_one_lucky_trial_at_the_edge_is_no_advice() -> None:
     near = [0.099, 0.001, 0.002, 0.001, 0.002, 0.003, 0.004, 0.001]
     found = advice(searched({"log": [1e-4, 1e-1]}, "train.optimizer.lr", 0.099, near=near))

@@ -27,6 +27,8 @@ GOOD = [
     DATA + "model: {choice: [mlp, {type: resnet, depth: {choice: [8, 14]}}]}\n",
     DATA
     + "model: mlp\ntrain: {early_stopping: {choice: [null, {patience: {int: [1, 3]}}]}, clip_norm: {log: [0.1, 1]}}\n",
+    DATA + "model: mlp\ntrain: {from: runs/first}\n",
+    DATA + "model: mlp\ntrain: {from: {run: runs/first, epoch: 3}}\n",
     DATA + "model: mlp\ntrain:\nsearch: {method: manual, trials: [{seed: 1}, {seed: 2}]}\n",
     DATA + "model: {type: mlp, widths: {choice: [[8], [8, 8]]}}\nseed: {int: [1, 3]}\n",
     "data: {source: {type: csv, path: x}, split: {test: 0.1}, steps: [{choice: [scale, encode]}]}\nmodel: mlp\n",

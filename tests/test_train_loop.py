@@ -328,6 +328,11 @@ def test_outputs_of_another_shape_are_refused(task: str) -> None:
         trained(page(model=part("train_example:Flat")), data, {})
 
 
+def test_outputs_that_no_gradient_can_pass_are_refused() -> None:
+    with pytest.raises(PartError, match="no gradient can reach its weights"):
+        trained(page(model=part("train_example:Detached")), dataset(), {})
+
+
 def test_images_lie_with_channels_last_where_the_model_can_take_it() -> None:
     data = dataset(image=True)
     last, first = (trained(page(model=part("train_example:Conv", view=view)), data) for view in (False, True))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from train_example import ACCURACY, MACHINE, dataset, page, part
@@ -92,6 +93,17 @@ def test_stopped_after_any_epoch_and_resumed(stop: int, tmp_path: Path) -> None:
     assert without_seconds(again.history) == without_seconds(unbroken.history)
     ends = [state.load(checkpoints.file(TrialDir(tmp_path / name), 3)) for name in ("unbroken", "cut")]
     same(*ends)
+
+
+def test_noise_from_numpy_and_python_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    """A network of one's own may draw from any of the three generators."""
+    drawing = page(checkpoint={"every": 1}, model=part("train_example:Drawing"))
+    unbroken = run(tmp_path / "unbroken", drawing)
+    run(tmp_path / "cut", drawing, should_stop=lambda: True)
+    random.seed(1)
+    np.random.seed(1)
+    again = run(tmp_path / "cut", drawing)
+    assert without_seconds(again.history) == without_seconds(unbroken.history)
 
 
 def test_a_few_epochs_at_a_time(tmp_path: Path) -> None:

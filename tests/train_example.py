@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -69,6 +70,21 @@ class Flat(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)[:, 0]
+
+
+class Detached(Net):
+    """Cuts the way from the loss back to the weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+class Drawing(Net):
+    """Draws its noise from NumPy and from Python instead of torch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = float(np.random.normal()) + random.random() if self.training else 0.0
+        return super().forward(x) * (1 + 0.1 * noise)
 
 
 class Conv(nn.Module):

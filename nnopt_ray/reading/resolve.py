@@ -42,6 +42,8 @@ class _Walk(Values):
     # --- sections -------------------------------------------------------------------------------
 
     def section(self, model: type[Section], raw: Any, at: At, none: str = "") -> Resolved:
+        if model.bare and isinstance(raw, str):
+            raw = {model.bare: raw}
         if not isinstance(raw, dict):
             names = ", ".join(key.name for key in keys_of(model))
             self._fault(at, f"must be a mapping with the keys {names}; it is {shown(raw)}.{none}")

@@ -67,6 +67,8 @@ class _Maker:
     def _section_key(self, key: Key, section: type[Section], fixed: bool) -> Schema:
         """A section; an empty one (null) means its defaults, or none where it is optional."""
         inside = self.section(section, fixed)
+        if section.bare:
+            inside = {"anyOf": [inside, {"type": "string"}]}
         varies = not fixed and key.optional and not any(k.fixed for k in keys_of(section))
         return _openable({"anyOf": [inside, {"type": "null"}]}, not varies)
 

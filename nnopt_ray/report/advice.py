@@ -80,6 +80,8 @@ def _edges(facts: Facts) -> Iterator[Advice]:
         return
     params = facts.result.best_values if facts.result else best.params
     for path, branch, opened, value in taken(facts.experiment, params):
+        if path == "seed":  # its values have no order
+            continue
         end = edge(opened, value)
         if end and not _luck(facts, path, opened, end):
             wider = _valid_wider(facts.experiment, branch, opened, end)

@@ -12,6 +12,7 @@ scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the 
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -151,7 +152,7 @@ class Trainer:
         seed, train = self.experiment.seed, self.experiment.train
         generator = torch.Generator().manual_seed(derived_seed(seed, "order", self.epoch))
         order = torch.randperm(self.placed.train.rows, generator=generator)
-        torch.manual_seed(derived_seed(seed, "noise", self.epoch))
+        self._seed_noise()
         self.model.train()
         weights, gradient = self.weights.flat, self.weights.gradient
         tally = Tally()
@@ -201,6 +202,18 @@ class Trainer:
                 f"the model '{self.experiment.model.type}' must return one tensor of shape [rows, outputs], here "
                 f"{list(expected)}, and returned {found}."
             )
+        if not outputs.requires_grad:
+            raise PartError(
+                f"the model '{self.experiment.model.type}' returned outputs that hang on none of its weights, so no "
+                "gradient can reach its weights: look for detach(), no_grad() or NumPy in its forward."
+            )
+
+    def _seed_noise(self) -> None:
+        """Dropout draws from torch; a network of one's own may draw from NumPy or Python too."""
+        noise = derived_seed(self.experiment.seed, "noise", self.epoch)
+        torch.manual_seed(noise)
+        np.random.seed(noise % 2**32)
+        random.seed(noise)
 
     def _lr(self, step: int) -> float:
         """The learning rate of a step of this run, counted from 0."""
