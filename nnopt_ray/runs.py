@@ -241,5 +241,6 @@ def _search(
     session.close()
     if should_stop():
         raise Interrupted("stopped")
-    decided = {**pipeline.decided_data(dataset), **study.decided, "search_s": f"{time.monotonic() - began:.1f}"}
-    pipeline.conclude(experiment, folder, dataset, rows, time.monotonic() - began, decided)
+    seconds = study.earlier_s + time.monotonic() - began
+    decided = {**pipeline.decided_data(dataset), **study.decided, "search_s": f"{seconds:.1f}"}
+    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided)

@@ -226,6 +226,11 @@ def test_an_interrupted_study_goes_on_and_repeats_nothing(here: Path, method: st
         lines = list(rundir.read_lines(RunDir(path).trial(row.trial).history))
         assert [line["epoch"] for line in lines] == list(range(row.epochs))
     assert nn.resume(path).result == run.result
+    # The time of both processes, and not the time between them.
+    times = [event["t"] for event in rundir.read_lines(RunDir(path).journal)]
+    (again,) = [event["t"] for event in events(run, "resumed")]
+    first = max(t for t in times if t < again) - times[0]
+    assert run.result["seconds"] >= first + (times[-1] - again)
 
 
 def test_a_trial_never_goes_on_from_the_training_of_another(here: Path) -> None:

@@ -68,3 +68,13 @@ class Journal:
 def read(path: Path) -> Iterator[Event]:
     """All whole events of a journal; a torn last line is dropped."""
     return read_lines(path)
+
+
+def worked_s(events: list[Event]) -> float:
+    """Seconds that processes have worked on a study, without the time between them."""
+    total, began, last = 0.0, 0.0, 0.0
+    for event in events:
+        if event["event"] in ("study", "resumed"):
+            total, began = total + last - began, event["t"]
+        last = event["t"]
+    return total + last - began

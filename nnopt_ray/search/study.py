@@ -58,6 +58,7 @@ class Study:
         self.queue: deque[Trial] = deque()
         self.asked_all = False
         self.closing = False  # nothing new is begun any more: stopped, or out of time
+        self.earlier_s = 0.0  # worked on this search by processes before this one
         self.faults: list[str] = []
         self.deaths = 0  # of workers that had no trial yet
         self.decided: dict[str, str] = {}
@@ -80,6 +81,7 @@ class Study:
                 "Put the page back as it was, or start a new run."
             )
         self.ledger.replay(earlier)
+        self.earlier_s = journals.worked_s(earlier)
         self.queue.extend(trial for trial in self.ledger.trials.values() if not trial.over)
         done = sum(trial.over for trial in self.ledger.trials.values())
         self.journal.append({"event": "resumed", "finished": done, "going_on": len(self.queue)})
