@@ -247,6 +247,13 @@ class Train(Section):
     start: Start | None = Field(default=None, alias="from", description="start from an earlier run's weights")
 
 
+class Confirm(Section):
+    """The best few trials once more over several seeds, so that the winner is no lucky draw."""
+
+    top: Annotated[int, Field(ge=2)] = Field(default=3, description="how many of the best trials run again")
+    seeds: Annotated[int, Field(ge=2)] = Field(default=3, description="seeds that each of them runs with")
+
+
 class Search(Section):
     """How the opened values are searched. Without a range on the page there is nothing to search."""
 
@@ -260,6 +267,16 @@ class Search(Section):
         default=by_default("none"), description="which trials stop early"
     )
     timeout_s: Positive | None = Field(default=None, description="no new trial is started after this many seconds")
+    start: tuple[dict[str, Any], ...] = Field(
+        default=(), description="points to try first: [{path: value, ...}, ...]; what a point leaves out is searched"
+    )
+    reproducible: bool = Field(
+        default=False, description="the same page and seed give the same search, bit for bit, however it is run"
+    )
+    concurrency: Count | None = Field(
+        default=None, description="trials in flight; without it as many as the workers hold"
+    )
+    confirm: Confirm | None = Field(default=None, description="run the best few again over seeds")
 
 
 class Evaluate(Section):
@@ -283,6 +300,15 @@ class Resources(Section):
     )
     cpus_per_worker: Count = Field(default=1, description="CPU cores, and the threads torch uses")
     gpus_per_worker: NonNegative = Field(default=0.0, description="GPUs, or a fraction of one")
+    fuse: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="train several trials of one shape as lanes of one step; auto: where a short measurement gains by it",
+    )
+    lanes: Count | Literal["auto"] = Field(default="auto", description="trials that one worker trains at a time")
+    in_process: Literal["auto", "never"] = Field(
+        default="auto",
+        description="auto: a search on one machine begins in this process, and Ray joins when there is enough to do",
+    )
 
 
 NOT_SEARCHED = "it says how the search itself is done"

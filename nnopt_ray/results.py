@@ -69,7 +69,7 @@ class Scores:
     notes: tuple[str, ...] = ()  # sentences for the user: what is not defined and why
 
 
-Status = Literal["finished", "stopped", "failed", "running", "pending"]
+Status = Literal["finished", "stopped", "failed", "running", "paused", "pending"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,25 @@ class TrialRow:
     value: float | None
     metrics: Mapping[str, float]
     history: tuple[Epoch, ...] = ()  # not a column of the table
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands. Counts are of trials, those of earlier processes included."""
+
+    total: int
+    running: int = 0
+    paused: int = 0
+    finished: int = 0
+    stopped: int = 0
+    failed: int = 0
+    epochs: int = 0  # trained in all
+    epochs_per_s: float = 0.0  # by this process, lately
+    workers: int = 0
+    lanes: int = 0  # trials that the workers could train at a time
+    lanes_filled: int = 0
+    left_s: float | None = None  # None: not known yet
+    best: TrialRow | None = None
 
 
 @dataclass(frozen=True)

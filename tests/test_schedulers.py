@@ -15,7 +15,7 @@ def test_asha_decides_as_tune_when_it_sees_every_epoch(seed: int, grace: int, fa
 
     draw = np.random.default_rng(seed)
     mode = "min" if seed % 2 else "max"
-    judge = Asha(grace_period=grace, reduction_factor=factor).start(mode, epochs)
+    judge = Asha(grace_period=grace, reduction_factor=factor).start(mode, epochs, 0)
     tune = ASHAScheduler(
         time_attr=EPOCH, metric=METRIC, mode=mode, max_t=epochs, grace_period=grace, reduction_factor=factor
     )
@@ -33,8 +33,8 @@ def test_asha_decides_as_tune_when_it_sees_every_epoch(seed: int, grace: int, fa
         value = float(np.round(draw.normal(), 1))  # rounded, so that ties come up
         ended = done == epochs or draw.random() < 0.02
         theirs = tune.on_trial_result(None, card, {EPOCH: done, METRIC: value}) == TrialScheduler.STOP
-        asked = judge.next_decision(done - 1) == done
-        ours = asked and judge.judge(name, done, value)
+        asked = judge.next_decision(name, done - 1) == done
+        ours = asked and judge.judge(name, done, value, {}).kind == "stop"
         if done < epochs:
             assert ours == theirs
         stopped += ours

@@ -124,7 +124,7 @@ class Ledger:
         self._ended(trial, event)
 
     def next_decision(self, trial: Trial) -> int | None:
-        return self.judge.next_decision(len(trial.values))
+        return self.judge.next_decision(trial.id, len(trial.values))
 
     # Replay: apply what was recorded.
 
@@ -168,10 +168,12 @@ class Ledger:
         done = len(trial.values)
         # At its last epoch a trial ends by itself: the judge hears of it from `ended`.
         inside = done < trial.params.get("train.epochs", self.experiment.train.epochs)
-        if inside and self.judge.next_decision(done - 1) == done and self.judge.judge(trial.id, done, value):
-            trial.stop_at = done
-            return True
-        return False
+        if not inside or self.judge.next_decision(trial.id, done - 1) != done:
+            return False
+        if self.judge.judge(trial.id, done, value, trial.params).kind != "stop":
+            return False
+        trial.stop_at = done
+        return True
 
     def _ended(self, trial: Trial, event: Event) -> None:
         trial.status, trial.reason = event["status"], event["reason"]

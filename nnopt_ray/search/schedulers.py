@@ -7,7 +7,9 @@ light record, the study as the `tune_controller`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,36 +24,74 @@ class TrialCard:
         self.trial_id = trial_id
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What happens to a trial at a decision.
+
+    go     it trains on
+    stop   it is over
+    pause  its state is written and its lane given away; it goes on when `Judge.promote` names it
+    copy   it takes over weights and optimizer of `donor` as they were after `donor_epochs` epochs, and
+           trains on with `params` (all of its parameters; only values that change no shape may differ)
+    """
+
+    kind: Literal["go", "stop", "pause", "copy"]
+    donor: str = ""
+    donor_epochs: int = 0
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+GO, STOP, PAUSE = Verdict("go"), Verdict("stop"), Verdict("pause")
+
+
 class Judge(ABC):
-    """One study's scheduler. Epochs are counted from 1 here: how many a trial has done."""
+    """One study's scheduler. Epochs are counted from 1 here: how many a trial has done.
+
+    Everything it answers follows from the order of the calls, so that a journal of them replays it.
+    """
+
+    keeps_decisions: ClassVar[bool] = False  # True: the state at each decision stays on disk, for `copy`
 
     @abstractmethod
-    def next_decision(self, epochs_done: int) -> int | None:
+    def next_decision(self, trial: str, epochs_done: int) -> int | None:
         """After how many epochs in all the trial is judged next; None: never before it ends."""
 
     @abstractmethod
-    def judge(self, trial: str, epochs_done: int, value: float) -> bool:
-        """True when the trial should stop here."""
+    def judge(self, trial: str, epochs_done: int, value: float, params: Mapping[str, Any]) -> Verdict:
+        """What happens to the trial, which has just done so many epochs. NaN is worse than any number."""
 
     @abstractmethod
     def ended(self, trial: str, epochs_done: int, value: float | None) -> None:
         """The trial ended by itself, failed (value None) or was stopped."""
+
+    def promote(self) -> str | None:
+        """A paused trial that goes on now, before any new one starts; it is no longer paused then."""
+        return None
+
+    def give_up(self) -> list[str]:
+        """Asked when nothing runs and nothing new is to come, and `promote` names none: the paused trials
+        that stop here. Trials left out are expected from `promote` next."""
+        return []
 
 
 class Scheduler(ABC):
     """Base of schedulers: their keys, and how they start."""
 
     @abstractmethod
-    def start(self, mode: str, epochs: int) -> Judge:
+    def start(self, mode: str, epochs: int, seed: int) -> Judge:
         """A judge for a fresh study whose trials train for `epochs` at most."""
+
+    @abstractmethod
+    def budget(self, trials: int, epochs: int) -> tuple[int, int]:
+        """The least and the most epochs that a study of so many trials trains in all, if none fails."""
 
 
 class _NeverStop(Judge):
-    def next_decision(self, epochs_done: int) -> int | None:
+    def next_decision(self, trial: str, epochs_done: int) -> int | None:
         return None
 
-    def judge(self, trial: str, epochs_done: int, value: float) -> bool:
-        return False
+    def judge(self, trial: str, epochs_done: int, value: float, params: Mapping[str, Any]) -> Verdict:
+        return GO
 
     def ended(self, trial: str, epochs_done: int, value: float | None) -> None:
         return None
@@ -60,8 +100,11 @@ class _NeverStop(Judge):
 class NoScheduler(Scheduler):
     """Every trial trains to its end."""
 
-    def start(self, mode: str, epochs: int) -> Judge:
+    def start(self, mode: str, epochs: int, seed: int) -> Judge:
         return _NeverStop()
+
+    def budget(self, trials: int, epochs: int) -> tuple[int, int]:
+        return trials * epochs, trials * epochs
 
 
 class Asha(Scheduler):
@@ -84,8 +127,11 @@ class Asha(Scheduler):
         self.grace_period = grace_period
         self.reduction_factor = reduction_factor
 
-    def start(self, mode: str, epochs: int) -> Judge:
+    def start(self, mode: str, epochs: int, seed: int) -> Judge:
         return _AshaJudge(self, mode, epochs)
+
+    def budget(self, trials: int, epochs: int) -> tuple[int, int]:
+        return trials * min(self.grace_period, epochs), trials * epochs
 
 
 class _AshaJudge(Judge):
@@ -103,10 +149,10 @@ class _AshaJudge(Judge):
         self._rungs = sorted(_ceil(milestone) for milestone, _ in self._tune._brackets[0]._rungs)
         self._known: dict[str, TrialCard] = {}
 
-    def next_decision(self, epochs_done: int) -> int | None:
+    def next_decision(self, trial: str, epochs_done: int) -> int | None:
         return next((rung for rung in self._rungs if rung > epochs_done), None)
 
-    def judge(self, trial: str, epochs_done: int, value: float) -> bool:
+    def judge(self, trial: str, epochs_done: int, value: float, params: Mapping[str, Any]) -> Verdict:
         from ray.tune.schedulers import TrialScheduler
 
         card = self._known.get(trial)
@@ -114,7 +160,7 @@ class _AshaJudge(Judge):
             card = self._known[trial] = TrialCard(trial)
             self._tune.on_trial_add(None, card)
         decision = self._tune.on_trial_result(None, card, {EPOCH: epochs_done, METRIC: value})
-        return bool(decision == TrialScheduler.STOP)
+        return STOP if decision == TrialScheduler.STOP else GO
 
     def ended(self, trial: str, epochs_done: int, value: float | None) -> None:
         card = self._known.pop(trial, None)

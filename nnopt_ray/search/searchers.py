@@ -19,9 +19,14 @@ from nnopt_ray.search.space import Params, distinct_grid, params, points, random
 
 
 class Asker(ABC):
-    """One study's source of trials. `total` is how many it will give."""
+    """One study's source of trials.
+
+    total: how many it will give, or how many at most.
+    adaptive: whether what is told changes what is asked; if not, the study may ask far ahead.
+    """
 
     total: int
+    adaptive: bool = True
 
     @abstractmethod
     def ask(self, trial: str) -> Params | None:
@@ -48,6 +53,8 @@ class Method(ABC):
 
 class _Listed(Asker):
     """Trials that are known beforehand."""
+
+    adaptive = False
 
     def __init__(self, listed: list[Params]) -> None:
         self._listed = iter(listed)
@@ -79,6 +86,8 @@ class Grid(Method):
 
 
 class _RandomAsker(Asker):
+    adaptive = False
+
     def __init__(self, tree: Mapping[str, Any], seed: int, total: int) -> None:
         self._tree, self._seed, self.total = tree, seed, total
         self._asked = 0

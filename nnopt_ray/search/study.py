@@ -51,7 +51,9 @@ class Study:
         self.experiment, self.run_dir, self.watch = experiment, run, watch
         search = experiment.search
         self.asker = tables.build("method", search.method).start(experiment)
-        judge = tables.build("scheduler", search.scheduler).start(experiment.mode, most_epochs(experiment))
+        judge = tables.build("scheduler", search.scheduler).start(
+            experiment.mode, most_epochs(experiment), experiment.seed
+        )
         self.journal = journals.Journal(run.journal)
         earlier = list(journals.read(run.journal))
         self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note)
