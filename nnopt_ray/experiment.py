@@ -302,7 +302,7 @@ class Resources(Section):
     gpus_per_worker: NonNegative = Field(default=0.0, description="GPUs, or a fraction of one")
     fuse: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="train several trials of one shape as lanes of one step; auto: where a short measurement gains by it",
+        description="train several trials of one shape as lanes of one step; auto: where measuring finds a gain",
     )
     lanes: Count | Literal["auto"] = Field(default="auto", description="trials that one worker trains at a time")
     in_process: Literal["auto", "never"] = Field(
