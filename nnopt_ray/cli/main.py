@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import typer
 
-from nnopt_ray.cli import answer, json_only, pages, running, showing
+from nnopt_ray.cli import answer, json_only, pages, planning, running, showing
 from nnopt_ray.errors import Interrupted, NnoptError, PageError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 BadCommand: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 pages.register(app)
+planning.register(app)
 running.register(app)
 showing.register(app)
 
@@ -51,7 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0 done, 1 the run failed, 2 page, data or command at fault, 3 a fault
     of nnopt, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(code(words))
+    try:
+        done = code(words)
+    except KeyboardInterrupt:
+        done = 130
+    # All is said; what is left is Ray's own end, which an interrupt tears (an exit by signal 11 was seen).
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, signal.SIG_IGN)
+    sys.exit(done)
 
 
 def code(words: list[str]) -> int:

@@ -32,7 +32,7 @@ from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.schedules import Schedule
 from nnopt_ray.train.state import State
-from nnopt_ray.train.tally import Tally
+from nnopt_ray.train.tally import Broken, Tally
 from nnopt_ray.train.validate import Metric, Validation
 from nnopt_ray.train.watch import Watch
 from nnopt_ray.train.weights import FlatWeights, Snapshot, aliases, put
@@ -128,35 +128,59 @@ class Trainer:
         Raises NotANumber when the training loss or the gradient is no number any more; RuntimeError when
         training has ended. After a raise the trainer is in the middle of an epoch: load a state to go on.
         """
-        if self.done or not self.at_boundary:
-            raise RuntimeError("training has ended" if self.done else "the last epoch broke off: load a state first")
         started = time.perf_counter()
-        if self.epoch == 0 and self.experiment.train.start is not None:
-            self._start(self.experiment.train.start.optimizer)
-        self.at_boundary = False
+        self.open_epoch()
         directly = self._fit_directly()
         train_loss, grad_norm, lr = (self._train_loss(), 0.0, 0.0) if directly else self._train()
         self.model.eval()
-        metrics = {"train_loss": train_loss, **self.validation.measure(self._forward)}
+        measured = self.validation.measure(self._forward)
+        return self.close_epoch(
+            train_loss, measured, lr, grad_norm, time.perf_counter() - started, ended="fitted directly" * directly
+        )
+
+    def open_epoch(self) -> None:
+        """What comes before the steps of an epoch. Raises RuntimeError when training has ended."""
+        if self.done or not self.at_boundary:
+            raise RuntimeError("training has ended" if self.done else "the last epoch broke off: load a state first")
+        if self.epoch == 0 and self.experiment.train.start is not None:
+            self._start(self.experiment.train.start.optimizer)
+        self.at_boundary = False
+
+    def close_epoch(
+        self,
+        train_loss: float,
+        measured: Mapping[str, float],
+        lr: float,
+        grad_norm: float,
+        seconds: float,
+        ended: str = "",
+    ) -> Epoch:
+        """What comes after the steps of an epoch and its validation: the decisions, and the record.
+
+        measured: val_NAME → value. ended: why training ends here for a reason of its own.
+        """
+        metrics = {"train_loss": train_loss, **measured}
         events = self._end_of_epoch(metrics)
-        if directly:
-            self.done, self.reason = True, "fitted directly"
-        record = Epoch(self.epoch, metrics, lr, grad_norm, time.perf_counter() - started, tuple(events))
+        if ended:
+            self.done, self.reason = True, ended
+        record = Epoch(self.epoch, metrics, lr, grad_norm, seconds, tuple(events))
         self.history.append(record)
         self.epoch += 1
         self.at_boundary = True
         return record
 
+    def order(self) -> Tensor:
+        """int64 [rows]: the training rows in this epoch's order."""
+        generator = torch.Generator().manual_seed(derived_seed(self.experiment.seed, "order", self.epoch))
+        return torch.randperm(self.placed.train.rows, generator=generator)
+
     def _train(self) -> tuple[float, float, float]:
         """The steps of an epoch → mean loss, mean gradient norm before clipping, last learning rate."""
-        seed, train = self.experiment.seed, self.experiment.train
-        generator = torch.Generator().manual_seed(derived_seed(seed, "order", self.epoch))
-        order = torch.randperm(self.placed.train.rows, generator=generator)
+        order = self.order()
         self._seed_noise()
         self.model.train()
-        weights, gradient = self.weights.flat, self.weights.gradient
+        gradient = self.weights.gradient
         tally = Tally()
-        first = self.epoch * len(self.sizes)
         for number, (inputs, target) in enumerate(self.placed.train.batches(self.sizes, order)):
             gradient.zero_()
             outputs = self._forward(inputs)
@@ -166,21 +190,26 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             if number == 0:
                 self.weights.check()
-            if train.l1:
-                gradient.add_(weights.detach().sign(), alpha=train.l1)
-            norm = torch.linalg.vector_norm(gradient)
-            if train.clip_norm is not None:  # the meaning of torch.nn.utils.clip_grad_norm_
-                gradient.mul_((train.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
-            if train.clip_value is not None:
-                gradient.clamp_(-train.clip_value, train.clip_value)
-            lr = self._lr(first + number)
-            self.step += 1
-            self.optimizer.update(weights, gradient, self.slots, self.step, lr)
-            tally.add(loss.detach(), self.loss.weight(target), norm)
+            tally.add(loss.detach(), self.loss.weight(target), self.descend(number))
             if number % LOOK_EVERY_STEPS == LOOK_EVERY_STEPS - 1:
-                self._look(tally, first)
-        self._look(tally, first)
-        return tally.loss, tally.norm, lr
+                self._look(tally.settle())
+        self._look(tally.settle())
+        return tally.loss, tally.norm, self.last_lr()
+
+    def descend(self, number: int) -> Tensor:
+        """Let the optimizer take step `number` of this epoch by the gradient that is there → its norm, unclipped."""
+        train, weights, gradient = self.experiment.train, self.weights.flat, self.weights.gradient
+        if train.l1:
+            gradient.add_(weights.detach().sign(), alpha=train.l1)
+        norm: Tensor = torch.linalg.vector_norm(gradient)
+        if train.clip_norm is not None:  # the meaning of torch.nn.utils.clip_grad_norm_
+            gradient.mul_((train.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+        if train.clip_value is not None:
+            gradient.clamp_(-train.clip_value, train.clip_value)
+        self.step += 1
+        lr = self._lr(self.epoch * len(self.sizes) + number)
+        self.optimizer.update(weights, gradient, self.slots, self.step, lr)
+        return norm
 
     def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """float32 outputs [rows, outputs]; computed in bfloat16 where the machine says so."""
@@ -208,9 +237,13 @@ class Trainer:
                 "gradient can reach its weights: look for detach(), no_grad() or NumPy in its forward."
             )
 
+    def noise_seed(self) -> int:
+        """What dropout in this epoch is drawn from."""
+        return derived_seed(self.experiment.seed, "noise", self.epoch)
+
     def _seed_noise(self) -> None:
         """Dropout draws from torch; a network of one's own may draw from NumPy or Python too."""
-        noise = derived_seed(self.experiment.seed, "noise", self.epoch)
+        noise = self.noise_seed()
         torch.manual_seed(noise)
         np.random.seed(noise % 2**32)
         random.seed(noise)
@@ -222,18 +255,25 @@ class Trainer:
         steps = self.experiment.train.epochs * len(self.sizes)
         return self.base_lr * self.schedule.factor(step - self._warm_up, len(self.sizes), steps - self._warm_up)
 
-    def _look(self, tally: Tally, first: int) -> None:
-        broken = tally.settle()
-        if broken is None:
-            return
+    def last_lr(self) -> float:
+        """The learning rate of the last step of this epoch."""
+        return self._lr((self.epoch + 1) * len(self.sizes) - 1)
+
+    def _look(self, broken: Broken | None) -> None:
+        if broken is not None:
+            raise self.not_a_number(broken)
+
+    def not_a_number(self, broken: Broken) -> NotANumber:
+        """The error that tells which value of this epoch is no number, and what to do about it."""
         step, what, value = broken
+        first = self.epoch * len(self.sizes)
         lr = self._lr(first + step)
         cure = "Lower train.optimizer.lr" + (
             "." if self.experiment.train.clip_norm is not None else ", or set train.clip_norm (1.0, say)."
         )
         if first + step == 0:
             cure = "It is the first step: look for values in the data that are not finite or very large. Or: " + cure
-        raise NotANumber(
+        return NotANumber(
             f"the {what} became {value:g} in epoch {self.epoch}, step {step} (learning rate {lr:g}). {cure}"
         )
 

@@ -17,6 +17,8 @@ from nnopt_ray.data.types import Shapes, Task
 from nnopt_ray.errors import PartError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 
@@ -27,6 +29,7 @@ class Loss:
     """
 
     tasks: ClassVar[tuple[Task, ...]] = ("classification", "regression")
+    lane_keys: ClassVar[tuple[str, ...]] = ()  # keys that may differ among the lanes of a pack
 
     def __init__(self, shapes: Shapes, class_counts: np.ndarray | None) -> None:
         if shapes.task not in self.tasks:
@@ -47,6 +50,14 @@ class Loss:
         """What the batch counts in a mean over batches: its rows, unless a class counts more."""
         return float(len(target))
 
+    def lane_values(self) -> dict[str, float]:
+        """What lanes of one pack may have each of its own, by name; part of the page's keys of `lane_keys`."""
+        return {}
+
+    def lane(self, outputs: Tensor, target: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """The loss of one lane's batch, as a call gives it, with its own `values` (scalars) of `lane_values`."""
+        return self(outputs, target)
+
 
 class CrossEntropy(Loss):
     """Cross entropy of the softmax of the logits (torch.nn.CrossEntropyLoss).
@@ -59,6 +70,7 @@ class CrossEntropy(Loss):
     """
 
     tasks = ("classification",)
+    lane_keys = ("label_smoothing",)
 
     def __init__(
         self,
@@ -71,6 +83,7 @@ class CrossEntropy(Loss):
     ) -> None:
         super().__init__(shapes, class_counts)
         self.label_smoothing = label_smoothing
+        self._classes = shapes.outputs
         self._class_weights = _weights_of(class_weights, shapes.outputs, class_counts)
         self._on_device: Tensor | None = None
 
@@ -82,6 +95,25 @@ class CrossEntropy(Loss):
     def weight(self, target: Tensor) -> float | Tensor:
         weights = self._weights(target)
         return float(len(target)) if weights is None else weights[target].sum()
+
+    def lane_values(self) -> dict[str, float]:
+        if not self.label_smoothing:
+            return {}
+        return {"keep": 1 - self.label_smoothing, "spread": self.label_smoothing / self._classes}
+
+    def lane(self, outputs: Tensor, target: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        # In parts, as the batched form of nll_loss imports sympy (0.6 s); the same gradients, bit for bit.
+        from torch.nn.functional import log_softmax
+
+        weights = self._weights(outputs)
+        logs = log_softmax(outputs, dim=1)
+        picked = -logs.gather(1, target.unsqueeze(1)).squeeze(1)
+        loss: Tensor = picked.mean() if weights is None else (picked * weights[target]).sum() / weights[target].sum()
+        if values:
+            smooth = -(logs if weights is None else logs * weights).sum(dim=1)
+            spread = smooth.mean() if weights is None else smooth.sum() / weights[target].sum()
+            loss = loss * values["keep"] + spread * values["spread"]
+        return loss
 
     def _weights(self, like: Tensor) -> Tensor | None:
         if self._class_weights is None:
@@ -178,3 +210,9 @@ class Auto(Loss):
 
     def weight(self, target: Tensor) -> float | Tensor:
         return self._loss.weight(target)
+
+    def lane_values(self) -> dict[str, float]:
+        return self._loss.lane_values()
+
+    def lane(self, outputs: Tensor, target: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        return self._loss.lane(outputs, target, values)

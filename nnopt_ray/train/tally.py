@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+Broken = tuple[int, str, float]  # step of the epoch, what it is, its value
 
 
 class Tally:
@@ -19,14 +22,20 @@ class Tally:
     def add(self, loss: Tensor, weight: float | Tensor, norm: Tensor) -> None:
         self._waiting.append((loss, weight, norm))
 
-    def settle(self) -> tuple[int, str, float] | None:
-        """Add up what waits → the first (step, name, value) that is no number, if there is one."""
+    def settle(self) -> Broken | None:
+        """Add up what waits → the first value that is no number, if there is one."""
         if not self._waiting:
             return None
         losses, weights, norms = zip(*self._waiting, strict=True)
         numbers = torch.stack([*losses, *norms]).tolist()
-        for index, (loss, weight) in enumerate(zip(numbers, weights, strict=False)):
-            norm = numbers[len(losses) + index]
+        self._waiting.clear()
+        return self.take(numbers[: len(losses)], weights, numbers[len(losses) :])
+
+    def take(
+        self, losses: Sequence[float], weights: Sequence[float | Tensor], norms: Sequence[float]
+    ) -> Broken | None:
+        """Add up the steps of which the numbers are known → the first that is no number, if there is one."""
+        for index, (loss, weight, norm) in enumerate(zip(losses, weights, norms, strict=True)):
             for name, value in (("training loss", loss), ("gradient", norm)):
                 if not math.isfinite(value):
                     return self._steps + index, name, value
@@ -34,7 +43,6 @@ class Tally:
             self._weight_sum += float(weight)
             self._norm_sum += norm
         self._steps += len(losses)
-        self._waiting.clear()
         return None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -24,6 +25,16 @@ class Metric(Protocol):
     def mode(self) -> Literal["min", "max"]: ...
 
     def __call__(self, outputs: np.ndarray, target: np.ndarray, /) -> float: ...
+
+
+@dataclass
+class Collected:
+    """What the batches of a validation gave, one entry each."""
+
+    losses: list[Tensor]
+    weights: list[float]
+    own: list[Tensor]
+    outputs: list[Tensor]
 
 
 class Validation:
@@ -48,23 +59,34 @@ class Validation:
 
     def measure(self, forward: Forward) -> dict[str, float]:
         """val_loss, then val_NAME in the order of the metrics. NaN where the outputs are not finite."""
-        losses, weights, own, outputs = [], [], [], []
+        found = self.begin()
         with torch.no_grad():
             for inputs, target in self.part.batches(evaluation_sizes(self.part.rows, self.rows_a_batch)):
-                out = forward(inputs)
-                losses.append(self.loss(out, target))
-                weights.append(float(self.loss.weight(target)))
-                if self.own is not None:
-                    own.append(self._own_sum(out, target))
-                if self.others:
-                    outputs.append(out)
-            total = sum(loss * weight for loss, weight in zip(torch.stack(losses).tolist(), weights, strict=True))
-            found = {"loss": total / sum(weights)}
-            if self.own is not None:
-                found[self.own] = float(torch.stack(own).sum()) / self.part.rows
-            if self.others:
-                found |= self._measure_others(torch.cat(outputs).cpu().numpy())
-        return {f"val_{name}": found[name] for name in ("loss", *self.names)}
+                self.add(found, forward(inputs), target)
+            return self.end(found)
+
+    def begin(self) -> Collected:
+        return Collected([], [], [], [])
+
+    def add(self, found: Collected, outputs: Tensor, target: Tensor) -> None:
+        """One batch of the part, in its order; without gradients."""
+        found.losses.append(self.loss(outputs, target))
+        found.weights.append(float(self.loss.weight(target)))
+        if self.own is not None:
+            found.own.append(self._own_sum(outputs, target))
+        if self.others:
+            found.outputs.append(outputs)
+
+    def end(self, found: Collected) -> dict[str, float]:
+        """What `measure` returns, when all batches are there."""
+        losses = torch.stack(found.losses).tolist()
+        total = sum(loss * weight for loss, weight in zip(losses, found.weights, strict=True))
+        values = {"loss": total / sum(found.weights)}
+        if self.own is not None:
+            values[self.own] = float(torch.stack(found.own).sum()) / self.part.rows
+        if self.others:
+            values |= self._measure_others(torch.cat(found.outputs).cpu().numpy())
+        return {f"val_{name}": values[name] for name in ("loss", *self.names)}
 
     def _own_sum(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Float64 sum over the rows: right classes, or absolute error in the user's units, mean over outputs."""

@@ -50,6 +50,35 @@ class FlatWeights:
                 parameter.grad = self.gradient[start:end].view(parameter.shape)
                 self._views.append(view)
 
+    def move(self, flat: Tensor, gradient: Tensor, rest: Mapping[str, Tensor]) -> None:
+        """Go on in other memory: all values are copied there, and the model's tensors become views of it.
+
+        flat, gradient: [P]; rest: a tensor for each name of `rest`, of its shape.
+        """
+        frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
+        with torch.no_grad():
+            flat.copy_(self.flat)
+            gradient.copy_(self.gradient)
+            for name, tensor in self.rest.items():
+                rest[name].copy_(tensor)
+                if name in frozen:
+                    frozen[name].data = rest[name]
+                else:
+                    path, _, own = name.rpartition(".")
+                    self.model.get_submodule(path)._buffers[own] = rest[name]
+        self.flat, self.gradient = flat, gradient
+        self._views = []
+        for (_, parameter), (start, end) in zip(self.trainable, self._ranges(), strict=True):
+            view = flat[start:end].view(parameter.shape)
+            parameter.data = view
+            parameter.grad = gradient[start:end].view(parameter.shape)
+            self._views.append(view)
+
+    def leave(self) -> None:
+        """Go on in memory of one's own, as after making it."""
+        rest = {name: torch.empty_like(tensor) for name, tensor in self.rest.items()}
+        self.move(torch.empty_like(self.flat), torch.empty_like(self.gradient), rest)
+
     def _ranges(self) -> list[tuple[int, int]]:
         ends, start = [], 0
         for _, shape in self.layout:
