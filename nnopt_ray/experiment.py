@@ -8,6 +8,7 @@ may not vary. Reading a page into these models, with the place of every fault, i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,19 @@ class Range:
         """The representative value: the lower end, or the first choice."""
         return self.values[0]
 
+    def points(self) -> int | None:
+        """How many values it holds, without what its sub-pages open; None when it is continuous."""
+        match self.kind:
+            case "choice":
+                return len(self.values)
+            case "int" | "log_int":
+                return int(self.values[1]) - int(self.values[0]) + 1
+            case "step":
+                low, high, step = (float(end) for end in self.values)
+                # Half a billionth of a step forgives decimal steps such as 0.1 that binary cannot hold.
+                return math.floor((high - low) / step + 1e-9) + 1
+        return None
+
 
 def plain(node: Any) -> Any:
     """A tree with every Range written as on a page: plain YAML data."""
@@ -106,6 +120,22 @@ def ranges(node: Any, path: str = "") -> Iterator[tuple[str, Range]]:
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from ranges(value, f"{path}.{index}" if path else str(index))
+
+
+def count(node: Any) -> int | None:
+    """How many points the ranges of a tree make together; None when one of them is continuous.
+
+    Conditional sub-pages count where they apply: a choice of two optimizers, one of which opens three
+    rates, makes four points. 1 where nothing is open.
+    """
+    if isinstance(node, Range):
+        if node.kind != "choice":
+            return node.points()
+        options = [count(option) for option in node.values]
+        return None if None in options else sum(option or 0 for option in options)
+    inside = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    counts = [count(value) for value in inside]
+    return None if None in counts else math.prod(number or 1 for number in counts)
 
 
 def walk(node: Any, choose: Any, path: str = "", branch: str = "") -> Any:
@@ -311,6 +341,8 @@ class Resources(Section):
     )
 
 
+TRIAL_FACTS = ("parameters", "seconds")  # objectives beside the first that are facts of a trial, the fewer the better
+
 NOT_SEARCHED = "it says how the search itself is done"
 
 
@@ -325,9 +357,11 @@ class Experiment(Section):
         default="experiment", description="names the run folder"
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(default=0, description="everything random follows from it")
-    objective: Annotated[str, Fixed("trials are compared by it")] = Field(
+    objective: Annotated[str | tuple[str, ...], Fixed("trials are compared by it")] = Field(
         default="minimize val_loss",
-        description="`minimize METRIC` or `maximize METRIC`, measured on the validation part",
+        description="`minimize METRIC` or `maximize METRIC`, measured on the validation part; or a list of them, "
+        "`minimize parameters` and `minimize seconds` among them: the first drives early stopping, the scheduler "
+        "and what counts as best",
     )
     data: Data
     model: Annotated[Part, InRoom("model")] = Field(description="the network")
@@ -360,10 +394,16 @@ class Experiment(Section):
         return bool(self.space) or isinstance(self.search.trials, tuple)
 
     @property
+    def objectives(self) -> tuple[tuple[Literal["min", "max"], str], ...]:
+        """(mode, metric) of every objective, as the page orders them; metrics of an epoch, or TRIAL_FACTS."""
+        said = (self.objective,) if isinstance(self.objective, str) else self.objective
+        return tuple(("min" if one.split()[0] == "minimize" else "max", one.split()[1]) for one in said)
+
+    @property
     def metric(self) -> str:
-        """The objective's metric, e.g. val_loss."""
-        return self.objective.split()[1]
+        """The first objective's metric, e.g. val_loss."""
+        return self.objectives[0][1]
 
     @property
     def mode(self) -> Literal["min", "max"]:
-        return "min" if self.objective.split()[0] == "minimize" else "max"
+        return self.objectives[0][0]

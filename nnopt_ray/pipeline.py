@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from nnopt_ray import machine as machines
 from nnopt_ray import reading, rundir, tables
 from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError, UserError
-from nnopt_ray.experiment import Experiment, plain
-from nnopt_ray.results import Epoch, RunResult, TrialRow
+from nnopt_ray.experiment import Experiment, Range, plain, walk
+from nnopt_ray.results import Confirmation, Epoch, Progress, RunResult, TrialRow
 from nnopt_ray.rundir import RunDir
-from nnopt_ray.trials import write_table
+from nnopt_ray.trials import no_value, write_table
 
 if TYPE_CHECKING:
     import torch
@@ -48,8 +48,8 @@ class Watch:
     def epoch(self, epoch: Epoch) -> None:
         """An epoch of a single training is done."""
 
-    def progress(self, running: int, epochs: int) -> None:
-        """A search moved on: trials running now, epochs trained in all."""
+    def progress(self, state: Progress) -> None:
+        """A search moved on; asked several times a second."""
 
     def trial(self, row: TrialRow, best: TrialRow | None) -> None:
         """A trial is over; `best` is the best one so far."""
@@ -136,12 +136,15 @@ def placed(dataset: Dataset, run: RunDir, watch: Watch) -> Dataset:
 
 
 def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
-    """The metrics measured on the validation part after every epoch: the objective's, those that a
+    """The metrics measured on the validation part after every epoch: the objectives', those that a
     callback watches, and one that people read (accuracy, or the mean absolute error)."""
     from nnopt_ray.evaluate.metrics import chosen, for_task, metric_for
 
     task = dataset.shapes.task
-    wanted = [experiment.metric, "val_accuracy" if task == "classification" else "val_mae"]
+    wanted = [
+        *(metric for _, metric in experiment.objectives),
+        "val_accuracy" if task == "classification" else "val_mae",
+    ]
     if experiment.train.early_stopping is not None:
         wanted.append(experiment.train.early_stopping.monitor)
     wanted.append(str(experiment.train.schedule.keys.get("monitor", "")))
@@ -204,20 +207,21 @@ def conclude(
     rows: tuple[TrialRow, ...],
     seconds: float,
     decided: Mapping[str, str],
+    confirmation: Confirmation | None = None,
 ) -> RunResult:
-    """Name the winner, measure it and the baseline on the test part once, write the result and the report."""
+    """Name the winner (the confirmed one, where there is one), measure it and the baseline on the test part
+    once, write the result and the report."""
     from nnopt_ray.data import prepare
     from nnopt_ray.evaluate import evaluate as evaluation
+    from nnopt_ray.evaluate.pareto import pareto
     from nnopt_ray.report import write as report
 
     rundir.write(run.trials_table, lambda path: write_table(path, rows))
     winner = best_of(rows, experiment.mode)
+    if confirmation is not None and confirmation.winner:
+        winner = next(row for row in rows if row.trial == confirmation.winner)
     if winner is None:
-        reasons = sorted({row.reason for row in rows})
-        raise RunFailed(
-            f"no trial gave a value for {experiment.metric}: {reasons[0] if reasons else 'none was run'}"
-            + (f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else "")
-        )
+        raise RunFailed(no_value(rows, experiment.metric))
     closed = reading.close(experiment, winner.params)
     if closed.data != experiment.data:  # the search varied the preparation: the winner's own
         dataset = prepare.place(prepare.prepare(closed), run.best_data)
@@ -245,6 +249,11 @@ def conclude(
         epochs_trained=sum(row.epochs for row in rows),
         seconds=seconds,
         decided={**where.decided, **decided},
+        confirm=confirmation,
+        objectives=experiment.objectives,
+        pareto=tuple((row.trial, values) for row, values in pareto(rows, experiment.objectives))
+        if len(experiment.objectives) > 1
+        else (),
     )
     rundir.write_json(run.result, result.to_json())
     report.write(run, report.facts_from_folder(run))
@@ -269,9 +278,7 @@ def winner_model(experiment: Experiment, run: RunDir, dataset: Dataset, trial: s
 
 def build_model(experiment: Experiment, dataset: Dataset) -> torch.nn.Module:
     """The network of a closed page with its first weights, which follow from the seed."""
-    import torch
-
-    torch.manual_seed(machines.derived_seed(experiment.seed, "weights"))
+    machines.seed_torch(machines.derived_seed(experiment.seed, "weights"))
     model: torch.nn.Module = tables.build("model", experiment.model, dataset.shapes)
     return model
 
@@ -280,15 +287,48 @@ def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> 
     """The page's baseline, trained on the same rows."""
     from nnopt_ray.train.loop import Trainer
 
-    part = experiment.evaluate.baseline
-    tree = plain(experiment.tree)
-    train = {key: value for key, value in tree["train"].items() if key != "from"}  # the weights of another model
-    page = reading.from_tree({**tree, "model": part.page(), "train": train}, experiment.file)
+    page = _baseline_page(experiment)
     trainer = Trainer(page, dataset, where, metrics_for(page, dataset))
     while not trainer.done:
         trainer.run_epoch()
     trainer.finalize()
     return trainer.model
+
+
+def _baseline_page(experiment: Experiment) -> Experiment:
+    part = experiment.evaluate.baseline
+    tree = plain(experiment.tree)
+    train = {key: value for key, value in tree["train"].items() if key != "from"}  # the weights of another model
+    return reading.from_tree({**tree, "model": part.page(), "train": train}, experiment.file)
+
+
+def baseline_values(experiment: Experiment, dataset: Dataset, seeds: Sequence[int]) -> list[float]:
+    """The objective of the page's baseline with each seed, on the validation part."""
+    from nnopt_ray.train.loop import Trainer
+
+    where = machine_for(experiment)
+    found: list[float] = []
+    for seed in seeds:
+        page = _baseline_page(reading.close(experiment, {**_representative(experiment), "seed": seed}))
+        trainer = Trainer(page, dataset, where, metrics_for(page, dataset))
+        while not trainer.done:
+            trainer.run_epoch()
+        found.append(trainer.best_value)
+        if trainer.reason == "fitted directly":  # no seed has a part in it
+            return found * len(seeds)
+    return found
+
+
+def _representative(experiment: Experiment) -> dict[str, Any]:
+    """Parameters with the first value of every range: the baseline has none of them."""
+    found: dict[str, Any] = {}
+
+    def first(path: str, _branch: str, range_: Range) -> Any:
+        found[path] = range_.labels()[0] if range_.kind == "choice" else range_.first()
+        return 0 if range_.kind == "choice" else range_.first()
+
+    walk(experiment.tree, first)
+    return found
 
 
 def keep_best(experiment: Experiment, run: RunDir, model: torch.nn.Module, winner: TrialRow) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 
@@ -86,6 +86,7 @@ class TrialRow:
     value: float | None
     metrics: Mapping[str, float]
     history: tuple[Epoch, ...] = ()  # not a column of the table
+    cause: str = ""  # of a failure: not-a-number, memory, part (a fault in the page's own code), worker (lost)
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,95 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Contestant:
+    """What was trained again over seeds: one of the best trials, or the baseline.
+
+    values: the objective with each seed, NaN where that training failed; the rest is over those that are
+    numbers. mean: NaN when none is. sd: their sample deviation, low, high: the interval of their mean, all
+    None with fewer than two.
+    """
+
+    trial: str
+    values: tuple[float, ...]
+    mean: float
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def failed(self) -> int:
+        """With how many seeds it failed."""
+        return sum(value != value for value in self.values)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The winner against another, paired by seed.
+
+    gain: mean difference over the `pairs` seeds that both have a value for, in the objective's units and
+    positive where the winner is better, whatever the objective's direction. NaN without a pair; low, high and
+    p (two-sided, of no difference) are None with fewer than two.
+    """
+
+    other: str
+    pairs: int
+    gain: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+    @property
+    def tie(self) -> bool:
+        """Whether the seeds leave open which of the two is better."""
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The best few trials over seeds. `contestants` stand best first, the winner at the head.
+
+    winner: empty when no training gave a value. baseline, over_baseline: None where the baseline was not trained
+    over the seeds.
+    """
+
+    mode: Literal["min", "max"]
+    confidence: float
+    winner: str
+    contestants: tuple[Contestant, ...]
+    runner_up: Comparison | None = None
+    baseline: Contestant | None = None
+    over_baseline: Comparison | None = None
+    sentences: tuple[str, ...] = ()  # what came of it, for people
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Confirmation:
+        """From what `to_json` gave; JSON has no NaN and keeps it as null."""
+        baseline, runner_up, over = found["baseline"], found["runner_up"], found["over_baseline"]
+        return cls(
+            mode=found["mode"],
+            confidence=found["confidence"],
+            winner=found["winner"],
+            contestants=tuple(_contestant(each) for each in found["contestants"]),
+            runner_up=None if runner_up is None else Comparison(**{**runner_up, "gain": _number(runner_up["gain"])}),
+            baseline=None if baseline is None else _contestant(baseline),
+            over_baseline=None if over is None else Comparison(**{**over, "gain": _number(over["gain"])}),
+            sentences=tuple(found["sentences"]),
+        )
+
+
+def _contestant(found: Mapping[str, Any]) -> Contestant:
+    values = tuple(_number(value) for value in found["values"])
+    return Contestant(**{**found, "values": values, "mean": _number(found["mean"])})
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+@dataclass(frozen=True)
 class RunResult:
     """What result.json says; see `to_json` for the names a script reads."""
 
@@ -127,6 +217,9 @@ class RunResult:
     epochs_trained: int
     seconds: float
     decided: Mapping[str, str]
+    confirm: Confirmation | None = None  # the best few over seeds, where the page asks for it
+    objectives: tuple[tuple[str, str], ...] = ()  # (mode, metric), where there are several
+    pareto: tuple[tuple[str, tuple[float, ...]], ...] = ()  # trials that no other beats, a value per objective
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -146,4 +239,12 @@ class RunResult:
             "epochs_trained": self.epochs_trained,
             "seconds": round(self.seconds, 3),
             "decided": dict(self.decided),
+            **({} if self.confirm is None else {"confirm": self.confirm.to_json()}),
+            **({} if len(self.objectives) < 2 else self._tradeoffs()),
+        }
+
+    def _tradeoffs(self) -> dict[str, Any]:
+        return {
+            "objectives": [{"metric": metric, "mode": mode} for mode, metric in self.objectives],
+            "pareto": [{"trial": trial, "values": list(values)} for trial, values in self.pareto],
         }

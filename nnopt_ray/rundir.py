@@ -104,6 +104,15 @@ class RunDir:
         return self.root / "journal.jsonl"
 
     @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def optuna_journal(self) -> Path:
+        """What optuna-dashboard opens."""
+        return self.root / "optuna.log"
+
+    @property
     def trials_table(self) -> Path:
         return self.root / "trials.parquet"
 

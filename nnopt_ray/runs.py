@@ -6,17 +6,20 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import pipeline, reading, rundir, tables
-from nnopt_ray.errors import Interrupted, NnoptError, RunFailed, RunFolderError
+from nnopt_ray.errors import Interrupted, NnoptError, RunFailed, RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.log import Logged
 from nnopt_ray.pipeline import Watch, never
+from nnopt_ray.results import Confirmation
 from nnopt_ray.rundir import RunDir
+from nnopt_ray.search.journal import Journal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.search.cluster import RaySession
+    from nnopt_ray.search.study import Study
 
 
 class Run:
@@ -127,18 +131,63 @@ def run(
 def resume(
     path: str | Path,
     *,
+    trials: int | None = None,
+    set: Sequence[str] = (),
     address: str | None = None,
     watch: Watch | None = None,
     should_stop: Callable[[], bool] = never,
 ) -> Run:
-    """Go on with an interrupted run; a finished one is returned as it is, its report built if it has none."""
+    """Go on with an interrupted run; a finished one is returned as it is, its report built if it has none.
+
+    trials: the trials in all from now on. set: `PATH=VALUE` as on the command line; opened values may get other
+    ranges, in which earlier trials stay evidence. With either, a finished search goes on too. Raises UserError
+    when that would make another search of it.
+    """
     found = Run(Path(path))
+    _heal(RunDir(found.path))
+    if trials is not None or set:
+        _extend(RunDir(found.path), found, trials, set)
+        found = Run(Path(path))
     if found.finished:
         if not RunDir(found.path).report.is_file():  # there was no room for it
             _report_again(RunDir(found.path))
         return found
     with _ray_for(found.experiment, address) as session:
         return _go(found.experiment, RunDir(found.path), None, session, watch or Watch(), should_stop)
+
+
+def _extend(folder: RunDir, found: Run, trials: int | None, set: Sequence[str]) -> None:
+    """Change the page of a search that has begun. The journal is told first, so that nothing is lost between."""
+    from nnopt_ray.search.ledger import page_digest
+
+    with pipeline.holding(folder):
+        before = found.experiment
+        wanted = [*set, *([f"search.trials={trials}"] if trials is not None else [])]
+        after = reading.load(folder.resolved, set=wanted)
+        reading.check_extends(before, after)
+        if not folder.journal.is_file():
+            raise UserError(f"{folder.root} is no search, so there is nothing to extend.")
+        text = reading.dump(after)
+        with closing(Journal(folder.journal)) as journal:
+            journal.append(
+                {
+                    "event": "extended",
+                    "page": page_digest(after),
+                    "resolved": text,
+                    "space_changed": plain(dict(before.space)) != plain(dict(after.space)),
+                    "was_finished": found.finished,
+                }
+            )
+        _heal(folder)
+
+
+def _heal(folder: RunDir) -> None:
+    """Make the run folder what the last extension in its journal says, if it is not yet."""
+    extended = [event for event in rundir.read_lines(folder.journal) if event["event"] == "extended"]
+    if extended and folder.resolved.read_text(encoding="utf-8") != extended[-1]["resolved"]:
+        folder.result.unlink(missing_ok=True)
+        folder.report.unlink(missing_ok=True)
+        rundir.write_text(folder.resolved, extended[-1]["resolved"])
 
 
 def _report_again(folder: RunDir) -> None:
@@ -153,9 +202,11 @@ def _ray_for(experiment: Experiment, address: str | None) -> AbstractContextMana
     if not experiment.is_search:
         return nullcontext()
     from nnopt_ray.search.cluster import RaySession
+    from nnopt_ray.search.seats import begins_here
     from nnopt_ray.search.worker import Worker
 
-    return RaySession(address, experiment.resources, Worker, list(sys.path))
+    at_once = not begins_here(experiment, address)
+    return RaySession(address, experiment.resources, Worker, list(sys.path), at_once=at_once)
 
 
 def reopen(folder: RunDir) -> Experiment:
@@ -171,7 +222,8 @@ def _go(
     watch: Watch,
     should_stop: Callable[[], bool],
 ) -> Run:
-    with pipeline.holding(folder), telling_own_faults(experiment, folder):
+    logged = Logged(watch, folder, experiment.metric, experiment.train.epochs)
+    with pipeline.holding(folder), logged as watch, telling_own_faults(experiment, folder):
         try:
             if dataset is not None:
                 dataset = pipeline.placed(dataset, folder, watch)
@@ -236,11 +288,41 @@ def _search(
     from nnopt_ray.search.study import Study
 
     began = time.monotonic()
+    if not folder.journal.is_file():
+        for note in reading.notes(experiment):
+            watch.note(note)
     study = Study(experiment, folder, watch)
-    rows = study.run(session, should_stop)
+    rows = study.run(session, should_stop, dataset)
     session.close()
     if should_stop():
         raise Interrupted("stopped")
+    confirmation = _confirmed(experiment, dataset, study, watch)
     seconds = study.earlier_s + time.monotonic() - began
     decided = {**pipeline.decided_data(dataset), **study.decided, "search_s": f"{seconds:.1f}"}
-    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided)
+    looks = sum(bool(event.get("was_finished")) for event in rundir.read_lines(folder.journal))
+    if looks:
+        decided["test"] = (
+            (
+                f"the test part is measured for the {looks + 1}th time, as the search was extended when its result was "
+                "known: what is said of it is a little too kind"
+            )
+            .replace("2th", "2nd")
+            .replace("3th", "3rd")
+        )
+        watch.note(f"{decided['test'][:1].upper()}{decided['test'][1:]}.")
+    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided, confirmation)
+
+
+def _confirmed(experiment: Experiment, dataset: Dataset, study: Study, watch: Watch) -> Confirmation | None:
+    """What came of `search.confirm`, and the baseline over the same seeds beside it."""
+    from nnopt_ray.search import confirm
+
+    if experiment.search.confirm is None or not study.confirming:
+        return None
+    values = confirm.collected(study.confirming, study.confirm_rows())
+    seeds = confirm.seeds(experiment.seed, experiment.search.confirm.seeds)
+    base = pipeline.baseline_values(experiment, dataset, seeds)
+    found = confirm.verdict(values, base, experiment.mode, experiment.evaluate.confidence, experiment.metric)
+    for sentence in found.sentences:
+        watch.note(sentence)
+    return found

@@ -39,6 +39,7 @@ ORDER = (
     "evaluate",
     "report",
     "pipeline",
+    "log",
     "search",
     "runs",
     "scaling",
@@ -50,8 +51,9 @@ ORDER = (
 ENTRANCES = {"__init__", "__main__"}
 
 RAY_DOORS = {
-    "search/searchers.py",
-    "search/schedulers.py",
+    "search/halving.py",
+    "search/hyperband.py",
+    "search/median.py",
     "search/worker.py",
     "search/study.py",
     "search/cluster.py",

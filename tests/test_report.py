@@ -29,7 +29,7 @@ from nnopt_ray.errors import RunFolderError
 from nnopt_ray.experiment import Experiment, Range
 from nnopt_ray.report import words
 from nnopt_ray.report.advice import advice, edge, page_line, replaced, wider
-from nnopt_ray.report.blocks import Fold, Parallel, Plot, Row, Table
+from nnopt_ray.report.blocks import Cell, Fold, Parallel, Plot, Row, Table, Text
 from nnopt_ray.report.facts import PLOTTED_POINTS, Facts, Gain, facts_from_folder, incumbents, risen, thinned
 from nnopt_ray.report.figure import label, scale
 from nnopt_ray.report.parallel import LINES, Scale
@@ -37,6 +37,7 @@ from nnopt_ray.report.sections import ROWS, SECTIONS
 from nnopt_ray.report.summary import gain_words
 from nnopt_ray.report.write import embedded, html, write
 from nnopt_ray.results import Epoch, TrialRow
+from nnopt_ray.search.confirm import verdict
 from nnopt_ray.trials import write_table
 
 STYLE = Path(__file__).parent.parent / "nnopt_ray/report/page.css"
@@ -54,6 +55,7 @@ def facts(kind: str) -> Facts:
 
 
 KINDS = ("search", "single", "regression", "empty")
+OF_A_SEARCH = {"confirmed", "tradeoffs", "trials"}  # sections that a single training does not have
 
 
 @cache
@@ -127,13 +129,65 @@ def section_ids(found: Tree) -> list[str | None]:
     return [attributes.get("id") for tag, attributes in found.elements if tag == "section"]
 
 
+# --- confirmed over seeds ------------------------------------------------------------------------------
+
+
+def confirmation(found: Facts) -> tuple[str, Table]:
+    """The sentences and the table."""
+    section = SECTIONS["confirmed"](found)
+    assert section is not None
+    *sentences, table = section.blocks
+    assert isinstance(table, Table)
+    return " ".join(block.text for block in sentences if isinstance(block, Text)), table
+
+
+def test_the_confirmation_shows_every_value_and_marks_the_winner(tmp_path: Path) -> None:
+    told = facts("search")
+    assert told.result is not None
+    found = told.result.confirm
+    assert found is not None
+    text, table = confirmation(told)
+    assert table.best == found.winner == table.rows[0][0].text
+    assert [row[0].text for row in table.rows] == [each.trial for each in found.contestants] + ["baseline"]
+    for each, row in zip(found.contestants, table.rows, strict=False):
+        assert [cell.text for cell in row[3:6]] == [words.score("val_loss", value) for value in each.values]
+        assert row[1].text.startswith(words.score("val_loss", each.mean))
+    assert text.startswith(f"Trial {found.winner} is the best of 3 over 3\xa0seeds")
+    assert confirmation(facts_from_folder(example.folder(told, tmp_path))) == (text, table)
+
+
+def test_the_confirmation_calls_a_tie_one_and_a_failure_one() -> None:
+    told = facts("search")
+    assert told.result is not None
+
+    def of(values: dict[str, list[float]], baseline: list[float] | None = None) -> tuple[str, Table]:
+        found = verdict(values, baseline, "min", 0.95, "val_loss")
+        return confirmation(replace(told, result=replace(told.result, confirm=found)))  # type: ignore[type-var]
+
+    text, table = of({"0001": [0.30, 0.20, 0.25], "0002": [0.24, 0.26, 0.22]}, [0.9, 0.9, 0.9])
+    assert "A tie with trial 0001 (the runner-up): it is ahead of it by 0.01000" in text
+    assert "Calling one of them better would be a guess." in text
+    assert "It is better than the baseline by 0.6600 (0.6103 to 0.7097)." in text
+    assert [row[6].tone for row in table.rows] == ["muted", "", "good"]
+    text, _ = of({"0001": [0.2, 0.2, 0.2], "0002": [0.2, 0.2, 0.2]})
+    assert "level with it, and anything from 0 to 0 fits" in text
+    text, table = of({"0001": [0.25, 0.5, math.nan], "0002": [0.35, 0.6, 0.2]})
+    assert "It is worse than trial 0001 (the runner-up) by 0.1000 (0.1000 to 0.1000) where both have a value." in text
+    assert "Trial 0001 failed with 1\xa0seed, so it stands behind." in text
+    assert table.rows[1][5] == Cell("failed", tone="bad")
+    text, _ = of({"0001": [0.1, math.nan], "0002": [math.nan, 0.2]})
+    assert "It cannot be compared with trial 0002" in text
+    text, _ = of({"0001": [math.nan, math.nan]})
+    assert text == "No training of the best trials over other seeds gave a value, so nothing is confirmed."
+
+
 # --- the page ---------------------------------------------------------------------------------------
 
 
 def test_sections_stand_in_the_order_of_their_table() -> None:
-    assert section_ids(tree("search")) == list(SECTIONS)
-    assert section_ids(tree("single")) == [name for name in SECTIONS if name != "trials"]
-    assert section_ids(tree("regression")) == [name for name in SECTIONS if name != "trials"]
+    assert section_ids(tree("search")) == [name for name in SECTIONS if name != "tradeoffs"]  # of several objectives
+    assert section_ids(tree("single")) == [name for name in SECTIONS if name not in OF_A_SEARCH]
+    assert section_ids(tree("regression")) == [name for name in SECTIONS if name not in OF_A_SEARCH]
     assert section_ids(tree("empty")) == ["summary", "environment"]
 
 
@@ -477,7 +531,7 @@ def test_a_real_run_is_told_as_its_result_says(tmp_path: Path, monkeypatch: pyte
     assert back.parameters == 4 * 8 + 8 + 8 * 3 + 3
     assert set(back.gains) == set(result["test"])
     found = Tree(run.report.read_text())
-    assert section_ids(found) == [name for name in SECTIONS if name != "trials"]
+    assert section_ids(found) == [name for name in SECTIONS if name not in OF_A_SEARCH]
     assert words.score("accuracy", result["test"]["accuracy"]) in found.text
 
 

@@ -41,6 +41,10 @@ BEYOND = {
     "low end", "high end", "between", "in a list", "in an option",
     "direction", "no direction", "no prefix", "train loss", "no metric", "no objective", "task", "loss", "monitor",
     "plateau", "evaluate", "grid", "listed", "not listed", "grace", "nan", "inf", "half a character",
+    "pbt too late", "pbt of nothing", "pbt by a model", "pbt by hand", "hyperband of one bracket", "late median",
+    "grace of trials by hand", "one point", "one point by grid", "one point of words", "equal ends", "confirm nothing",
+    "confirm more than there are", "confirm more than listed", "confirm more than points",
+    "reproducible and fused", "reproducible by the clock", "lanes that may not be",
 }  # fmt: skip
 
 

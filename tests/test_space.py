@@ -11,7 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnopt_ray.experiment import Range
-from nnopt_ray.search.space import distinct_grid, grid, params, points, random_point, value
+from nnopt_ray.search.space import (
+    at,
+    branches,
+    distinct_grid,
+    fitted,
+    grid,
+    identity,
+    narrowed,
+    params,
+    points,
+    random_point,
+    size,
+    value,
+)
 
 CONDITIONAL: dict[str, Any] = {
     "model": {"type": "mlp", "dropout": Range("step", (0.1, 0.5, 0.2))},
@@ -102,3 +115,76 @@ def test_params_name_every_choice_once() -> None:
         "train.optimizer.nesterov": True,
     }
     assert seen[-1] == "train.optimizer=sgd.nesterov"
+
+
+def test_the_size_of_a_space_is_the_length_of_its_grid() -> None:
+    assert size(CONDITIONAL) == len(list(grid(CONDITIONAL)))
+    assert size({"a": 1}) == 1
+    assert size({"a": Range("choice", (1, 2)), "b": Range("choice", ({"c": Range("uniform", (0, 1))}, 3))}) is None
+
+
+def test_a_part_of_the_grid_has_the_given_values() -> None:
+    found = list(grid(CONDITIONAL, {"train.optimizer": "sgd", "model.dropout": 0.3}))
+    assert found == [
+        point for point in grid(CONDITIONAL) if (point["train.optimizer"], point["model.dropout"]) == ("sgd", 0.3)
+    ]
+    assert len(found) == 4
+
+
+def test_branches_are_the_names_that_a_walk_meets() -> None:
+    met: dict[str, str] = {}
+    for number in range(1, 60):
+
+        def note(path: str, branch: str, range_: Range, number: int = number) -> Any:
+            met[branch] = path
+            return value(range_, number % (points(range_) or 1))
+
+        params(CONDITIONAL, note)
+    assert {branch: path for branch, path, _ in branches(CONDITIONAL)} == met
+    assert list(branches(CONDITIONAL))[-1][0] == "train.optimizer=sgd.nesterov"
+
+
+def test_a_narrowed_tree_is_the_same_space() -> None:
+    page = {
+        **CONDITIONAL,
+        "data": {"steps": [{"type": "scale"}, Range("choice", ({"type": "a", "k": 1}, {"k": Range("int", (1, 2))}))]},
+        "sizes": Range("choice", ([8, 8], [16])),
+        "rest": {"deep": {"of": [1, {"no": "range"}]}},
+    }
+    small = narrowed(page)
+    assert "rest" not in small
+    assert list(grid(small)) == list(grid(page))
+    assert [name for name, _, _ in branches(small)] == [name for name, _, _ in branches(page)]
+    assert random_point(small, 5, 9) == random_point(page, 5, 9)
+
+
+def test_a_point_fits_a_space_that_could_have_given_it() -> None:
+    for point in grid(CONDITIONAL):
+        assert fitted(CONDITIONAL, dict(reversed(point.items()))) == point
+    point = next(grid(CONDITIONAL))
+    assert fitted(CONDITIONAL, {**point, "model.dropout": 0.2}) is None  # between two steps
+    assert fitted(CONDITIONAL, {**point, "train.epochs": 3}) is None  # not open
+    assert fitted(CONDITIONAL, {key: point[key] for key in list(point)[:-1]}) is None  # one is missing
+    assert fitted(CONDITIONAL, {**point, "train.optimizer": "lion"}) is None
+    assert repr(fitted({"a": Range("uniform", (0.0, 2.0))}, {"a": 1})) == "{'a': 1.0}"
+
+
+def test_points_are_told_apart_by_value_and_type_and_not_by_order() -> None:
+    assert identity({"a": 1, "b": 2}) == identity({"b": 2, "a": 1})
+    assert len({identity({"a": given}) for given in (1, 1.0, True, "1", None)}) == 5
+
+
+@settings(max_examples=100, deadline=None)
+@given(scalars, st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
+def test_a_share_of_a_range_is_in_it_and_grows(range_: Range, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    first, second = at(range_, low), at(range_, high)
+    assert range_.values[0] <= first <= second <= range_.values[1]
+    assert at(range_, 0.0) == pytest.approx(range_.values[0])
+    assert at(range_, math.nextafter(1, 0)) == pytest.approx(range_.values[1])
+
+
+def test_a_uniform_draw_of_a_countable_range_gives_each_value_the_same_share() -> None:
+    range_ = Range("int", (3, 7))
+    drawn = [at(range_, (number + 0.5) / 1000) for number in range(1000)]
+    assert [drawn.count(found) for found in range(3, 8)] == [200] * 5

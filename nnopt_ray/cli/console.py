@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -16,49 +16,46 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nnopt_ray import log
 from nnopt_ray.experiment import Experiment
+from nnopt_ray.log import number, said
 from nnopt_ray.pipeline import Watch
-from nnopt_ray.results import Epoch, TrialRow
+from nnopt_ray.results import Epoch, Progress, TrialRow
 
 WIDTH_LIMIT = 160  # plain lines in a log are not cut at a terminal's 80 columns
+PROGRESS_EVERY_S = 30.0  # between two lines that tell how far a search is, where no table can stand
+LINES_PER_S = 2.0  # trials that are shown one by one; beyond it only those that say something new
+BURST = 20  # so many lines may come at once
 
 
-def number(value: float | None) -> str:
-    """Four significant digits, as people read scores."""
-    return "-" if value is None else f"{value:.4g}"
+class Readable:
+    """Lets lines through as fast as they can be read: `burst` at once, `per_s` a second over time."""
 
+    def __init__(self, per_s: float, burst: int, clock: Callable[[], float]) -> None:
+        self._per_s, self._burst, self._clock = per_s, burst, clock
+        self._left, self._asked = float(burst), clock()
 
-def short_names(params: Mapping[str, Any]) -> dict[str, str]:
-    """The shortest tail of each dotted path that is unique among them."""
-    names = {}
-    for path in params:
-        words = path.split(".")
-        for size in range(1, len(words) + 1):
-            tail = ".".join(words[-size:])
-            if words[-size].isdigit():  # a place in a list says nothing by itself
-                continue
-            if sum(other == tail or other.endswith(f".{tail}") for other in params) == 1:
-                break
-        names[path] = tail
-    return names
-
-
-def said(params: Mapping[str, Any]) -> str:
-    """`lr=0.003 batch_size=64`."""
-    names = short_names(params)
-    return " ".join(f"{names[path]}={_value(value)}" for path, value in params.items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return number(value)
-    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    def one(self) -> bool:
+        """Whether one more line may be shown now."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._asked) * self._per_s)
+        self._asked = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Screen(Watch):
-    """Prints a run. `out` is standard error when standard output is kept for JSON."""
+    """Prints a run. `out` is standard error when standard output is kept for JSON.
 
-    def __init__(self, experiment: Experiment, to_stderr: bool = False) -> None:
+    A search of thousands of short trials would flood a terminal: where trials end faster than lines can be
+    read, only a new best is always shown. The run folder's log has them all.
+    """
+
+    def __init__(
+        self, experiment: Experiment, to_stderr: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         stream = sys.stderr if to_stderr else sys.stdout
         self._live_here = stream.isatty()
         self._console = Console(file=stream, highlight=False)
@@ -66,79 +63,111 @@ class Screen(Watch):
         self._search = experiment.is_search
         self._epochs_planned = experiment.train.epochs
         self._live: Live | None = None
-        self._total = self._workers = self._running = self._epochs = 0
-        self._done = {"finished": 0, "stopped": 0, "failed": 0}
-        self._done_before = 0  # by an earlier process, of a search that is resumed
-        self._best: TrialRow | None = None
-        self._began = time.monotonic()
-        self._first_epochs: int | None = None
+        self._state = Progress(total=0)
+        self._clock = clock
+        self._told = clock()  # when the last line of progress was printed
+        # Failures have room of their own: a crowd of good trials does not hide the first of them.
+        self._room = {failed: Readable(LINES_PER_S, BURST, clock) for failed in (False, True)}
+        self._left_out = 0
 
     def note(self, sentence: str) -> None:
         # A log's lines are left whole; a terminal wraps them as it likes.
         self._console.print(Text(sentence), soft_wrap=True)
 
     def begin(self, total: int, workers: int, over: Mapping[str, int]) -> None:
-        self._total, self._workers, self._began = total, workers, time.monotonic()
-        self._done |= over
-        self._done_before = sum(self._done.values())
+        self._state = Progress(
+            total=total,
+            workers=workers,
+            finished=over.get("finished", 0),
+            stopped=over.get("stopped", 0),
+            failed=over.get("failed", 0),
+        )
+        self._told = self._clock()
         if self._search:
-            self.note(f"{total} trials on {workers} worker{'s' * (workers != 1)}")
+            self.note(log.begin_line(total, workers))
             if self._live_here:
-                self._live = Live(self._table(), console=self._console, refresh_per_second=4, transient=True)
+                # The table is made when it is drawn, not each time the search moves on.
+                self._live = Live(
+                    get_renderable=self._table, console=self._console, refresh_per_second=4, transient=True
+                )
                 self._live.start()
         else:
             self.note(f"at most {self._epochs_planned} epochs, counted from 0")
 
     def epoch(self, epoch: Epoch) -> None:
-        shown = "  ".join(f"{name} {number(value)}" for name, value in epoch.metrics.items())
-        events = f"  ({'; '.join(epoch.events)})" if epoch.events else ""
-        width = len(str(self._epochs_planned - 1))
-        self.note(f"epoch {epoch.epoch:>{width}}  {shown}  lr {number(epoch.lr)}{events}")
+        self.note(log.epoch_line(epoch, self._epochs_planned))
 
-    def progress(self, running: int, epochs: int) -> None:
-        if self._first_epochs is None:
-            self._first_epochs = epochs
-        self._running, self._epochs = running, epochs - self._first_epochs
-        if self._live is not None:
-            self._live.update(self._table())
+    def progress(self, state: Progress) -> None:
+        self._state = state if state.best is not None else replace(state, best=self._state.best)
+        if not self._live_here and self._clock() - self._told >= PROGRESS_EVERY_S:
+            self._told = self._clock()
+            self.note("; ".join(f"{name} {text}" for name, text in _standing(self._state, self._metric)))
 
     def trial(self, row: TrialRow, best: TrialRow | None) -> None:
-        self._done[row.status] += 1
-        is_best = best is not None and best.trial == row.trial
-        self._best = best
-        if row.status == "failed":
-            self.note(f"trial {row.trial}  failed after {row.epochs} epochs: {row.reason}  {said(row.params)}")
+        self._state = replace(self._state, best=best)
+        first = log.is_best(row, best)
+        if self._room[row.status == "failed"].one() or first:
+            self.note(log.trial_line(row, self._metric, first))
             return
-        mark = "  best so far" if is_best else ""
-        self.note(
-            f"trial {row.trial}  {self._metric} {number(row.value)}  {row.epochs} epochs"
-            f"{' (stopped)' if row.status == 'stopped' else ''}  {row.seconds:.1f} s  {said(row.params)}{mark}"
-        )
+        if not self._left_out:
+            self.note(
+                "Trials end faster than lines can be read: some are left out from here on. All are in the run "
+                "folder's log.txt."
+            )
+        self._left_out += 1
 
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._left_out:
+            self.note(f"{log.plural(self._left_out, 'trial')} not shown here; log.txt has a line for each.")
+            self._left_out = 0
 
     def _table(self) -> Table:
-        over = sum(self._done.values())
-        seconds = time.monotonic() - self._began
-        rate = self._epochs / seconds if seconds > 0 else 0.0
-        here = over - self._done_before
-        left = (self._total - over) * seconds / here if here else None
         table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_row("trials", f"{over} of {self._total} done  {self._running} running  "
-                                f"{self._done['stopped']} stopped early  {self._done['failed']} failed")  # fmt: skip
-        if self._best is not None:
-            table.add_row(
-                "best",
-                f"{self._metric} {number(self._best.value)}  trial {self._best.trial}  {said(self._best.params)}",
-            )
-        table.add_row(
-            "speed",
-            f"{rate:.1f} epochs/s on {self._workers} workers" + ("" if left is None else f"  about {left:.0f} s left"),
-        )
+        for name, text in _standing(self._state, self._metric):
+            table.add_row(name, text)
         return table
+
+
+def _standing(state: Progress, metric: str) -> list[tuple[str, str]]:
+    """(name, text) of each line of the table that tells how far a search is."""
+    over = state.finished + state.stopped + state.failed
+    paused = f"{state.paused} paused, " if state.paused else ""
+    trials = (
+        f"{over} of {state.total} done, {state.running} running, {paused}"
+        f"{state.stopped} stopped early, {state.failed} failed"
+    )
+    speed = [log.plural(state.workers, "worker")]
+    if state.lanes:
+        speed.append(f"{state.lanes_filled} of {log.plural(state.lanes, 'lane')} filled")
+    if state.epochs_per_s:
+        speed.append(f"{_rate(state.epochs_per_s)} epochs/s")
+    if state.left_s is not None:
+        speed.append(f"about {duration(state.left_s)} left")
+    lines = [("trials", trials), ("speed", ", ".join(speed))]
+    if state.best is not None:
+        best = f"{metric} {number(state.best.value)} in trial {state.best.trial}"
+        lines.append(("best", f"{best}: {said(state.best.params)}" if state.best.params else best))
+    return lines
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:.3g}" if per_s < 1000 else f"{per_s:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3 h 20 min, 2 d 4 h: as exact as an estimate deserves."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    if hours < 36:
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 @contextmanager

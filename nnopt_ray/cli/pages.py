@@ -11,7 +11,7 @@ import typer
 
 from nnopt_ray import reading
 from nnopt_ray.cli import answer
-from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.experiment import Experiment, count, plain
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Close, open or change a value.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -35,10 +35,12 @@ def check(
         space = [{"path": path, "range": range_.page()} for path, range_ in experiment.space]
         resolved = plain(experiment.tree)
         answer({"ok": True, "name": experiment.name, "search": experiment.is_search, "space": space,
-                "resolved": resolved})  # fmt: skip
+                "notes": list(reading.notes(experiment)), "resolved": resolved})  # fmt: skip
         return
-    # A comment, so that all that is printed is itself a page.
+    # Comments, so that all that is printed is itself a page.
     print(f"# {page}: ok ({verdict(experiment)})")
+    for note in reading.notes(experiment):
+        print(f"# {note}")
     print(reading.dump(experiment), end="")
 
 
@@ -51,8 +53,8 @@ def verdict(experiment: Experiment) -> str:
     if not paths:
         return "a single training"
     names = ", ".join(paths[:6]) + (", ..." if len(paths) > 6 else "")
-    count = f"{listed} trials" if listed else "every combination"
-    return f"a search over {len(paths)} value{'s' if len(paths) > 1 else ''}, {count}: {names}"
+    trials = f"{listed} trials" if listed else f"every one of {count(experiment.tree)} combinations"
+    return f"a search over {len(paths)} value{'s' if len(paths) > 1 else ''}, {trials}: {names}"
 
 
 def describe(

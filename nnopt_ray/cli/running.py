@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import typer
 
 from nnopt_ray import reading
 from nnopt_ray.cli import answer
-from nnopt_ray.rundir import RunDir
+from nnopt_ray.errors import UserError
+from nnopt_ray.experiment import Experiment, count
+from nnopt_ray.rundir import RunDir, read_lines
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Close, open or change a value.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster to search on, e.g. auto or 10.0.0.1:6379.")]
@@ -41,18 +44,59 @@ def run(
 
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    trials: Annotated[
+        str | None, typer.Option(metavar="N|+N", help="Trials of the search in all, or so many more.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=RANGE", help="Another range; earlier trials stay evidence."),
+    ] = None,
     address: Address = None,
     json_: Json = False,
 ) -> None:
-    """Go on with a run after any interruption."""
+    """Go on with a run after any interruption; or further with a finished search."""
     from nnopt_ray import runs
 
     found = runs.open_run(folder)
-    if found.finished:
+    changes: dict[str, Any] = {}
+    if trials is not None:
+        changes["trials"] = total_trials(trials, found.experiment, _asked(RunDir(found.path)), found.path)
+    if set_:
+        changes["set"] = set_
+    if found.finished and not changes:
         left = "nothing to do" if RunDir(found.path).report.is_file() else "its report is built now"
         print(f"{found.path} is finished already; {left}.", file=sys.stderr)
     _shown(found.experiment, json_, lambda watch, stopped: runs.resume(
-        folder, address=address, watch=watch, should_stop=stopped))  # fmt: skip
+        folder, address=address, watch=watch, should_stop=stopped, **changes))  # fmt: skip
+
+
+def _asked(run: RunDir) -> int:
+    """How many trials a search has begun."""
+    return sum(event["event"] == "asked" and "confirms" not in event for event in read_lines(run.journal))
+
+
+def total_trials(said: str, experiment: Experiment, begun: int, run: Path) -> int:
+    """What `--trials N` or `--trials +N` makes of the number of trials in all. Raises UserError.
+
+    begun: trials of the search so far, which no number takes back.
+    """
+    number = re.fullmatch(r"(\+?)([1-9][0-9]{0,8})", said.strip())
+    if number is None:
+        raise UserError(f"--trials takes the trials in all, such as 100, or so many more, such as +50; it is '{said}'.")
+    if not experiment.is_search:
+        raise UserError(f"--trials {said}: {run} is a single training, which has no trials to add to.")
+    now = experiment.search.trials
+    if isinstance(now, tuple):
+        raise UserError(f"--trials {said}: the {len(now)} trials of {run} were listed by hand, and a number adds none.")
+    if now is None:  # a whole grid
+        now = count(experiment.tree) or begun
+    total = (now if number[1] else 0) + int(number[2])
+    if total < begun:
+        raise UserError(
+            f"--trials {said}: {run} has begun {begun} trials already, and what is done stays done. Give at least "
+            f"{begun}, or +N for N more than the {now} it was made for."
+        )
+    return total
 
 
 def _shown(experiment: Any, json_: bool, go: Callable[[Any, Any], Any]) -> None:
@@ -74,7 +118,7 @@ def _shown(experiment: Any, json_: bool, go: Callable[[Any, Any], Any]) -> None:
 
 
 def _summary(result: dict[str, Any], screen: Any) -> None:
-    from nnopt_ray.cli.console import number, said
+    from nnopt_ray.log import number, said
 
     best = result["best"]
     metric = result["objective"]["metric"]
@@ -82,8 +126,8 @@ def _summary(result: dict[str, Any], screen: Any) -> None:
     value = number(best["metrics"].get(metric))
     screen.note(f"best: trial {best['trial']}, {metric} {value} at epoch {best['epoch']}{values}")
     base = result["baseline"]
-    screen.note(f"{'on the test part':<24}{'best':<10}{'interval':<20}{base['type']}")
+    screen.note(f"{'on the test part':<24}{'best':<10}{'interval':<26}{base['type']}")
     for name, value in result["test"].items():
         low, high = result["test_interval"].get(name, (None, None))
         interval = "" if low is None else f"{number(low)} to {number(high)}"
-        screen.note(f"{name:<24}{number(value):<10}{interval:<20}{number(base['metrics'].get(name))}")
+        screen.note(f"{name:<24}{number(value):<10}{interval:<26}{number(base['metrics'].get(name))}")

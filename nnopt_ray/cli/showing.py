@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,11 @@ from nnopt_ray.cli import answer
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.rundir import RunDir, read_json, read_lines
 
+if TYPE_CHECKING:
+    from nnopt_ray.results import TrialRow
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+SHOWN_OF_A_CAUSE = 10  # ids of failed trials in the line of their cause
 
 
 def register(app: typer.Typer) -> None:
@@ -59,10 +64,11 @@ def _line(run: RunDir) -> dict[str, Any]:
         }
     result = read_json(run.result)
     metric = result["objective"]["metric"]
+    objectives = result.get("objectives") or [result["objective"]]
     return {
         "run": str(run.root),
         "status": result["status"],
-        "objective": f"{'minimize' if result['objective']['mode'] == 'min' else 'maximize'} {metric}",
+        "objective": ", ".join(f"{'minimize' if o['mode'] == 'min' else 'maximize'} {o['metric']}" for o in objectives),
         "value": result["best"]["metrics"].get(metric),
         "trials": result["trials"]["total"],
         "seconds": result["seconds"],
@@ -84,7 +90,7 @@ def show(
     if trial is not None:
         _show_trial(run, trial, json_)
         return
-    from nnopt_ray.cli.console import said
+    from nnopt_ray.log import cause_in_words, said
     from nnopt_ray.pipeline import in_use
     from nnopt_ray.report.facts import trial_rows
     from nnopt_ray.runs import reopen
@@ -95,22 +101,39 @@ def show(
         raise RunFolderError(f"no trial of {folder} has begun. `nnopt resume {folder}` goes on.")
     sign = 1.0 if experiment.mode == "min" else -1.0
     rows = tuple(sorted(rows, key=lambda row: (row.value is None, sign * (row.value or 0.0))))
-    # What a process that is gone had in work is running no more.
+    # What a process that is gone had in work is running no more. A paused trial waits as it did.
     words = {} if in_use(run) else {"running": "interrupted", "pending": "interrupted"}
+    failures = by_cause(rows)
+    # The first objective is `value`; the seconds stand in a column of their own.
+    others = [metric for _, metric in experiment.objectives[1:] if metric != "seconds"]
     if json_:
-        told = ("trial", "status", "reason", "value", "epochs", "seconds")
-        lines = [{**{name: getattr(row, name) for name in told}, "params": dict(row.params)} for row in rows]
+        told = ("trial", "status", "cause", "reason", "value", "epochs", "seconds")
+        lines = [{**{name: getattr(row, name) for name in told}, "metrics": dict(row.metrics),
+                  "params": dict(row.params)} for row in rows]  # fmt: skip
         for line in lines:
             line["status"] = words.get(line["status"], line["status"])
-        answer({"trials": lines})
+        answer({"trials": lines, "failures": failures})
         return
     _print(
-        ["trial", "status", "value", "epochs", "seconds", "values", "reason"],
+        ["trial", "status", "value", *others, "epochs", "seconds", "values", "reason"],
         [
-            [r.trial, words.get(r.status, r.status), r.value, r.epochs, r.seconds, said(r.params), r.reason]
+            [r.trial, words.get(r.status, r.status), r.value, *(r.metrics.get(other) for other in others), r.epochs,
+             r.seconds, said(r.params), r.reason]
             for r in rows
         ],
-    )
+    )  # fmt: skip
+    for cause, trials in failures.items():
+        named = ", ".join(trials[:SHOWN_OF_A_CAUSE]) + ", ..." * (len(trials) > SHOWN_OF_A_CAUSE)
+        print(f"{len(trials)} failed, {cause_in_words(cause)}: {named}")
+
+
+def by_cause(rows: Iterable[TrialRow]) -> dict[str, list[str]]:
+    """The failed trials of each cause, the commonest cause first. "" is the cause of runs that recorded none."""
+    found: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: row.trial):
+        if row.status == "failed":
+            found.setdefault(row.cause, []).append(row.trial)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
 def _show_trial(run: RunDir, trial: str, json_: bool) -> None:
@@ -149,7 +172,8 @@ def _print(head: list[str], rows: list[list[Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from nnopt_ray.cli.console import WIDTH_LIMIT, number
+    from nnopt_ray.cli.console import WIDTH_LIMIT
+    from nnopt_ray.log import number
 
     table = Table(box=None, pad_edge=False)
     for name in head:

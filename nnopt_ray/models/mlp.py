@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -70,6 +70,8 @@ class MLP(nn.Module):
         residual: add each hidden layer's input to its output.
         embedding_dim: numbers per categorical column; auto follows fastai's rule from the column's cardinality.
     """
+
+    lane_keys: ClassVar[tuple[str, ...]] = ("dropout",)  # what lanes of one pack may have each of its own
 
     def __init__(
         self,

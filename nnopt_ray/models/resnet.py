@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -84,6 +84,8 @@ class ResNet(nn.Module):
         batch_norm: normalise over the batch after each convolution.
         dropout: share of the pooled features set to zero while training, just before the last layer.
     """
+
+    lane_keys: ClassVar[tuple[str, ...]] = ("dropout",)  # what lanes of one pack may have each of its own
 
     def __init__(
         self,

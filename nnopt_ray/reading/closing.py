@@ -120,5 +120,25 @@ def option(range_: Range, value: Any) -> int | None:
     return None
 
 
+def answered(range_: Range, value: Any) -> Any:
+    """A value as a range itself would give it: a choice its option's index, a number in its type; None when
+    the range does not hold it."""
+    if range_.kind == "choice":
+        return option(range_, value)
+    low, high = range_.values[0], range_.values[1]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        return None
+    if range_.kind in ("uniform", "log"):
+        return float(value)
+    if range_.kind != "step":
+        return int(value) if value == int(value) else None
+    step = range_.values[2]
+    index = round((value - low) / step)
+    if all(isinstance(end, int) for end in range_.values):
+        return low + index * step if low + index * step == value else None
+    nearest = round(low + index * step, 12)
+    return nearest if abs(nearest - value) <= 1e-9 * step else None
+
+
 def _equal_numbers(a: Any, b: Any) -> bool:
     return {type(a), type(b)} == {int, float} and bool(a == b)

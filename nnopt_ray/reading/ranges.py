@@ -55,6 +55,8 @@ def fault(kind: str, values: list[Any]) -> str | None:
     if kind in ("log", "log_int") and low <= 0:
         exponents = " These look like exponents; write the values themselves, such as {log: [1e-4, 1e-1]}."
         return f"the ends of a {kind} range must be above 0; the lower one is {low}.{exponents if high <= 0 else ''}"
+    if low == high:
+        return f"both ends are {shown(low)}, so there is nothing to search. Write {shown(low)}."
     if low >= high:
         return f"the lower end comes first and must be smaller: {low} is not below {high}."
     if kind == "step" and values[2] <= 0:

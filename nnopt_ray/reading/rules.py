@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nnopt_ray import tables
-from nnopt_ray.experiment import Range
+from nnopt_ray.experiment import TRIAL_FACTS, Range, count, plain
 from nnopt_ray.reading.closing import close_tree
+from nnopt_ray.reading.methods import check_method, check_starts
 from nnopt_ray.reading.places import Places, Way, dotted, shown
+
+NOT_TOLD = ("random", "quasi_random")  # methods that ask for points whatever came of the last ones
 
 Close = Callable[[dict[str, Any], Places], None]  # checks a closed page, noting its faults
 
@@ -33,8 +36,17 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
         places.add(("search", "trials"), "search.trials", message)
     if method == "grid":
         _grid(opened, places)
-    if opened:
-        _grace_period(tree, places)
+    if isinstance(method, str) and opened:
+        check_method(tree, opened, places)
+    if isinstance(method, str):
+        check_starts(tree, places, lambda points: _manual(tree, points, places, closed, "start"))
+    if opened and method != "manual" and not places.faults and count(tree) == 1:
+        _one_point(opened, places)
+    if opened or method == "manual":
+        _scheduler(tree, opened, places)
+    _confirm(tree, bool(opened), places)
+    _bit_for_bit(tree, places)
+    _lanes(tree, places)
 
 
 def _at(node: Any, *keys: str) -> Any:
@@ -70,11 +82,26 @@ def _nodes(node: Any, way: Way, path: str) -> Iterator[tuple[Way, str, Any]]:
 
 def _objective(tree: Mapping[str, Any], places: Places) -> None:
     said = tree.get("objective")
-    if not isinstance(said, str):
+    if isinstance(said, str):
+        _one_objective(tree, said, ("objective",), "objective", places, first=True)
+    if not isinstance(said, list):
         return
+    if not said:
+        places.add(("objective",), "objective", "names nothing. An example: [minimize val_loss, minimize parameters].")
+    for index, one in enumerate(said):
+        way, path = ("objective", index), f"objective.{index}"
+        if isinstance(one, str) and one in said[:index]:
+            places.add(way, path, f"'{one}' stands there twice. Remove one.")
+        elif isinstance(one, str):
+            _one_objective(tree, one, way, path, places, first=index == 0)
+    if "minimize seconds" in said and _at(tree, "search", "reproducible") is True:
+        rule = "seconds differ from run to run, and search.reproducible promises the same search every time."
+        places.add(("objective",), "objective", f"{rule} Leave one of the two out.")
 
+
+def _one_objective(tree: Mapping[str, Any], said: str, way: Way, path: str, places: Places, first: bool) -> None:
     def fault(message: str) -> None:
-        places.add(("objective",), "objective", message)
+        places.add(way, path, message)
 
     words = said.split()
     metrics = list(tables.table("metric"))
@@ -85,7 +112,13 @@ def _objective(tree: Mapping[str, Any], places: Places) -> None:
         fault(f"must be 'minimize METRIC' or 'maximize METRIC'; it is {shown(said)}. An example: minimize val_loss.")
         return
     metric = words[1]
-    if metric.startswith("train_"):
+    if metric in TRIAL_FACTS:
+        if words[0] != "minimize":
+            fault(f"{metric} are a cost: write 'minimize {metric}'.")
+        elif first:
+            rule = f"early stopping and the best epoch follow the first objective, and no epoch measures {metric}."
+            fault(f"{rule} Put a metric first: [minimize val_loss, minimize {metric}].")
+    elif metric.startswith("train_"):
         fault(
             f"{metric} is measured on rows that were learned from, and says nothing about others. "
             f"Use the validation part: '{_better(metric) or 'minimize val_loss'}'."
@@ -93,8 +126,9 @@ def _objective(tree: Mapping[str, Any], places: Places) -> None:
     elif metric in metrics:
         fault(f"a metric of the validation part begins with val_: '{_better(metric)}'.")
     elif metric.removeprefix("val_") not in metrics or not metric.startswith("val_"):
-        fault(f"no metric gives {shown(metric)}.{tables.suggestion(metric, [f'val_{name}' for name in metrics])}")
-    elif said.split() != _better(metric).split():
+        known = [*(f"val_{name}" for name in metrics), *(() if first else TRIAL_FACTS)]
+        fault(f"no metric gives {shown(metric)}.{tables.suggestion(metric, known)}")
+    elif words != _better(metric).split():
         better = "smaller" if _better(metric).startswith("minimize") else "larger"
         fault(f"{metric} is better when it is {better}: write '{_better(metric)}'.")
     else:
@@ -182,17 +216,102 @@ def _grid(opened: list[tuple[Way, str, Range]], places: Places) -> None:
             places.add(way, path, f"{rule} Write {cure}, or choose another method.")
 
 
-def _grace_period(tree: Mapping[str, Any], places: Places) -> None:
-    grace, epochs = _at(tree, "search", "scheduler", "grace_period"), _at(tree, "train", "epochs")
+def _one_point(opened: list[tuple[Way, str, Range]], places: Places) -> None:
+    """Every range holds one value: the search would be one training, done as many times as it has trials."""
+    for way, path, range_ in opened:
+        only = plain(range_.first())
+        cure = "Write the sub-page itself" if isinstance(only, (dict, list)) else f"Write {_as_written(only)}"
+        rule = "there is nothing to search: a choice of one, and nothing else on the page is open."
+        places.add(way, path, f"{rule} {cure}, or give it more options.")
+
+
+def _as_written(value: Any) -> str:
+    return "null" if value is None else value if isinstance(value, str) else shown(value)
+
+
+def _longest(tree: Mapping[str, Any]) -> int | None:
+    """The most epochs that a trial of the page may train; None where the page is at fault there."""
+    epochs = _at(tree, "train", "epochs")
+    counts = [epochs]
     if isinstance(epochs, Range):
-        counts = epochs.values[:2] if epochs.kind != "choice" else epochs.values
-        epochs = max((count for count in counts if isinstance(count, int)), default=None)
-    if isinstance(grace, int) and isinstance(epochs, int) and grace > epochs:
-        message = f"no trial may stop before {grace} epochs, and train.epochs is {epochs}: none ever would. Lower it."
-        places.add(("search", "scheduler", "grace_period"), "search.scheduler.grace_period", message)
+        counts = list(epochs.values if epochs.kind == "choice" else epochs.values[:2])
+    for key in ("trials", "start"):
+        listed = _at(tree, "search", key)
+        for point in listed if isinstance(listed, list) else ():
+            counts.append(point.get("train.epochs") if isinstance(point, dict) else None)
+    return max((found for found in counts if isinstance(found, int)), default=None)
 
 
-def _manual(tree: Mapping[str, Any], trials: list[Any], places: Places, closed: Close) -> None:
+def _scheduler(tree: Mapping[str, Any], opened: list[tuple[Way, str, Range]], places: Places) -> None:
+    """What a scheduler waits for must come to pass; one that changes values needs a method that lets it."""
+    path, way = "search.scheduler", ("search", "scheduler")
+    keys, longest = _at(tree, *way), _longest(tree)
+    if longest is None or not isinstance(keys, Mapping) or any(f.path.startswith(path) for f in places.faults):
+        return
+    name, method, grace = keys.get("type"), _at(tree, "search", "method", "type"), keys.get("grace_period")
+    if isinstance(grace, int) and grace > longest:
+        message = f"no trial may stop before {grace} epochs, and train.epochs is {longest}: none ever would. Lower it."
+        places.add((*way, "grace_period"), f"{path}.grace_period", message)
+    if "perturbation_interval" in keys and method in tables.table("method") and method not in NOT_TOLD:
+        message = (
+            f"{name} changes the values of a trial while it trains, so its result says nothing about the point that "
+            f"{method} asked for. Write search.method: random, or choose another scheduler."
+        )
+        places.add(("search", "method"), "search.method", message)
+    elif name in tables.table("scheduler"):
+        chosen = tables.find("scheduler", name)(**{key: value for key, value in keys.items() if key != "type"})
+        for key, sentence in chosen.unfit(longest, tuple((inside, range_) for _, inside, range_ in opened)):
+            places.add((*way, key), f"{path}.{key}", sentence)
+
+
+def _confirm(tree: Mapping[str, Any], opened: bool, places: Places) -> None:
+    confirm, trials = _at(tree, "search", "confirm"), _at(tree, "search", "trials")
+    if not isinstance(confirm, Mapping):
+        return
+    if not opened and not isinstance(trials, list):
+        message = (
+            "it runs the best trials of a search again, and this page searches nothing. Open a value, such as "
+            "train.optimizer.lr: {log: [1e-4, 1e-1]}, or write null."
+        )
+        places.add(("search", "confirm"), "search.confirm", message)
+        return
+    if isinstance(trials, list):
+        most: int | None = len(trials)
+    else:
+        points = count(tree) if opened and not places.faults else None
+        most = min((found for found in (trials, points) if isinstance(found, int)), default=None)
+    top = confirm.get("top")
+    if isinstance(top, int) and most is not None and top > most:
+        message = f"the best {top} cannot be taken from a search of {most} trial{'s' * (most != 1)}. Lower it."
+        places.add(("search", "confirm", "top"), "search.confirm.top", message)
+
+
+def _bit_for_bit(tree: Mapping[str, Any], places: Places) -> None:
+    """What `search.reproducible` promises must not hang on a clock, or on how many trials share a step."""
+    if _at(tree, "search", "reproducible") is not True:
+        return
+    if _at(tree, "resources", "fuse") == "always":
+        message = (
+            "a reproducible search (search.reproducible) trains its lanes one by one, so that every bit is the same "
+            "at any width. Write auto or never, or search.reproducible: false."
+        )
+        places.add(("resources", "fuse"), "resources.fuse", message)
+    if _at(tree, "search", "timeout_s") is not None:
+        message = (
+            "where the time runs out differs from run to run, and search.reproducible promises the same search. "
+            "Limit search.trials instead, or write search.reproducible: false."
+        )
+        places.add(("search", "timeout_s"), "search.timeout_s", message)
+
+
+def _lanes(tree: Mapping[str, Any], places: Places) -> None:
+    lanes = _at(tree, "resources", "lanes")
+    if isinstance(lanes, int) and lanes > 1 and _at(tree, "resources", "fuse") == "never":
+        message = f"resources.fuse is never, so a worker trains one trial at a time, and {lanes} lanes are asked for."
+        places.add(("resources", "lanes"), "resources.lanes", f"{message} Write 1, or resources.fuse: auto.")
+
+
+def _manual(tree: Mapping[str, Any], trials: list[Any], places: Places, closed: Close, key: str = "trials") -> None:
     """Every listed trial is checked as the page it makes; what is wrong with the page itself is not said again."""
     known = {(fault.path, fault.message) for fault in places.faults}
     for index, params in enumerate(trials):
@@ -205,5 +324,5 @@ def _manual(tree: Mapping[str, Any], trials: list[Any], places: Places, closed: 
         found = wrong + [(f.path, f.message) for f in own.faults if (f.path, f.message) not in known]
         for path, message in found:
             at = next((key for key in params if path == key or path.startswith(f"{key}.")), None)
-            way: Way = ("search", "trials", index) if at is None else ("search", "trials", index, at)
-            places.add(way, f"search.trials.{index}", f"{path}: {message}" if path else message)
+            way: Way = ("search", key, index) if at is None else ("search", key, index, at)
+            places.add(way, f"search.{key}.{index}", f"{path}: {message}" if path else message)

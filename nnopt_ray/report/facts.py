@@ -12,7 +12,7 @@ from nnopt_ray import reading
 from nnopt_ray.data.types import Column, DataSummary
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, Range, walk
-from nnopt_ray.results import Epoch, RunResult, Scores, Status, TrialRow
+from nnopt_ray.results import Confirmation, Epoch, RunResult, Scores, Status, TrialRow
 from nnopt_ray.rundir import RunDir, read_json, read_lines
 from nnopt_ray.trials import read_table
 
@@ -225,6 +225,7 @@ def _result(found: Mapping[str, Any]) -> RunResult:
         epochs_trained=found["epochs_trained"],
         seconds=found["seconds"],
         decided=found["decided"],
+        confirm=Confirmation.from_json(found["confirm"]) if found.get("confirm") else None,
     )
 
 
@@ -307,6 +308,7 @@ def _unfinished_row(run: RunDir, trial: str, told: Mapping[str, Any], experiment
         value=sign * best[0] if best and status != "failed" else None,
         metrics=dict(best[1].metrics) if best else {},
         history=history,
+        cause=told.get("cause", "") if over else "",
     )
 
 

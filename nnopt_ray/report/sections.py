@@ -11,9 +11,11 @@ from typing import Any
 from nnopt_ray import reading
 from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
+from nnopt_ray.report.confirmed import confirmed
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
 from nnopt_ray.report.parallel import parallel
 from nnopt_ray.report.summary import baseline_name, headline, span, summary
+from nnopt_ray.report.tradeoffs import tradeoffs
 from nnopt_ray.results import Epoch, Scores, TrialRow
 
 ROWS = 400  # trials in the table: the best; the rest is in trials.parquet
@@ -360,6 +362,8 @@ def flat(found: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "summary": summary,
     "winner": winner,
+    "confirmed": confirmed,
+    "tradeoffs": tradeoffs,
     "learning": learning,
     "trials": trials,
     "mistakes": mistakes,

@@ -182,7 +182,12 @@ def tiles(facts: Facts) -> tuple[Tile, ...]:
 def searched(facts: Facts) -> str:
     """One sentence: what was opened, by which method."""
     experiment = facts.experiment
-    goal = experiment.objective.replace(experiment.metric, words.metric_name(experiment.metric))
+    goal = words.listed(
+        [
+            f"{'min' if mode == 'min' else 'max'}imize {words.metric_name(metric)}"
+            for mode, metric in experiment.objectives
+        ]
+    )
     if not experiment.is_search:
         return f"One training of {experiment.model.type}, nothing searched; objective: {goal}."
     spans: dict[str, list[str]] = {}

@@ -50,18 +50,38 @@ class RaySession:
     ties the life of an embedded Ray's processes to the thread that started them (PR_SET_PDEATHSIG).
     """
 
-    def __init__(self, address: str | None, resources: Resources, worker: type, *arguments: Any) -> None:
-        """`worker(*arguments)` is what an actor of this session is; the first ones start with the session."""
+    def __init__(
+        self, address: str | None, resources: Resources, worker: type, *arguments: Any, at_once: bool = True
+    ) -> None:
+        """`worker(*arguments)` is what an actor of this session is; the first ones start with the session.
+
+        at_once: start now; else `start` does, if it is ever called.
+        """
         self.address = address or os.environ.get("RAY_ADDRESS")
         self._resources, self._worker, self._arguments = resources, worker, arguments
         self._waiting: list[Any] = []
         self._ready, self._closing = threading.Event(), threading.Event()
         self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+        if at_once:
+            self.start()
+
+    def start(self) -> None:
+        """Start Ray, beside what this process does."""
         for earlier in _ending:
             earlier.join()
         _ending.clear()
         self._thread = threading.Thread(target=self._live, name="ray session", daemon=True)
         self._thread.start()
+
+    @property
+    def started(self) -> bool:
+        return self._thread is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether `cluster` and `actor` answer without a wait."""
+        return self._ready.is_set()
 
     def __enter__(self) -> RaySession:
         return self
@@ -104,7 +124,7 @@ class RaySession:
 
     def close(self) -> None:
         """Let Ray end, in its thread; the next session waits for it."""
-        if not self._closing.is_set():
+        if self._thread is not None and not self._closing.is_set():
             self._closing.set()
             _ending.append(self._thread)
 

@@ -1,7 +1,7 @@
 """The state of a study, as its journal tells it: live events and replayed ones go the same way.
 
-`record` writes an event and applies it; `replay` applies the events of an earlier process to fresh
-seeded searcher and scheduler objects and checks that they answer as they did then.
+Every call that moves searcher or scheduler is an event. `replay` makes the same calls to fresh seeded objects and
+checks that they answer as they did then; if the searcher does not, its past trials become evidence instead.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,12 @@ from typing import Any
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.results import Epoch, Status, TrialRow
 from nnopt_ray.search.journal import Event, Journal
-from nnopt_ray.search.schedulers import Judge
+from nnopt_ray.search.schedulers import Judge, Verdict
 from nnopt_ray.search.searchers import Asker
 from nnopt_ray.search.space import Params
+
+# What has no bearing on the trials of a search, and may differ when it is resumed.
+BESIDE = ("resources", "evaluate")
 
 
 @dataclass
@@ -29,14 +33,21 @@ class Trial:
     params: Params
     status: Status = "pending"
     reason: str = ""
+    cause: str = ""
     values: list[float] = field(default_factory=list)
-    stop_at: int | None = None  # epochs after which the scheduler stopped it
+    verdict: Verdict | None = None  # of the scheduler, not carried out yet
+    decided_at: int = 0  # epochs after which it fell
     best_epoch: int | None = None
     value: float | None = None
     seconds: float = 0.0
+    parameters: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     history: dict[int, Epoch] = field(default_factory=dict)  # of this process; earlier ones are in history.jsonl
     started: int = 0  # how many times a worker took it up
+    confirms: str = ""  # the trial that it trains again with another seed
+    slot: int = 0  # in the logical order of a reproducible search: its place, and the round of its first epoch
+    round: int = 0
+    here: int = 0  # epochs that it has done where it is trained now
 
     @property
     def over(self) -> bool:
@@ -52,19 +63,29 @@ class Trial:
             best_epoch=self.best_epoch,
             seconds=self.seconds,
             value=self.value,
-            metrics=self.metrics,
+            metrics=self.metrics if not self.parameters else {**self.metrics, "parameters": float(self.parameters)},
+            cause=self.cause,
             history=tuple(self.history[epoch] for epoch in sorted(self.history)),
         )
 
 
 def page_digest(experiment: Experiment) -> str:
     """Tells whether a journal belongs to this page."""
-    text = json.dumps(plain(experiment.tree), sort_keys=True, default=str)
+    tree = {key: value for key, value in experiment.tree.items() if key not in BESIDE}
+    text = json.dumps(plain(tree), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class Ledger:
-    """Trials, searcher and scheduler of one study, moved by events alone."""
+    """Trials, searcher and scheduler of one study, moved by events alone.
+
+    Attributes:
+        trials: those of the search, by id, in the order in which they were asked.
+        confirming: trainings of `search.confirm`, which neither searcher nor scheduler hear of.
+        counts: trials of the search by status.
+        epochs, epochs_over: trained in all, and by trials that are over.
+        best: the trial with the best value; the earlier one of equals.
+    """
 
     def __init__(
         self, experiment: Experiment, asker: Asker, judge: Judge, journal: Journal, note: Callable[[str], None]
@@ -72,131 +93,302 @@ class Ledger:
         self.experiment = experiment
         self.asker, self.judge, self.journal = asker, judge, journal
         self.trials: dict[str, Trial] = {}
+        self.confirming: dict[str, Trial] = {}
+        self.counts: Counter[str] = Counter()
+        self.epochs = self.epochs_over = 0
+        self.best: Trial | None = None
         self._note = note
         self._sign = 1.0 if experiment.mode == "min" else -1.0
         self._asker_agrees = True
+        self._to_drop: list[str] = []
+        self.next_round: dict[int, int] = {}  # of a reproducible search: place → round in which it is filled next
 
-    # Live: decide, then record.
+    def find(self, name: str) -> Trial:
+        return self.trials[name] if name in self.trials else self.confirming[name]
 
-    def ask(self) -> Trial | None:
+    # ── live: decide, then record ────────────────────────────────────────────────────────────────────
+
+    def ask(self, slot: int = 0, round_: int = 0) -> Trial | None:
         """The next trial of the searcher; None when it has no more."""
         name = f"{len(self.trials) + 1:04d}"
         found = self.asker.ask(name)
+        self._tell_notes()
         if found is None:
             return None
-        self._record({"event": "asked", "trial": name, "params": found})
-        trial = self.trials[name] = Trial(name, found)
-        return trial
+        event: Event = {"event": "asked", "trial": name, "params": found}
+        if self.experiment.search.reproducible:
+            event |= {"slot": slot, "round": round_}
+        self.journal.append(event)
+        return self._asked(event)
+
+    def confirm(self, name: str, of_trial: str, params: Mapping[str, Any]) -> Trial:
+        """A training of the confirmation; the one that is known already when it was begun before."""
+        if name not in self.confirming:
+            event = {"event": "asked", "trial": name, "params": dict(params), "confirms": of_trial}
+            self.journal.append(event)
+            self._asked(event)
+        return self.confirming[name]
 
     def started(self, trial: Trial, worker: int, epoch: int) -> None:
-        self._record({"event": "started", "trial": trial.id, "worker": worker, "epoch": epoch})
-        self._started(trial)
+        self.journal.append({"event": "started", "trial": trial.id, "worker": worker, "epoch": epoch})
+        trial.started += 1
+        self._status(trial, "running")
 
-    def result(self, trial: Trial, epoch: Epoch) -> bool:
-        """One epoch of a trial came in. True when the scheduler stops the trial here."""
+    def result(self, trial: Trial, epoch: Epoch) -> None:
+        """One epoch of a trial came in; `trial.verdict` is set when the scheduler decides about it here."""
         trial.history[epoch.epoch] = epoch
+        trial.here = epoch.epoch + 1
         if epoch.epoch < len(trial.values):  # done again after a crash: bitwise what is known already
-            return trial.stop_at == epoch.epoch + 1
+            return
         value = epoch.metrics[self.experiment.metric]
-        self._record({"event": "result", "trial": trial.id, "epoch": epoch.epoch, "value": value})
-        if self._result(trial, value):
-            self._record({"event": "stop", "trial": trial.id, "epoch": epoch.epoch})
-            return True
-        return False
+        self.journal.append({"event": "result", "trial": trial.id, "epoch": epoch.epoch, "value": value})
+        self._result(trial, value)
+        if trial.verdict is not None:
+            self.journal.append({"event": trial.verdict.kind, "trial": trial.id, "epoch": epoch.epoch})
 
-    def end(self, trial: Trial, status: Status, reason: str, lost: bool = False) -> None:
-        """A trial is over. `lost`: nothing was learned about its point."""
+    def paused(self, trial: Trial, round_: int = 0) -> None:
+        """The worker has written the trial's state and given its place away."""
+        self._record(self._paused, {"event": "paused", "trial": trial.id, **self._at(trial, round_)})
+
+    def idle(self, slot: int, round_: int) -> None:
+        """Of a reproducible search: there was nothing for this place in this round."""
+        self._record(self._idle, {"event": "idle", "slot": slot, "round": round_})
+
+    def promote(self, slot: int = 0, round_: int = 0) -> Trial | None:
+        """A paused trial that goes on now."""
+        name = self.judge.promote()
+        if name is None:
+            return None
+        event: Event = {"event": "promoted", "trial": name}
+        if self.experiment.search.reproducible:
+            event |= {"slot": slot, "round": round_}
+        self.journal.append(event)
+        return self._promoted(event)
+
+    def copied(self, trial: Trial) -> None:
+        """The trial has taken over another's weights, and goes on with the values of its verdict."""
+        assert trial.verdict is not None
+        params = dict(trial.verdict.params)
+        event = {"event": "copied", "trial": trial.id, "donor": trial.verdict.donor, "params": params}
+        self._record(self._copied, event)
+
+    def drop(self) -> list[Trial]:
+        """Paused trials that the scheduler ends, because of what it heard last."""
+        self._to_drop += self.judge.dropped()
+        ended = [self.trials[name] for name in self._to_drop if not self.trials[name].over]
+        self._to_drop.clear()
+        for trial in ended:
+            self.end(trial, "stopped", f"stopped by the scheduler after {len(trial.values)} epochs")
+        return ended
+
+    def give_up(self) -> list[Trial]:
+        """Nothing runs and nothing new is to come: the paused trials that end here."""
+        ended = [self.trials[name] for name in self.judge.give_up()]
+        self.journal.append({"event": "gave_up", "trials": [trial.id for trial in ended]})
+        for trial in ended:
+            self.end(trial, "stopped", f"not promoted beyond {len(trial.values)} epochs")
+        return ended
+
+    def end(self, trial: Trial, status: Status, reason: str, cause: str = "", round_: int = 0) -> None:
+        """A trial is over. `cause`: of a failure, as Failure.kind has it, or "worker"."""
         best = self._best_epoch(trial)
-        metrics = dict(trial.history[best].metrics) if best in trial.history else {}
-        event: Event = {
-            "event": "ended",
-            "trial": trial.id,
-            "status": status,
-            "reason": reason,
-            "value": None if best is None or status == "failed" else trial.values[best],
-            "best_epoch": best,
-            "epochs": len(trial.values),
-            "seconds": round(sum(epoch.seconds for epoch in trial.history.values()), 4),
-            "metrics": metrics,
-            "lost": lost,
-        }
-        self._record(event)
-        self._ended(trial, event)
+        metrics = dict(trial.history[best].metrics) if best in trial.history else dict(trial.metrics)
+        self._record(
+            self._ended,
+            {
+                "event": "ended",
+                "trial": trial.id,
+                "status": status,
+                "reason": reason,
+                "cause": cause,
+                "value": None if best is None or status == "failed" else trial.values[best],
+                "best_epoch": best,
+                "epochs": len(trial.values),
+                "seconds": round(sum(epoch.seconds for epoch in trial.history.values()), 4),
+                "parameters": trial.parameters,
+                "metrics": metrics,
+                **self._at(trial, round_),
+            },
+        )
 
-    def next_decision(self, trial: Trial) -> int | None:
+    def until(self, trial: Trial) -> int | None:
+        """After how many epochs in all a trial is looked at next; None: at its end."""
+        if trial.confirms:
+            return None
+        if trial.verdict is not None:
+            return trial.decided_at
         return self.judge.next_decision(trial.id, len(trial.values))
 
-    # Replay: apply what was recorded.
+    # ── replay: apply what was recorded ──────────────────────────────────────────────────────────────
 
-    def replay(self, events: Iterable[Event]) -> None:
-        """Bring fresh searcher and scheduler to where the journal left them."""
-        handlers = {"asked": self._replay_asked, "result": self._replay_result, "ended": self._replay_ended}
+    def replay(self, events: Iterable[Event], anew: bool = False) -> None:
+        """Bring fresh searcher and scheduler to where the journal left them.
+
+        anew: the space has changed since, so that past trials are evidence and their order is not the searcher's.
+        """
+        if anew:
+            self._asker_agrees = False
+        handlers = {
+            "asked": self._replay_asked,
+            "result": self._replay_result,
+            "paused": self._paused,
+            "idle": self._idle,
+            "promoted": self._replay_promoted,
+            "copied": self._copied,
+            "gave_up": self._replay_gave_up,
+            "ended": self._replay_ended,
+        }
         for event in events:
             handler = handlers.get(event["event"])
             if handler is not None:
                 handler(event)
+        self.asker.notes.clear()  # said then
+        for trial in self.trials.values():
+            if trial.status == "running":
+                self._status(trial, "pending")
 
     def _replay_asked(self, event: Event) -> None:
-        name, told = event["trial"], event["params"]
-        self.trials[name] = Trial(name, told)
-        if self._asker_agrees:
-            again = self.asker.ask(name)
-            if again is None or not same(again, told):
+        if self._asker_agrees and not event.get("confirms"):
+            again = self.asker.ask(event["trial"])
+            if again is None or not same(again, event["params"]):
                 self._asker_agrees = False
                 self._note(
-                    f"The searcher no longer suggests what the journal recorded (trial {name}): another version of "
-                    "Ray or Optuna, or another page. The search goes on with all earlier results as evidence."
+                    f"The searcher no longer suggests what the journal recorded (trial {event['trial']}): another "
+                    "version of a library, or another page. The search goes on with all earlier results as evidence."
                 )
+                if again is not None:
+                    self._untell(event["trial"])
+        if not self._asker_agrees and not event.get("confirms"):
+            self.asker.adopt(event["trial"], event["params"])
+        self._asked(event)
+
+    def _untell(self, name: str) -> None:
+        """The point that the searcher named instead is no trial: nothing was learned from it."""
+        self.asker.tell(name, None, failed=True)
 
     def _replay_result(self, event: Event) -> None:
-        trial = self.trials[event["trial"]]
+        trial = self.find(event["trial"])
         value = math.nan if event["value"] is None else event["value"]
         if event["epoch"] == len(trial.values):
             self._result(trial, value)
 
+    def _replay_gave_up(self, event: Event) -> None:
+        self._to_drop += self.judge.give_up()
+
+    def _replay_promoted(self, event: Event) -> None:
+        self.judge.promote()
+        self._promoted(event)
+
     def _replay_ended(self, event: Event) -> None:
-        self._ended(self.trials[event["trial"]], event)
+        self._to_drop += self.judge.dropped()  # it was asked before the end was recorded
+        self._ended(event)
 
-    # Shared by both ways.
+    def _at(self, trial: Trial, round_: int) -> Event:
+        return {"slot": trial.slot, "round": round_} if self.experiment.search.reproducible else {}
 
-    def _started(self, trial: Trial) -> None:
-        trial.status = "running"
-        trial.started += 1
+    # ── shared by both ways ──────────────────────────────────────────────────────────────────────────
 
-    def _result(self, trial: Trial, value: float) -> bool:
+    def _record(self, apply: Callable[[Event], object], event: Event) -> None:
+        self.journal.append(event)
+        apply(event)
+
+    def _asked(self, event: Event) -> Trial:
+        name = event["trial"]
+        trial = Trial(name, event["params"], confirms=event.get("confirms", ""))
+        trial.slot, trial.round = event.get("slot", 0), event.get("round", 0)
+        if trial.confirms:
+            self.confirming[name] = trial
+            return trial
+        self.trials[name] = trial
+        self.counts["pending"] += 1
+        self.judge.asked(name)
+        return trial
+
+    def _result(self, trial: Trial, value: float) -> None:
         trial.values.append(value)
+        if trial.confirms:
+            return
+        self.epochs += 1
         done = len(trial.values)
         # At its last epoch a trial ends by itself: the judge hears of it from `ended`.
         inside = done < trial.params.get("train.epochs", self.experiment.train.epochs)
         if not inside or self.judge.next_decision(trial.id, done - 1) != done:
-            return False
-        if self.judge.judge(trial.id, done, value, trial.params).kind != "stop":
-            return False
-        trial.stop_at = done
-        return True
+            return
+        self.asker.report(trial.id, done, value)
+        verdict = self.judge.judge(trial.id, done, value, trial.params)
+        if verdict.kind != "go":
+            trial.verdict, trial.decided_at = verdict, done
 
-    def _ended(self, trial: Trial, event: Event) -> None:
-        trial.status, trial.reason = event["status"], event["reason"]
+    def _idle(self, event: Event) -> None:
+        self.next_round[event["slot"]] = event["round"] + 1
+
+    def _paused(self, event: Event) -> None:
+        trial = self.find(event["trial"])
+        if "slot" in event:
+            self._idle(event)
+        trial.verdict = None
+        self._status(trial, "paused")
+
+    def _promoted(self, event: Event) -> Trial:
+        trial = self.find(event["trial"])
+        trial.slot, trial.round = event.get("slot", 0), event.get("round", 0) - len(trial.values)
+        # Its pause may not have been carried out yet: then it never was one.
+        trial.verdict = None
+        if trial.status == "paused":
+            self._status(trial, "pending")
+        return trial
+
+    def _copied(self, event: Event) -> None:
+        trial = self.find(event["trial"])
+        trial.params, trial.verdict = dict(event["params"]), None
+
+    def _ended(self, event: Event) -> None:
+        trial = self.find(event["trial"])
+        if "slot" in event:
+            self._idle(event)
+        trial.verdict = None
+        trial.reason, trial.cause = event["reason"], event.get("cause", "")
         trial.value, trial.best_epoch = event["value"], event["best_epoch"]
-        trial.seconds, trial.metrics = event["seconds"], event["metrics"]
+        trial.seconds, trial.parameters = event["seconds"], event.get("parameters", 0)
+        trial.metrics = event["metrics"]
+        trial.history = {}
+        if trial.confirms:
+            trial.status = event["status"]
+            return
+        self._status(trial, event["status"])
+        self.epochs_over += len(trial.values)
         last = trial.values[-1] if trial.values and trial.status != "failed" else None
         self.judge.ended(trial.id, len(trial.values), last)
-        if self._asker_agrees:
-            self.asker.tell(trial.id, trial.value, failed=bool(event.get("lost")))
-        elif trial.value is not None:
-            self.asker.evidence(trial.params, trial.value)
+        lost = trial.status == "failed" and trial.cause != "not-a-number"
+        self.asker.tell(trial.id, self._objectives(trial), failed=lost, stopped=trial.status == "stopped")
+        if trial.value is not None and (self.best is None or self._key(trial) < self._key(self.best)):
+            self.best = trial
 
-    def _record(self, event: Event) -> None:
-        self.journal.append(event)
+    def _objectives(self, trial: Trial) -> tuple[float, ...] | None:
+        """A number per objective of the page, at the trial's best epoch by the first of them."""
+        if trial.value is None:
+            return None
+        facts = {"parameters": float(trial.parameters), "seconds": trial.seconds}
+        found = {**facts, **trial.metrics, self.experiment.metric: trial.value}
+        return tuple(float(found.get(metric, math.nan)) for _, metric in self.experiment.objectives)
+
+    def _key(self, trial: Trial) -> tuple[float, str]:
+        return self._sign * (trial.value or 0.0), trial.id
+
+    def _status(self, trial: Trial, status: Status) -> None:
+        if not trial.confirms:
+            self.counts[trial.status] -= 1
+            self.counts[status] += 1
+        trial.status = status
+
+    def _tell_notes(self) -> None:
+        for note in self.asker.notes:
+            self._note(note)
+        self.asker.notes.clear()
 
     def _best_epoch(self, trial: Trial) -> int | None:
         finite = [(self._sign * v, i) for i, v in enumerate(trial.values) if math.isfinite(v)]
         return min(finite)[1] if finite else None
-
-    def best(self) -> Trial | None:
-        """The trial with the best value; the earlier one of equals."""
-        done = [trial for trial in self.trials.values() if trial.over and trial.value is not None]
-        return min(done, key=lambda trial: (self._sign * (trial.value or 0.0), trial.id), default=None)
 
 
 def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

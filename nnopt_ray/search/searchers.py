@@ -1,4 +1,4 @@
-"""How a search chooses its trials.
+"""How a search chooses its trials: the contract of all methods, and the methods that learn nothing.
 
 A method on the page becomes an asker for one study: `ask` gives the parameters of the next trial,
 `tell` takes what came of it. Asked and told the same things in the same order, a fresh asker of the
@@ -7,96 +7,300 @@ same seed gives the same answers; that is what makes a study resumable from its 
 
 from __future__ import annotations
 
-import warnings
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any
-
-from pydantic import Field
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 from nnopt_ray.experiment import Experiment, Range
-from nnopt_ray.search.space import Params, distinct_grid, params, points, random_point, value
+from nnopt_ray.machine import derived_seed
+from nnopt_ray.reading.closing import answered
+from nnopt_ray.search.space import (
+    Params,
+    at,
+    branches,
+    fitted,
+    grid,
+    identity,
+    narrowed,
+    params,
+    random_point,
+    size,
+    steered,
+)
+
+Values = tuple[float, ...]  # one number per objective of the page, in its order
+ENDLESS = 2**62
+BLIND_TRIES = 200  # random points drawn in search of one that was not tried yet
 
 
 class Asker(ABC):
-    """One study's source of trials.
+    """One study's source of trials. What is common to all: start points come first, no point comes twice.
 
     total: how many it will give, or how many at most.
     adaptive: whether what is told changes what is asked; if not, the study may ask far ahead.
+    sweeps: whether it goes through a list, where meeting a point that was tried is no repetition.
+    tries: how often it is asked again when it names a point that was asked before; after that an untried
+        point is sought without it.
+    notes: sentences for the user; whoever reads them empties the list.
     """
 
     total: int
     adaptive: bool = True
+    sweeps: bool = False
+    tries: int = 20
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.tree, self.seed = narrowed(experiment.tree), experiment.seed
+        self.notes: list[str] = []
+        trials = experiment.search.trials
+        self._limit = trials if isinstance(trials, int) else ENDLESS
+        self._size = size(self.tree)  # None: without end
+        self.total = min(self._limit, self._size or ENDLESS)
+        self._starts = deque(_labelled(experiment, given) for given in experiment.search.start)
+        self._trial_of: dict[str, str] = {}  # identity of a point → the trial that it became first
+        self._told: dict[str, Values | None] = {}  # trial → its values, where it is over
+        self._outside: set[str] = set()  # trials whose points are none of this space any more
+        self._last: tuple[str, Params] = ("", {})  # the trial asked last, and its point
+        self._returned: deque[Params] = deque()  # points of a list that were named and became no trial
+        self._count = self._repeats = self._blind = 0
+        self._in_order: Iterator[Params] | None = None
+        self._ended = False
+
+    # What a method gives.
 
     @abstractmethod
-    def ask(self, trial: str) -> Params | None:
-        """Parameters of the next trial, named `trial` from now on; None when there are no more."""
+    def propose(self, given: Params) -> Params | None:
+        """The method's next point, with the values of `given` kept as they are; None when it has no more.
 
-    def tell(self, trial: str, value: float | None, failed: bool) -> None:  # noqa: B027 (an optional hook)
-        """What came of a trial: its value, or None when it gave none.
-
-        `failed` without a value means that nothing was learned (a lost machine, a fault in a part);
-        no value without `failed` means that the point itself is bad (the loss became NaN).
+        It may be refused: `taken` follows when it becomes a trial, `repeated` when it was asked before.
         """
 
-    def evidence(self, point: Params, value: float) -> None:  # noqa: B027 (an optional hook)
-        """A result found elsewhere, for a point of this space that was never asked here."""
+    def taken(self, trial: str, point: Params) -> None:  # noqa: B027 (an optional hook)
+        """This point became a trial; it need not be one that was proposed."""
+
+    def repeated(self, point: Params, trial: str) -> None:  # noqa: B027 (an optional hook)
+        """The proposed point is that of an earlier trial, and is not run again. `result_of` knows its result."""
+
+    def learn(self, trial: str, values: Values | None, failed: bool, stopped: bool) -> None:  # noqa: B027
+        """What came of a trial, as `tell` has it."""
+
+    # What the study calls.
+
+    def ask(self, trial: str) -> Params | None:
+        """Parameters of the next trial, named `trial` from now on; None when there are no more."""
+        point = self._untried() if self._count < self.total else None
+        if point is None:
+            self._end()
+            return None
+        self._count += 1
+        self._last = (trial, point)
+        self._trial_of[identity(point)] = trial
+        self.taken(trial, point)
+        return dict(point)
+
+    def tell(
+        self, trial: str, values: float | Sequence[float] | None, failed: bool = False, stopped: bool = False
+    ) -> None:
+        """What came of a trial: a number per objective (a lone number where there is one), or None.
+
+        `failed` without values means that nothing was learned (a lost machine, a fault in a part);
+        no values without `failed` means that the point itself is bad (the loss became NaN).
+        `stopped`: the scheduler ended it early, so its values are not those of a full training.
+        """
+        if trial in self._outside:
+            return
+        numbers = None if values is None else (values,) if isinstance(values, (int, float)) else tuple(values)
+        if numbers is not None and any(math.isnan(number) for number in numbers):
+            numbers = None
+        self._told[trial] = numbers
+        self.learn(trial, numbers, failed, stopped)
+
+    def report(self, trial: str, epochs: int, value: float) -> None:  # noqa: B027 (an optional hook)
+        """The first objective after so many epochs, told at every decision of the scheduler."""
+
+    def adopt(self, trial: str, point: Params) -> None:
+        """A trial that was asked otherwise (by another version, or over another space) and counts as one of
+        this study; `report` and `tell` follow as for any other. A point outside of this space teaches nothing.
+        Where the trial was just asked here, and became another point, this one takes its place."""
+        self._replace(trial)
+        self._count += 1
+        own = fitted(self.tree, point)
+        if own is None:
+            self._outside.add(trial)
+            self.total = min(self._limit, (self._size or ENDLESS) + len(self._outside))
+            return
+        self._trial_of.setdefault(identity(own), trial)
+        self.taken(trial, own)
+
+    def _replace(self, trial: str) -> None:
+        if self._last[0] != trial:
+            return
+        if trial not in self._told:
+            self.learn(trial, None, failed=True, stopped=False)
+        self._told.pop(trial, None)
+        self._trial_of.pop(identity(self._last[1]), None)
+        if self.sweeps:
+            self._returned.append(self._last[1])
+        self._last = ("", {})
+        self._count -= 1
+
+    def evidence(self, point: Params, values: float | Sequence[float]) -> None:
+        """A result found elsewhere, for a point that is no trial of this study and is not run again."""
+        trial = f"evidence {len(self._told) + len(self._outside) + 1}"
+        self.adopt(trial, point)
+        self._count -= 1
+        self.tell(trial, values)
+
+    def result_of(self, trial: str) -> tuple[bool, Values | None]:
+        """(is it over, its values)."""
+        return trial in self._told, self._told.get(trial)
+
+    # One point after the other, none twice.
+
+    def _untried(self) -> Params | None:
+        for _ in range(ENDLESS if self.sweeps else self.tries):
+            if self._size is not None and len(self._trial_of) >= self._size:
+                return None
+            starting = bool(self._starts) and not self._returned
+            given = dict(self._starts.popleft()) if starting else {}
+            point = self._returned.popleft() if self._returned else self.propose(given)
+            if point is None:
+                return None
+            known = self._trial_of.get(identity(point))
+            if known is None:
+                return point
+            self._repeats += not (starting or self.sweeps)
+            self.repeated(point, known)
+        return self._blindly()
+
+    def _blindly(self) -> Params | None:
+        """An untried point without the method: at random, then, where they can be counted, the next of all."""
+        for _ in range(BLIND_TRIES):
+            self._blind += 1
+            point = random_point(self.tree, derived_seed(self.seed, "untried"), self._blind)
+            if identity(point) not in self._trial_of:
+                return point
+        if self._size is None:
+            return None
+        if self._in_order is None:
+            self._in_order = grid(self.tree)
+        # What the iterator has passed was tried when it passed: it never needs to go back.
+        return next((point for point in self._in_order if identity(point) not in self._trial_of), None)
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._count < self.total:
+            self.notes.append(f"No point that was not tried yet is left: the search ends with {self._count} trials.")
+        if self._repeats:
+            times = "once" if self._repeats == 1 else f"{self._repeats} times"
+            self.notes.append(f"A point that had been asked for before came up again {times}; none was run twice.")
+        if self._outside:
+            many = len(self._outside)
+            what = "result of a point that is" if many == 1 else "results of points that are"
+            self.notes.append(f"{many} earlier {what} not in the space as it stands now could not guide the search.")
+
+
+def _labelled(experiment: Experiment, given: Params) -> Params:
+    """A start point with options named by their labels, where the page may have written them out."""
+    found = dict(given)
+    for path, range_ in experiment.space:
+        if path in given and range_.kind == "choice" and (index := answered(range_, given[path])) is not None:
+            found[path] = range_.labels()[index]
+    return found
 
 
 class Method(ABC):
-    """Base of search methods: their keys, and how they start."""
+    """Base of search methods: their keys, and how they start.
+
+    several: whether it can search for several objectives at once.
+    """
+
+    several: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, experiment: Experiment) -> Asker:
         """An asker for a fresh study of this page."""
 
+    @classmethod
+    def refuses(cls, opened: Sequence[tuple[str, Range]]) -> Iterator[tuple[str, str]]:
+        """(path, sentence) for what a page opens and this method cannot search; path "" means all of it."""
+        yield from ()
 
-class _Listed(Asker):
-    """Trials that are known beforehand."""
 
+class _ManualAsker(Asker):
     adaptive = False
+    sweeps = True
 
-    def __init__(self, listed: list[Params]) -> None:
-        self._listed = iter(listed)
-        self.total = len(listed)
+    def __init__(self, experiment: Experiment, listed: Sequence[Params]) -> None:
+        super().__init__(experiment)
+        self._listed = {identity(point): point for point in listed}
+        self._next = deque(self._listed)
+        self._starts.clear()  # they head the list
+        self._size = None  # a trial by hand may change what no range opens
+        self.total = len(self._listed)
+        if twice := len(listed) - self.total:
+            self.notes.append(f"Trials that are written more than once are run once ({twice} left out).")
 
-    def ask(self, trial: str) -> Params | None:
-        return next(self._listed, None)
+    def propose(self, given: Params) -> Params | None:
+        return self._listed[self._next.popleft()] if self._next else None
+
+    def adopt(self, trial: str, point: Params) -> None:
+        self._replace(trial)
+        self._count += 1
+        self._trial_of[identity(point)] = trial
+        self.total += identity(point) not in self._listed
 
 
 class Manual(Method):
-    """The trials listed by hand under `search.trials`, in that order."""
+    """The trials listed by hand under `search.trials`, in that order; those under `search.start` before them.
+
+    Trials that are equal are run once.
+    """
+
+    several = True
 
     def start(self, experiment: Experiment) -> Asker:
         listed = experiment.search.trials
         assert isinstance(listed, tuple), "reading demands a list of trials for the manual method"
-        return _Listed([dict(trial) for trial in listed])
+        return _ManualAsker(experiment, [dict(trial) for trial in (*experiment.search.start, *listed)])
+
+
+class _GridAsker(Asker):
+    adaptive = False
+    sweeps = True
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        self._all = grid(self.tree)
+
+    def propose(self, given: Params) -> Params | None:
+        return next(grid(self.tree, given) if given else self._all, None)
 
 
 class Grid(Method):
     """Every combination of the opened values, in the order of the page, the last one moving fastest.
 
-    Combinations that are equal are run once. `search.trials` limits how many are run.
+    Combinations that are equal are run once. `search.trials` limits how many are run. A point of
+    `search.start` that leaves values out stands for the first combination that agrees with it.
     """
 
+    several = True
+
     def start(self, experiment: Experiment) -> Asker:
-        listed = distinct_grid(experiment.tree)
-        limit = experiment.search.trials
-        return _Listed(listed[:limit] if isinstance(limit, int) else listed)
+        return _GridAsker(experiment)
 
 
 class _RandomAsker(Asker):
     adaptive = False
+    _number = 0
 
-    def __init__(self, tree: Mapping[str, Any], seed: int, total: int) -> None:
-        self._tree, self._seed, self.total = tree, seed, total
-        self._asked = 0
-
-    def ask(self, trial: str) -> Params | None:
-        if self._asked >= self.total:
-            return None
-        self._asked += 1
-        return random_point(self._tree, self._seed, self._asked)
+    def propose(self, given: Params) -> Params | None:
+        self._number += 1
+        return random_point(self.tree, self.seed, self._number, given)
 
 
 class Random(Method):
@@ -105,145 +309,43 @@ class Random(Method):
     The n-th point depends on the seed and n alone, so a search may run on any number of workers.
     """
 
+    several = True
+
     def start(self, experiment: Experiment) -> Asker:
-        return _RandomAsker(experiment.tree, experiment.seed, trial_count(experiment))
+        return _RandomAsker(experiment)
 
 
-def trial_count(experiment: Experiment) -> int:
-    trials = experiment.search.trials
-    assert isinstance(trials, int), "reading fills in how many trials a search has"
-    return trials
+class _QuasiRandomAsker(Asker):
+    adaptive = False
+
+    def __init__(self, experiment: Experiment) -> None:
+        from torch.quasirandom import SobolEngine
+
+        super().__init__(experiment)
+        self._axes = {name: axis for axis, (name, _, _) in enumerate(branches(self.tree))}
+        seed = derived_seed(self.seed, "quasi-random search") % 2**63
+        self._sobol = SobolEngine(len(self._axes), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+
+    def propose(self, given: Params) -> Params | None:
+        import torch
+
+        shares = self._sobol.draw(1, dtype=torch.float64)[0].tolist()
+
+        def choose(_path: str, branch: str, range_: Range) -> Any:
+            return at(range_, shares[self._axes[branch]])
+
+        return params(self.tree, steered(given, choose))
 
 
-class Bayesian(Method):
-    """Points near the good ones of the past: the tree-structured Parzen estimator of Optuna.
+class QuasiRandom(Method):
+    """Points spread more evenly than random ones: Sobol's sequence, scrambled (Owen, J. Complexity 14, 1998).
 
-    Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011, in its multivariate
-    form (Falkner et al., "BOHB", ICML 2018), driven through Ray Tune's OptunaSearch. Choices of
-    sub-pages are conditional: what a branch opens is modelled within that branch.
-
-    Keys:
-        startup_trials: random trials before the model of past trials is used.
-        multivariate: model values jointly rather than one by one.
+    It covers each opened value, and each pair of them, with fewer gaps than independent draws, and learns
+    nothing from results. The n-th point depends on the seed and n alone. A value that is open in one option
+    of a choice only has an axis of its own, which counts where the option is taken.
     """
 
-    def __init__(
-        self,
-        *,
-        startup_trials: Annotated[int, Field(ge=1)] = 10,
-        multivariate: bool = True,
-    ) -> None:
-        self.startup_trials = startup_trials
-        self.multivariate = multivariate
+    several = True
 
     def start(self, experiment: Experiment) -> Asker:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings():
-            # `multivariate`, `group` and `constant_liar` carry Optuna's mark "experimental".
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.TPESampler(
-                seed=experiment.seed % 2**32,
-                n_startup_trials=self.startup_trials,
-                multivariate=self.multivariate,
-                # Conditional branches have other names: group models each set of names by itself.
-                group=self.multivariate,
-                # Trials in flight count as poor ones, so that parallel workers do not all ask for one point.
-                constant_liar=True,
-            )
-        return _OptunaAsker(experiment, sampler)
-
-
-class _OptunaAsker(Asker):
-    """Ray Tune's OptunaSearch over a define-by-run space, which is our walk through the page."""
-
-    def __init__(self, experiment: Experiment, sampler: Any) -> None:
-        from ray.tune.search.optuna import OptunaSearch
-
-        self.total = trial_count(experiment)
-        self._asked = 0
-        self._tree = experiment.tree
-        self._metric = experiment.metric
-        self._point: Params = {}
-        with warnings.catch_warnings():
-            # Ray calls Optuna's storage and study in ways that newer Optunas mark as deprecated.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            self._search = OptunaSearch(
-                space=self._define, metric=experiment.metric, mode=experiment.mode, sampler=sampler
-            )
-
-    def _define(self, trial: Any) -> None:
-        self._point = params(self._tree, lambda _path, branch, range_: _suggest(trial, branch, range_))
-
-    def ask(self, trial: str) -> Params | None:
-        if self._asked >= self.total:
-            return None
-        self._asked += 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            self._search.suggest(trial)
-        return dict(self._point)
-
-    def tell(self, trial: str, value: float | None, failed: bool) -> None:
-        result = None if value is None else {self._metric: value}
-        self._search.on_trial_complete(trial, result=result, error=failed)
-
-    def evidence(self, point: Params, value: float) -> None:
-        import optuna
-
-        recorder = _Recorder(point)
-        params(self._tree, recorder.choose)
-        self._search._ot_study.add_trial(
-            optuna.trial.create_trial(params=recorder.values, distributions=recorder.distributions, value=value)
-        )
-
-
-def _suggest(trial: Any, name: str, range_: Range) -> Any:
-    low, high = range_.values[0], range_.values[-1]
-    match range_.kind:
-        case "uniform":
-            return trial.suggest_float(name, low, high)
-        case "log":
-            return trial.suggest_float(name, low, high, log=True)
-        case "int":
-            return trial.suggest_int(name, low, high)
-        case "log_int":
-            return trial.suggest_int(name, low, high, log=True)
-    count = points(range_)
-    assert count is not None
-    if range_.kind == "choice":
-        return trial.suggest_categorical(name, list(range(count)))
-    # A step range is searched by its index, so that its values are exactly those of the grid.
-    return value(range_, trial.suggest_int(name, 0, count - 1))
-
-
-class _Recorder:
-    """Answers a walk from known parameters and notes them as Optuna would have."""
-
-    def __init__(self, point: Params) -> None:
-        self._point = point
-        self.values: dict[str, Any] = {}
-        self.distributions: dict[str, Any] = {}
-
-    def choose(self, path: str, branch: str, range_: Range) -> Any:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        given = self._point[path]
-        low, high = range_.values[0], range_.values[-1]
-        distribution: Any
-        match range_.kind:
-            case "uniform" | "log":
-                told, distribution = given, FloatDistribution(low, high, log=range_.kind == "log")
-            case "int" | "log_int":
-                told, distribution = given, IntDistribution(low, high, log=range_.kind == "log_int")
-            case "choice":
-                told = range_.labels().index(given)
-                distribution = CategoricalDistribution(list(range(len(range_.values))))
-            case "step":
-                told = round((given - low) / range_.values[2])
-                distribution = IntDistribution(0, (points(range_) or 1) - 1)
-        self.values[branch], self.distributions[branch] = told, distribution
-        return told if range_.kind == "choice" else given
+        return _QuasiRandomAsker(experiment)

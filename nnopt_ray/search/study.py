@@ -1,47 +1,50 @@
-"""The study: a loop that asks the searcher, keeps warm workers busy, and writes the journal.
+"""The study: a loop that asks the searcher, keeps processes busy with lanes, and writes the journal.
 
-A process is started per worker, never per trial. Ray places the workers; the searcher suggests; the
-scheduler decides; the journal remembers. Open `Study.run` first.
+A process is started per worker, never per trial, and none at all where the driver is done sooner than Ray would
+have started. The searcher suggests; the scheduler decides; the ledger remembers. Open `Study._drive` first.
 """
 
 from __future__ import annotations
 
-import re
+import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nnopt_ray import rundir, tables
 from nnopt_ray.errors import RunFailed, UserError
-from nnopt_ray.experiment import Experiment, plain
-from nnopt_ray.results import TrialRow
+from nnopt_ray.experiment import Experiment
+from nnopt_ray.results import Progress, TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import journal as journals
+from nnopt_ray.search import shapes
 from nnopt_ray.search.cluster import RaySession
+from nnopt_ray.search.confirm import ConfirmTrial, planned
+from nnopt_ray.search.crew import Answer, Copy, Demand, End, Failure, Order, Report
 from nnopt_ray.search.ledger import Ledger, Trial, page_digest
-from nnopt_ray.search.worker import Failure, Slice
+from nnopt_ray.search.logical import CONCURRENCY, Turns
+from nnopt_ray.search.pace import Pace
+from nnopt_ray.search.seats import HandedOver, Seat, Seats, death
 from nnopt_ray.trials import write_table
 
 if TYPE_CHECKING:
+    from nnopt_ray.data.types import Dataset
     from nnopt_ray.pipeline import Watch
+    from nnopt_ray.search.dashboard import DashboardStorage
 
 TABLE_EVERY_S = 5.0  # trials.parquet is rewritten this often while the search runs
+TABLE_SHARE = 0.02  # ... and seldom enough to take no more than this share of the time
+PROGRESS_EVERY_S = 0.1
 LOST_WORKER_TRIES = 3  # a trial whose worker died this often is given up
 SAME_FAULT = 3  # trials in a row that fail with the same sentence, and no success yet, stop the study
-
-
-@dataclass
-class Seat:
-    """One worker and what it is doing."""
-
-    number: int
-    actor: Any = None
-    preparing: bool = False
-    trial: Trial | None = None
-    stopping: bool = False
+AHEAD = 4096  # trials that a searcher which learns nothing is asked for ahead, to find those of one shape
+# Trials in flight cost a searcher that learns, and a scheduler that stops, a part of what they know: in a pack of
+# 16 ASHA trains 10 to 24 % more epochs than one by one.
+LANES_OF_SEARCHER = 8  # in flight: at most one in so many of all trials, yet LANES_AT_LEAST a worker
+LANES_AT_LEAST = 4
+LANES_OF_SCHEDULER = 16
 
 
 class Study:
@@ -52,19 +55,27 @@ class Study:
         search = experiment.search
         self.asker = tables.build("method", search.method).start(experiment)
         judge = tables.build("scheduler", search.scheduler).start(
-            experiment.mode, most_epochs(experiment), experiment.seed
+            experiment.mode, most_epochs(experiment), experiment.seed, experiment.space
         )
+        self.stops = search.scheduler.type != "none"
         self.journal = journals.Journal(run.journal)
         earlier = list(journals.read(run.journal))
         self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note)
-        self.queue: deque[Trial] = deque()
+        self.queue: deque[Trial] = deque()  # known trials that wait for a place
+        self.turns: Turns | None = None
+        self.confirming: list[ConfirmTrial] = []
         self.asked_all = False
         self.closing = False  # nothing new is begun any more: stopped, or out of time
         self.earlier_s = 0.0  # worked on this search by processes before this one
         self.faults: list[str] = []
         self.deaths = 0  # of workers that had no trial yet
         self.decided: dict[str, str] = {}
-        self._table_written = 0.0
+        self.pace = Pace()
+        self._table_written = self._progress_told = 0.0
+        self._table_cost_s = 0.0
+        self._dashboard: DashboardStorage | None = None
+        self._shown: set[str] = set()
+        self._holding: Callable[[Trial], Seat | None] = lambda trial: None
         try:
             self._open(earlier)
         except UserError:
@@ -76,208 +87,426 @@ class Study:
         if not earlier:
             versions = {k: v for k, v in _versions().items() if k in ("nnopt-ray", "ray", "optuna", "torch")}
             self.journal.append({"event": "study", "page": digest, "versions": versions})
-            return
-        if earlier[0].get("event") != "study" or earlier[0].get("page") != digest:
+        else:
+            self._replay(earlier, digest)
+        if self.experiment.search.reproducible:
+            places = self.experiment.search.concurrency or CONCURRENCY
+            self.turns = Turns(self.ledger, places, self._fill_place, self._finish, self._failed, self._carry_out)
+
+    def _replay(self, earlier: list[journals.Event], digest: str) -> None:
+        if earlier[0].get("event") != "study":
+            raise UserError(f"{self.run_dir.journal} is no journal of a study: it does not begin like one.")
+        pages = [event for event in earlier if event["event"] in ("study", "extended")]
+        if pages[-1].get("page") != digest:
             raise UserError(
                 f"{self.run_dir.journal} belongs to another page than {self.run_dir.resolved}. "
                 "Put the page back as it was, or start a new run."
             )
-        self.ledger.replay(earlier)
+        widened = any(event.get("space_changed") for event in pages)
+        self.ledger.replay(earlier, anew=widened)
         self.earlier_s = journals.worked_s(earlier)
-        self.queue.extend(trial for trial in self.ledger.trials.values() if not trial.over)
+        waiting = [trial for trial in self.ledger.trials.values() if not trial.over and trial.status != "paused"]
+        self.queue.extend(waiting)
         done = sum(trial.over for trial in self.ledger.trials.values())
-        self.journal.append({"event": "resumed", "finished": done, "going_on": len(self.queue)})
-        self.watch.note(f"Resuming: {done} trials are finished, {len(self.queue)} were under way and go on.")
+        self.journal.append({"event": "resumed", "finished": done, "going_on": len(waiting)})
+        self.watch.note(f"Resuming: {done} trials are finished, {len(waiting)} were under way and go on.")
 
-    def run(self, session: RaySession, should_stop: Callable[[], bool]) -> tuple[TrialRow, ...]:
-        """Run to the end, or until `should_stop`. Returns a row per trial asked so far."""
+    def run(self, session: RaySession, should_stop: Callable[[], bool], dataset: Dataset) -> tuple[TrialRow, ...]:
+        """Run to the end, or until `should_stop`. Returns a row per trial of the search asked so far."""
         limit = self.experiment.search.timeout_s
         deadline = None if limit is None else time.monotonic() + limit
+        seats = Seats(self.experiment, self.run_dir, session, dataset, self.ledger.judge.keeps_decisions, self.watch)
+        self._holding = seats.holding
         try:
-            self._drive(session, should_stop, deadline)
+            self._drive(seats, should_stop, deadline)
+            if not self.closing and self.experiment.search.confirm is not None:
+                self._confirm(seats, should_stop)
         finally:
+            seats.close()
             self._write_table(force=True)
             self.journal.close()
+        self.decided |= seats.decided
         return self.rows()
 
     def rows(self) -> tuple[TrialRow, ...]:
         return tuple(trial.row() for trial in self.ledger.trials.values())
 
-    def _drive(self, session: RaySession, should_stop: Callable[[], bool], deadline: float | None) -> None:
-        import ray
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────────
 
-        left = self.asker.total - sum(trial.over for trial in self.ledger.trials.values())
-        if left <= 0:
+    def _drive(self, seats: Seats, should_stop: Callable[[], bool], deadline: float | None) -> None:
+        left = self._left()
+        if left <= 0 and not self.queue and not self.ledger.counts["paused"]:
             return
-        cluster = session.cluster()
-        count = min(cluster.workers(self.experiment.resources), left)
-        self.decided["workers"] = f"{count}, as many as {cluster.sentence()} hold"
-        over = Counter(str(trial.status) for trial in self.ledger.trials.values() if trial.over)
-        self.watch.begin(total=self.asker.total, workers=count, over=over)
-        pending: dict[Any, Seat] = {}
-        for number in range(count):
-            self._hire(Seat(number), pending, session)
-        while pending:
-            ready, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
-            stopping = should_stop()
-            if stopping or (deadline is not None and time.monotonic() > deadline):
+        seats.begin(self._demand_of(left), self._begun)
+        while True:
+            if self.turns is not None:
+                self.turns.advance()
+            seats.hire(self._work_left_s(seats))
+            for seat in seats.ready():
+                self._fill(seat)
+            if not seats.busy() and not self._goes_on():
+                break
+            for seat, answer in seats.wait():
+                self._came(seat, answer)
+            if should_stop():
                 self.closing = True
-            for future in ready:
-                seat = pending.pop(future)
-                try:
-                    answer = told(future)
-                except ray.exceptions.RayError as error:
-                    self._lost(seat, death(error))
-                    self._hire(seat, pending, session)
-                    continue
-                if seat.preparing:
-                    seat.preparing, answer = False, None
-                if stopping:
-                    self._take(seat, answer)
-                    self._rest(seat)
-                elif self._take(seat, answer):
-                    self._stop_trial(seat, pending)
-                else:
-                    self._next(seat, pending)
-            self._progress()
+                self._rest(seats)
+                break
+            if deadline is not None and time.monotonic() > deadline:
+                self.closing = True
+            self._progress(seats)
+        self._progress(seats, last=True)
 
-    def _hire(self, seat: Seat, pending: dict[Any, Seat], session: RaySession) -> None:
-        """Put a worker on the seat; it is given work when it has taken the page and the data."""
-        seat.actor = session.actor()
-        file = str(self.experiment.file) if self.experiment.file else None
-        seat.preparing = True
-        pending[seat.actor.setup.remote(plain(self.experiment.tree), file, str(self.run_dir.root))] = seat
+    def _left(self) -> int:
+        over = sum(self.ledger.counts[status] for status in ("finished", "stopped", "failed"))
+        return int(self.asker.total - over)
 
-    def _next(self, seat: Seat, pending: dict[Any, Seat]) -> None:
-        """Give the seat work: its own trial while it is under way, else a waiting or a new one."""
-        if seat.trial is None:
-            seat.trial = self._waiting() or self._ask()
-            if seat.trial is None:
-                return
-            self.ledger.started(seat.trial, seat.number, len(seat.trial.values))
-        trial = seat.trial
-        until = trial.stop_at or self.ledger.next_decision(trial)
-        pending[seat.actor.work.remote(trial.id, trial.params, until)] = seat
+    def _begun(self, workers: int) -> None:
+        over = {status: self.ledger.counts[status] for status in ("finished", "stopped", "failed")}
+        self.watch.begin(total=self.asker.total, workers=workers, over=over)
 
-    def _waiting(self) -> Trial | None:
-        return self.queue.popleft() if self.queue and not self.closing else None
+    def _goes_on(self) -> bool:
+        """Nothing is in work. True when there is more to come: a wait for a worker, or paused trials to settle."""
+        if self.closing:
+            return False
+        if self.queue or (self.turns is None and not self.asked_all):
+            return True
+        if not self.ledger.counts["paused"]:
+            return False
+        for trial in self.ledger.give_up():
+            self._told(trial)
+        if self.turns is not None:
+            self.turns.advance()
+        elif (promoted := self._promoted()) is not None:
+            self.queue.append(promoted)
+        return bool(self.queue)
 
-    def _ask(self) -> Trial | None:
+    def _demand_of(self, left: int) -> Callable[[int], Demand]:
+        """What one of so many workers has to do: for choosing its lanes."""
+
+        def demand(workers: int) -> Demand:
+            share = max(1, math.ceil(left / workers))
+            most = share
+            if self.asker.adaptive:
+                most = min(most, max(LANES_AT_LEAST, math.ceil(self.asker.total / (LANES_OF_SEARCHER * workers))))
+            if self.stops:
+                most = min(most, LANES_OF_SCHEDULER)
+            limit = self.experiment.search.concurrency
+            if self.turns is not None:
+                most = math.ceil((limit or CONCURRENCY) / workers)
+            elif limit is not None:
+                most = min(most, math.ceil(limit / workers))
+            return Demand(most, share * most_epochs(self.experiment))
+
+        return demand
+
+    def _work_left_s(self, seats: Seats) -> float | None:
+        """Seconds that this process alone would still need; None while it is not known."""
+        trials = self._left()
+        if not self.ledger.epochs or seats.worked_s < 0.2:
+            return None
+        over = self.asker.total - trials
+        mean = self.ledger.epochs_over / over if over else most_epochs(self.experiment)
+        epochs = max(0.0, self.asker.total * mean - self.ledger.epochs)
+        return float(epochs * seats.worked_s / max(1, seats.epochs_trained))
+
+    # ── work for a seat ──────────────────────────────────────────────────────────────────────────────
+
+    def _fill(self, seat: Seat) -> None:
+        """Give a seat trials for its free lanes, and tell it how far to go with those it has."""
+        while seat.free > 0 and (trial := self._next(seat)) is not None:
+            if not seat.measured and not seat.trials:
+                seat.measure(trial.params)
+            trial.here = 0
+            self.ledger.started(trial, seat.number, len(trial.values))
+            seat.put(trial, self._order(trial))
+        for trial in seat.trials.values():
+            if trial.id not in seat.ending:
+                seat.orders.setdefault(trial.id, self._order(trial))
+
+    def _order(self, trial: Trial) -> Order:
+        copy = None
+        params = trial.params
+        if trial.verdict is not None and trial.verdict.kind == "copy" and trial.here >= trial.decided_at:
+            copy = Copy(trial.verdict.donor, trial.verdict.donor_epochs)
+            params = dict(trial.verdict.params)
+            return Order(trial.id, params, self.ledger.judge.next_decision(trial.id, len(trial.values)), copy)
+        return Order(trial.id, params, self.ledger.until(trial))
+
+    def _next(self, seat: Seat) -> Trial | None:
+        """A trial for a free lane: one that waits, one that is promoted, or a new one."""
+        if self.closing:
+            return None
+        if self.turns is not None or self.confirming:
+            return self._pick(seat) if self.queue else None
+        in_flight = self.experiment.search.concurrency
+        if in_flight is not None and self.ledger.counts["running"] >= in_flight:
+            return None
+        if not self.queue:
+            trial = self._promoted()
+            if trial is not None:
+                return trial
+            for _ in range(1 if self.asker.adaptive else AHEAD):
+                if (new := self._ask()) is None:
+                    break
+                self.queue.append(new)
+        return self._pick(seat) if self.queue else None
+
+    def _pick(self, seat: Seat) -> Trial:
+        """The first that waits and has the shape of what is in work there; else the first."""
+        if seat.lanes > 1 and seat.trials and len(self.queue) > 1:
+            here = {shapes.alike(self.experiment, trial.params) for trial in seat.trials.values()}
+            for index, trial in enumerate(self.queue):
+                if shapes.alike(self.experiment, trial.params) in here:
+                    del self.queue[index]
+                    return trial
+        return self.queue.popleft()
+
+    def _ask(self, slot: int = 0, round_: int = 0) -> Trial | None:
         if self.asked_all or self.closing:
             return None
-        trial = self.ledger.ask()
+        trial = self.ledger.ask(slot, round_)
         self.asked_all = trial is None
         return trial
 
-    def _take(self, seat: Seat, answer: Slice | None) -> bool:
-        """Take in a worker's answer. True when the scheduler ends the seat's trial here."""
-        trial = seat.trial
-        if seat.stopping and trial is not None:
-            seat.stopping = False
-            self._over(seat, trial, "stopped", f"stopped by the scheduler after {len(trial.values)} epochs")
-            return False
-        if answer is None or trial is None:
-            return False
+    def _promoted(self, slot: int = 0, round_: int = 0) -> Trial | None:
+        """A paused trial that goes on. One whose pause was not carried out yet goes on in its lane as if there
+        had been none, and the next one is asked for."""
+        while (trial := self.ledger.promote(slot, round_)) is not None:
+            seat = self._holding(trial)
+            if seat is not None:
+                seat.keep(trial)
+            elif trial not in self.queue:
+                return trial
+        return None
+
+    def _fill_place(self, slot: int, round_: int) -> Trial | None:
+        """Of a reproducible search: a trial for an empty place."""
+        if self.closing:
+            return None
+        trial = self._promoted(slot, round_) or self._ask(slot, round_)
+        if trial is not None:
+            self.queue.append(trial)
+        return trial
+
+    def _came(self, seat: Seat, answer: Answer | Exception) -> None:
+        if isinstance(answer, Answer):
+            self._take(seat, answer)
+        elif isinstance(answer, HandedOver):
+            self.queue.extendleft(reversed(seat.vacate()))
+        else:
+            self._lost(seat, death(answer))
+
+    # ── what came ────────────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, seat: Seat, answer: Answer) -> None:
         for note in answer.notes:
-            self.watch.note(f"trial {trial.id}: {note}")
-        for epoch in answer.epochs:
-            if self.ledger.result(trial, epoch):
-                return True
-        if answer.failure is not None:
-            self._failed(seat, trial, answer.failure)
-        elif answer.done:
-            self._over(seat, trial, "finished", answer.reason)
-        return False
+            self.watch.note(note)
+        for report in answer.reports:
+            trial = self.ledger.find(report.trial)
+            if report.ended or report.done or report.failure is not None:
+                seat.leave(trial)
+            if self.turns is not None and not trial.confirms:
+                self.turns.take(report, trial)
+            else:
+                self._arrived(seat, trial, report)
 
-    def _stop_trial(self, seat: Seat, pending: dict[Any, Seat]) -> None:
-        """The worker writes the trial's state first; only then the journal says that it is over."""
-        assert seat.trial is not None
-        seat.stopping = True
-        pending[seat.actor.stop.remote(seat.trial.id, "stopped by the scheduler")] = seat
+    def _arrived(self, seat: Seat, trial: Trial, report: Report) -> None:
+        trial.parameters = report.parameters or trial.parameters
+        if trial.over:  # the scheduler ended it while its pause was on the way
+            if not report.ended and trial.id not in seat.ending and trial.id in seat.trials:
+                seat.end(trial, End(trial.id))
+            return
+        if report.copied and trial.verdict is not None:
+            self.ledger.copied(trial)
+        for epoch in report.epochs:
+            self.ledger.result(trial, epoch)
+        if report.failure is not None:
+            self._failed(trial, report.failure)
+        elif report.ended and trial.verdict is None:
+            self.queue.append(trial)  # promoted while its pause was on the way
+        elif report.ended and trial.verdict is not None and trial.verdict.kind == "pause":
+            self.ledger.paused(trial)
+        elif report.ended:
+            self._finish(trial, "")
+        elif report.done:
+            self._finish(trial, report.reason)
+        elif trial.verdict is not None and trial.here >= trial.decided_at:
+            self._carry_out(trial, seat)
+        self._drop()
 
-    def _over(self, seat: Seat, trial: Trial, status: Any, reason: str, lost: bool = False) -> None:
-        self.ledger.end(trial, status, reason, lost)
-        seat.trial = None
-        self.watch.trial(trial.row(), self._best_row())
+    def _drop(self) -> None:
+        for trial in self.ledger.drop():
+            self._told(trial)
+            if trial in self.queue:
+                self.queue.remove(trial)
 
-    def _failed(self, seat: Seat, trial: Trial, failure: Failure) -> None:
+    def _carry_out(self, trial: Trial, seat: Seat | None = None) -> None:
+        """Have a worker do what the scheduler decided; a trial that nobody holds is taken up for it first."""
+        seat = seat or self._holding(trial)
+        if seat is None or trial.verdict is None or trial.id in seat.ending or trial.here < trial.decided_at:
+            return
+        if trial.verdict.kind == "copy":
+            seat.orders[trial.id] = self._order(trial)
+        else:
+            word = "stopped by the scheduler" if trial.verdict.kind == "stop" else ""
+            seat.end(trial, End(trial.id, word))
+
+    def _finish(self, trial: Trial, reason: str, round_: int = 0) -> None:
+        if trial.verdict is not None and trial.verdict.kind == "stop":
+            reason = f"stopped by the scheduler after {len(trial.values)} epochs"
+            self.ledger.end(trial, "stopped", reason, round_=round_)
+        else:
+            self.ledger.end(trial, "finished", reason, round_=round_)
+        self._told(trial)
+
+    def _told(self, trial: Trial) -> None:
+        if not trial.confirms:
+            self.watch.trial(trial.row(), self._best_row())
+
+    def _failed(self, trial: Trial, failure: Failure, round_: int = 0) -> None:
         if failure.kind == "storage":
             raise RunFailed(failure.message)
-        self._over(seat, trial, "failed", failure.message, lost=failure.kind != "not-a-number")
-        if failure.kind == "part":
-            self._repeated(failure.message, f" The tracebacks are in {self.run_dir.trials}/*/error.txt.")
+        self.ledger.end(trial, "failed", failure.message, failure.kind, round_)
+        self._told(trial)
+        if failure.kind != "not-a-number":
+            where = "" if failure.kind == "worker" else f" The tracebacks are in {self.run_dir.trials}/*/error.txt."
+            self._repeated(failure.message, where)
 
     def _repeated(self, fault: str, where: str = "") -> None:
         """Ends a study in which everything fails in one way: what is wrong is no matter of the searched values."""
         self.faults.append(fault)
         last = self.faults[-SAME_FAULT:]
-        if len(last) == SAME_FAULT and len(set(last)) == 1 and self.ledger.best() is None:
+        if len(last) == SAME_FAULT and len(set(last)) == 1 and self.ledger.best is None:
             raise RunFailed(
                 f"{SAME_FAULT} trials in a row failed in the same way, and none has finished: {fault}{where}"
             )
 
     def _lost(self, seat: Seat, why: str) -> None:
-        """A worker died: a new one takes its seat, and its trial goes on from its checkpoint."""
-        trial, seat.trial, seat.stopping = seat.trial, None, False
-        if trial is None:
+        """A worker died: a new one takes its seat, and its trials go on from their checkpoints."""
+        trials = seat.vacate()
+        if not trials:
             self.deaths += 1
             if self.deaths >= LOST_WORKER_TRIES:
                 raise RunFailed(f"workers die before they have taken up any trial ({why}). Nothing is lost.")
             return
-        if trial.started >= LOST_WORKER_TRIES:
-            seat.trial = trial
-            reason = f"its worker died {trial.started} times: {why}"
-            self._over(seat, trial, "failed", reason, lost=True)
-            self._repeated(reason)
+        for trial in reversed(trials):
+            # Of several that died together one may be the cause: each is tried alone before it is given up.
+            if trial.started >= LOST_WORKER_TRIES and len(trials) == 1:
+                failure = Failure("worker", f"its worker died {trial.started} times: {why}")
+                if self.turns is not None:
+                    self.turns.take(Report(trial.id, failure=failure), trial)
+                else:
+                    self._failed(trial, failure)
+            else:
+                self.queue.appendleft(trial)
+        seat.careful = seat.careful or self.turns is None and any(trial.started >= LOST_WORKER_TRIES - 1 for trial in trials)
+        waiting = [trial for trial in trials if not trial.over]
+        if waiting:
+            names = ", ".join(trial.id for trial in waiting)
+            many = len(waiting) > 1
+            self.watch.note(
+                f"The worker of trial{'s' * many} {names} died ({why}); "
+                f"{'they go on from their checkpoints' if many else 'the trial goes on from its checkpoint'}."
+            )
+
+    def _rest(self, seats: Seats) -> None:
+        """The user stops the study: what is under way is written down for a later resume."""
+        for seat, answer in seats.settle():
+            if isinstance(answer, Answer):
+                with suppress(RunFailed):
+                    self._take(seat, answer)
+        seats.pause()
+
+    # ── confirmation ─────────────────────────────────────────────────────────────────────────────────
+
+    def _confirm(self, seats: Seats, should_stop: Callable[[], bool]) -> None:
+        """The best few again over seeds, on the same workers; neither searcher nor scheduler hear of them."""
+        confirm = self.experiment.search.confirm
+        assert confirm is not None
+        self.confirming = planned(self.rows(), self.experiment.mode, confirm, self.experiment.seed)
+        if not self.confirming:
             return
-        self.watch.note(f"The worker of trial {trial.id} died ({why}); the trial goes on from its checkpoint.")
-        self.queue.appendleft(trial)
+        trials = [self.ledger.confirm(each.id, each.of_trial, each.params) for each in self.confirming]
+        self.queue = deque(trial for trial in trials if not trial.over)
+        if not self.queue:
+            return
+        seeds = len(self.confirming) // max(1, len({each.of_trial for each in self.confirming}))
+        self.watch.note(f"Confirming the best {len({t.confirms for t in trials})} trials over {seeds} seeds.")
+        turns, self.turns = self.turns, None
+        self._drive_confirmation(seats, should_stop)
+        self.turns = turns
 
-    def _rest(self, seat: Seat) -> None:
-        """The user stops the study: the trial under way is written down for a later resume."""
-        import ray
+    def _drive_confirmation(self, seats: Seats, should_stop: Callable[[], bool]) -> None:
+        seats.begin(lambda workers: Demand(math.ceil(len(self.queue) / workers), 0), lambda workers: None)
+        while True:
+            seats.hire(None)
+            for seat in seats.ready():
+                self._fill(seat)
+            if not seats.busy() and not self.queue:
+                return
+            for seat, answer in seats.wait():
+                self._came(seat, answer)
+            if should_stop():
+                self.closing = True
+                self._rest(seats)
+                return
 
-        if seat.trial is not None:
-            with suppress(ray.exceptions.RayError):  # dead by now: what it has written so far is what goes on
-                told(seat.actor.pause.remote())
+    def confirm_rows(self) -> list[TrialRow]:
+        """A row for each training of the confirmation."""
+        return [trial.row() for trial in self.ledger.confirming.values()]
+
+    # ── what is shown ────────────────────────────────────────────────────────────────────────────────
 
     def _best_row(self) -> TrialRow | None:
-        best = self.ledger.best()
+        best = self.ledger.best
         return None if best is None else best.row()
 
-    def _progress(self) -> None:
-        trials: Iterable[Trial] = self.ledger.trials.values()
+    def _progress(self, seats: Seats, last: bool = False) -> None:
+        now = time.monotonic()
+        if now - self._progress_told < PROGRESS_EVERY_S and not last:
+            return
+        self._progress_told = now
+        counts, total = self.ledger.counts, self.asker.total
+        over = counts["finished"] + counts["stopped"] + counts["failed"]
+        epochs_per_s, left_s = self.pace.seen(total, over, self.ledger.epochs, self.ledger.epochs_over)
         self.watch.progress(
-            running=sum(trial.status == "running" for trial in trials),
-            epochs=sum(len(trial.values) for trial in trials),
+            Progress(
+                total=total,
+                running=counts["running"],
+                paused=counts["paused"],
+                finished=counts["finished"],
+                stopped=counts["stopped"],
+                failed=counts["failed"],
+                epochs=self.ledger.epochs,
+                epochs_per_s=epochs_per_s,
+                workers=seats.workers,
+                lanes=seats.lanes,
+                lanes_filled=seats.lanes_filled,
+                left_s=left_s,
+                best=self._best_row(),
+            )
         )
         self._write_table()
 
     def _write_table(self, force: bool = False) -> None:
-        if force or time.monotonic() - self._table_written > TABLE_EVERY_S:
-            rundir.write(self.run_dir.trials_table, lambda path: write_table(path, self.rows()))
+        every = max(TABLE_EVERY_S, self._table_cost_s / TABLE_SHARE)
+        began = time.monotonic()
+        if force or began - self._table_written > every:
+            rows = self.rows()
+            rundir.write(self.run_dir.trials_table, lambda path: write_table(path, rows))
+            self._write_dashboard(rows)
             self._table_written = time.monotonic()
+            self._table_cost_s = self._table_written - began
 
+    def _write_dashboard(self, rows: tuple[TrialRow, ...]) -> None:
+        from nnopt_ray.search.dashboard import DashboardStorage
 
-def told(future: Any) -> Any:
-    """What a worker answers. Raises what it raised; RayError when it is dead."""
-    import ray
-
-    try:
-        return ray.get(future)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))) from None
-
-
-def death(error: Exception) -> str:
-    """Why a worker is gone, in words; Ray's own account fills a screen."""
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the machine ran low on memory, and Ray ended the process that took the most"
-    if told := re.search(r"exit code (\d+)", str(error)):
-        return f"its process ended with exit code {told[1]}"
-    if "connection error" in str(error):
-        return "its process was killed, perhaps for lack of memory, or crashed"
-    return str(error).splitlines()[0].rstrip(".")
+        if self._dashboard is None:
+            self._dashboard = DashboardStorage(self.run_dir.optuna_journal, self.experiment)
+        new = [row for row in rows if row.trial not in self._shown and self.ledger.trials[row.trial].over]
+        self._dashboard.add(new, {row.trial: self.ledger.trials[row.trial].values for row in new})
+        self._shown.update(row.trial for row in new)
 
 
 def most_epochs(experiment: Experiment) -> int:

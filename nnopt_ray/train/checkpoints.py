@@ -59,6 +59,7 @@ class Writer:
         self.cost_s = 0.005  # of the last write; before the first one, what a small network's takes
         self._trained_s = 0.0  # since the last write
         self._epochs = 0
+        self.decided: list[int] = []  # epochs whose checkpoint stays, however many follow
         self._best_epoch: int | None = None  # of best.safetensors, None when not known
 
     def sweep(self) -> None:
@@ -90,7 +91,7 @@ class Writer:
             self._best_epoch = best_epoch
         there = kept(self.trial)
         for old in sorted(there)[: -self.keep]:
-            if old != best_epoch:
+            if old != best_epoch and old not in self.decided:
                 there[old].unlink(missing_ok=True)
         self.cost_s = time.perf_counter() - started
         self._trained_s, self._epochs = 0.0, 0

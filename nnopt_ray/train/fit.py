@@ -9,12 +9,12 @@ from types import TracebackType
 
 from nnopt_ray import rundir
 from nnopt_ray.data.types import Dataset
-from nnopt_ray.errors import NotANumber, RunFailed
+from nnopt_ray.errors import NotANumber, RunFailed, RunFolderError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine
 from nnopt_ray.results import Epoch, Fit
 from nnopt_ray.rundir import TrialDir
-from nnopt_ray.train import checkpoints
+from nnopt_ray.train import checkpoints, state
 from nnopt_ray.train.batches import Placed
 from nnopt_ray.train.loop import Trainer
 from nnopt_ray.train.state import State
@@ -96,25 +96,55 @@ class TrialRun:
         """
         trained = []
         while not self.trainer.done and (until is None or self.trainer.epoch < until):
-            epoch = self.trainer.run_epoch()
+            epoch = self.take(self.trainer.run_epoch())
             trained.append(epoch)
-            self._record(epoch)
-            if self._writer.due(epoch.seconds):
-                self.checkpoint()
             if on_epoch is not None:
                 on_epoch(epoch)
             if should_stop is not None and should_stop():
                 self._stopped = "" if self.trainer.done else f"stopped after epoch {self.trainer.epoch - 1}"
                 break
+        return trained
+
+    def take(self, epoch: Epoch) -> Epoch:
+        """Write down an epoch that the trainer has done, here or as a lane of a pack.
+
+        Raises RunFailed when a checkpoint cannot be written, NotANumber when the training is over and the
+        objective was no number in any epoch.
+        """
+        self._record(epoch)
+        if self._writer.due(epoch.seconds):
+            self.checkpoint()
         if self.trainer.done:
             self._refuse_nan()
-        return trained
+        return epoch
 
     def checkpoint(self) -> None:
         """Write the state now. Raises RunFailed when it cannot be written."""
         trainer = self.trainer
         best = {"epoch": trainer.best_epoch, "value": trainer.best_value, "metric": trainer.experiment.metric}
         self._writer.write(trainer.epoch - 1, trainer.state(), trainer.best_epoch, lambda: State(trainer.best(), best))
+
+    def keep_decision(self) -> None:
+        """Write the state now, and keep it until two more decisions have come: another trial may copy it."""
+        self._writer.decided.append(self.trainer.epoch - 1)
+        del self._writer.decided[:-2]
+        self.checkpoint()
+
+    def adopt(self, donor: TrialDir, epoch: int) -> None:
+        """Take over another trial's weights and optimizer as they were at the end of `epoch`, and write that down.
+
+        Epochs, history and best weights stay this trial's own; the learning rate starts from its page's.
+        Where that state is gone, the newest one serves.
+        """
+        try:
+            found = state.load(checkpoints.file(donor, epoch))
+        except RunFolderError:
+            newest = checkpoints.newest(donor, lambda note: None)
+            if newest is None:
+                raise RunFailed(f"{donor.root} has no checkpoint to copy.") from None
+            found = newest
+        self.trainer.adopt(found)
+        self.checkpoint()
 
     def close(self, reason: str = "") -> None:
         """Write what was trained since the last checkpoint. In the middle of an epoch, that epoch is lost.

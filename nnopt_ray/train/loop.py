@@ -25,7 +25,7 @@ from nnopt_ray import tables
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import NotANumber, PartError, UserError
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.machine import Machine, derived_seed
+from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.results import Epoch
 from nnopt_ray.train import batches, images, start
 from nnopt_ray.train.losses import Loss
@@ -83,7 +83,7 @@ class Trainer:
         self.loss: Loss = tables.build("loss", train.loss, shapes, counts)
         self.optimizer: Optimizer = tables.build("optimizer", train.optimizer)
         self.schedule: Schedule = tables.build("schedule", train.schedule)
-        torch.manual_seed(derived_seed(experiment.seed, "weights"))
+        seed_torch(derived_seed(experiment.seed, "weights"))
         model: nn.Module = tables.build("model", experiment.model, shapes)
         self.model = model.to(device=machine.device, dtype=torch.float32)
         self._take_weights()
@@ -196,6 +196,19 @@ class Trainer:
         self._look(tally.settle())
         return tally.loss, tally.norm, self.last_lr()
 
+    def try_step(self, inputs: tuple[Tensor, ...], target: Tensor) -> None:
+        """A step on this batch, for timing it; what it does to the weights is no training."""
+        self.gradient_of(inputs, target)
+        self.descend(0)
+
+    def gradient_of(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+        """Loss of this batch in training; its gradient lies in `weights.gradient` then."""
+        self.model.train()
+        self.weights.gradient.zero_()
+        loss = self.loss(self._forward(inputs), target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     def descend(self, number: int) -> Tensor:
         """Let the optimizer take step `number` of this epoch by the gradient that is there → its norm, unclipped."""
         train, weights, gradient = self.experiment.train, self.weights.flat, self.weights.gradient
@@ -207,7 +220,7 @@ class Trainer:
         if train.clip_value is not None:
             gradient.clamp_(-train.clip_value, train.clip_value)
         self.step += 1
-        lr = self._lr(self.epoch * len(self.sizes) + number)
+        lr = self.lr_of(number)
         self.optimizer.update(weights, gradient, self.slots, self.step, lr)
         return norm
 
@@ -244,7 +257,7 @@ class Trainer:
     def _seed_noise(self) -> None:
         """Dropout draws from torch; a network of one's own may draw from NumPy or Python too."""
         noise = self.noise_seed()
-        torch.manual_seed(noise)
+        seed_torch(noise)
         np.random.seed(noise % 2**32)
         random.seed(noise)
 
@@ -255,9 +268,13 @@ class Trainer:
         steps = self.experiment.train.epochs * len(self.sizes)
         return self.base_lr * self.schedule.factor(step - self._warm_up, len(self.sizes), steps - self._warm_up)
 
+    def lr_of(self, number: int) -> float:
+        """The learning rate of step `number` of this epoch."""
+        return self._lr(self.epoch * len(self.sizes) + number)
+
     def last_lr(self) -> float:
         """The learning rate of the last step of this epoch."""
-        return self._lr((self.epoch + 1) * len(self.sizes) - 1)
+        return self.lr_of(len(self.sizes) - 1)
 
     def _look(self, broken: Broken | None) -> None:
         if broken is not None:
@@ -362,6 +379,18 @@ class Trainer:
         if self.reason == ALL_DONE and self.epoch < self.experiment.train.epochs:
             self.done, self.reason = False, ""  # the page now asks for more epochs
         self.at_boundary = True
+
+    def adopt(self, state: State) -> None:
+        """Take over the weights and the optimizer of another training of this shape; all else stays as it is.
+
+        The learning rate starts again from the page's. Raises UserError when it is of another shape.
+        """
+        self._refuse_other(state)
+        self.weights.restore(_snapshot(state.tensors, ""))
+        for name, slot in self.slots.items():
+            slot.copy_(state.tensors[f"optimizer.{name}"])
+        self.step = state.scalars["step"]
+        self.base_lr = self.optimizer.lr
 
     def _refuse_other(self, state: State) -> None:
         scalars = state.scalars

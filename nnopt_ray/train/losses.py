@@ -54,6 +54,10 @@ class Loss:
         """What lanes of one pack may have each of its own, by name; part of the page's keys of `lane_keys`."""
         return {}
 
+    def lane_weight(self, rows: int) -> float | None:
+        """What each batch of so many rows counts; None where its target decides."""
+        return float(rows) if type(self).weight is Loss.weight else None
+
     def lane(self, outputs: Tensor, target: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """The loss of one lane's batch, as a call gives it, with its own `values` (scalars) of `lane_values`."""
         return self(outputs, target)
@@ -100,6 +104,9 @@ class CrossEntropy(Loss):
         if not self.label_smoothing:
             return {}
         return {"keep": 1 - self.label_smoothing, "spread": self.label_smoothing / self._classes}
+
+    def lane_weight(self, rows: int) -> float | None:
+        return float(rows) if self._class_weights is None else None
 
     def lane(self, outputs: Tensor, target: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         # In parts, as the batched form of nll_loss imports sympy (0.6 s); the same gradients, bit for bit.
@@ -213,6 +220,9 @@ class Auto(Loss):
 
     def lane_values(self) -> dict[str, float]:
         return self._loss.lane_values()
+
+    def lane_weight(self, rows: int) -> float | None:
+        return self._loss.lane_weight(rows)
 
     def lane(self, outputs: Tensor, target: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         return self._loss.lane(outputs, target, values)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -91,7 +92,6 @@ def _numbers(value: Any) -> list[int]:
 class Program:
     """A recorded function. Calling it does its work again on the same memory and returns its outputs."""
 
-    source: str
     kernels: int  # called in a replay
     _run: Callable[[], tuple[Tensor, ...]] = field(repr=False)
 
@@ -126,7 +126,8 @@ def _compiled(recorder: _Recorder, outputs: list[Any], given: int) -> Program:
     same: dict[int, int] = {}  # a tensor that is another one by another name
     kept: list[_Call] = []
     for call in recorder.calls:
-        if _is_detach(call) and not changed & {_storage(tensors[n]) for n in _numbers(call.results)}:
+        touched = _numbers([list(call.arguments), call.results])
+        if _is_detach(call, tensors) and not changed & {_storage(tensors[n]) for n in touched}:
             _rename(call, same, fixed, tensors)
         elif _before_all(call, fixed, changed, tensors):
             _again(call, tensors)
@@ -144,11 +145,13 @@ def _compiled(recorder: _Recorder, outputs: list[Any], given: int) -> Program:
     return _program(lines, outputs, fixed, same, tensors)
 
 
-def _is_detach(call: _Call) -> bool:
+def _is_detach(call: _Call, tensors: list[Tensor]) -> bool:
     if call.kernel in (aten.detach.default, aten.alias.default):
         return True
-    # The batching rule of addmm multiplies the bias by 1; x * 1 is x, bit for bit, whatever its type.
-    return call.kernel is aten.mul.Scalar and call.arguments[1] == 1 and not isinstance(call.arguments[1], bool)
+    # The batching rule of addmm multiplies the bias by 1; x * 1 is x, bit for bit, where the type stays.
+    if call.kernel is not aten.mul.Scalar or call.arguments[1] != 1:
+        return False
+    return bool(tensors[call.arguments[0].number].dtype == tensors[call.results.number].dtype)
 
 
 def _again(call: _Call, tensors: list[Tensor]) -> None:
@@ -184,9 +187,11 @@ def _changed_storages(calls: list[_Call], tensors: list[Tensor]) -> set[int]:
     found: set[int] = set()
     for call in calls:
         if _changes(call):
-            for argument, value in zip(call.kernel._schema.arguments, call.arguments, strict=False):
+            positional = zip((a.name for a in call.kernel._schema.arguments), call.arguments, strict=False)
+            given = {**dict(positional), **call.keys}
+            for argument in call.kernel._schema.arguments:
                 if argument.alias_info is not None and argument.alias_info.is_write:
-                    found.update(_storage(tensors[n]) for n in _numbers(value))
+                    found.update(_storage(tensors[n]) for n in _numbers(given.get(argument.name)))
     return found
 
 
@@ -204,49 +209,90 @@ def _before_all(call: _Call, fixed: set[int], changed: set[int], tensors: list[T
     return creates and all(_storage(tensors[n]) not in changed for n in results)
 
 
+class _Registers:
+    """Where a replay keeps what it works with: what is there before it, then what its kernels give."""
+
+    def __init__(self, fixed: set[int], same: dict[int, int], tensors: list[Tensor]) -> None:
+        self._fixed, self._same, self._tensors = fixed, same, tensors
+        self._of: dict[int, int] = {}  # tensor → its register
+        self.values: list[Any] = []
+        self.free: set[int] = set()  # registers that are filled in a replay
+
+    def of(self, number: int) -> int:
+        number = self._same.get(number, number)
+        if number not in self._of:
+            self._of[number] = len(self.values)
+            if number in self._fixed:
+                self.values.append(self._tensors[number].detach())
+            else:
+                self.free.add(len(self.values))
+                self.values.append(None)
+        return self._of[number]
+
+    def constant(self, value: Any) -> int:
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def reader(self, value: Any) -> Callable[[list[Any]], Any]:
+        """A function of the registers that gives an argument."""
+        if isinstance(value, _Number):
+            return itemgetter(self.of(value.number))
+        if _numbers(value):
+            readers = [self.reader(each) for each in value]
+            return lambda values: [read(values) for read in readers]
+        return itemgetter(self.constant(value))
+
+    def readers(self, arguments: Sequence[Any]) -> Callable[[list[Any]], Sequence[Any]]:
+        """A function of the registers that gives all arguments of a call."""
+        if any(_numbers(each) and not isinstance(each, _Number) for each in arguments):
+            readers = [self.reader(each) for each in arguments]
+            return lambda values: [read(values) for read in readers]
+        places = [self.of(a.number) if isinstance(a, _Number) else self.constant(a) for a in arguments]
+        if len(places) > 1:
+            return itemgetter(*places)
+        return itemgetter(slice(places[0], places[0] + 1) if places else slice(0, 0))
+
+
 def _program(
     lines: list[_Call], outputs: list[Any], fixed: set[int], same: dict[int, int], tensors: list[Tensor]
 ) -> Program:
-    """Python source with one line a kernel; a tensor is let go after the last line that uses it."""
-    scope: dict[str, Any] = {}
-
-    def name(number: int) -> str:
-        number = same.get(number, number)
-        if number in fixed:
-            scope[f"c{number}"] = tensors[number].detach()
-            return f"c{number}"
-        return f"v{number}"
-
-    def written(value: Any) -> str:
-        if isinstance(value, _Number):
-            return name(value.number)
-        if isinstance(value, list):
-            return f"[{', '.join(written(each) for each in value)}]"
-        if value is None or isinstance(value, (bool, int, str)):
-            return repr(value)
-        constant = f"k{len(scope)}"
-        scope[constant] = value
-        return constant
-
-    ends = {name(n) for n in _numbers(outputs)}
-    seen: set[str] = set(ends)
-    body: list[str] = []
-    for position in range(len(lines) - 1, -1, -1):
-        call = lines[position]
-        scope[f"f{position}"] = call.kernel
-        told = [written(each) for each in call.arguments]
-        told += [f"{key}={written(each)}" for key, each in call.keys.items()]
-        results = [call.results] if isinstance(call.results, _Number) else call.results
-        left = ""
-        if isinstance(results, list) and results:
-            left = ", ".join(f"v{each.number}" if isinstance(each, _Number) else "_" for each in results)
-            left += ", = " if isinstance(call.results, list) else " = "
-        uses = {name(n) for n in _numbers([list(call.arguments), call.keys])}
-        last = sorted(use for use in uses if use not in seen and use.startswith("v"))
+    """A loop over the kernels; a tensor is let go after the last of them that uses it."""
+    registers = _Registers(fixed, same, tensors)
+    seen = {registers.of(n) for n in _numbers(outputs)}
+    steps: list[tuple[Any, ...]] = []
+    for call in reversed(lines):
+        keyed = {key: registers.reader(each) for key, each in call.keys.items()}
+        uses = {registers.of(n) for n in _numbers([list(call.arguments), call.keys])}
+        results = [registers.of(each.number) if isinstance(each, _Number) else None for each in _listed(call.results)]
+        done_with = [register for register in (uses & registers.free) - seen]
         seen |= uses
-        dropped = f"; del {', '.join(last)}" if last else ""
-        body.append(f"    {left}f{position}({', '.join(told)}){dropped}")
-    body.reverse()
-    source = "\n".join(["def run():", *body, f"    return ({''.join(f'{name(o.number)}, ' for o in outputs)})"])
-    exec(compile(source, "<recorded>", "exec"), scope)
-    return Program(source, len(lines), scope["run"])
+        many = isinstance(call.results, list)
+        steps.append((call.kernel, registers.readers(call.arguments), keyed, many, results, done_with))
+    steps.reverse()
+    # What stands at a fixed place is copied: the next replay may write there.
+    given = [(registers.of(o.number), registers.of(o.number) not in registers.free) for o in outputs]
+    start = registers.values
+
+    def run() -> tuple[Tensor, ...]:
+        values = start.copy()
+        for kernel, arguments, keyed, many, results, done_with in steps:
+            if keyed:
+                found = kernel(*arguments(values), **{key: read(values) for key, read in keyed.items()})
+            else:
+                found = kernel(*arguments(values))
+            if many:
+                for register, each in zip(results, found, strict=True):
+                    if register is not None:
+                        values[register] = each
+            elif results:
+                values[results[0]] = found
+            del found
+            for register in done_with:
+                values[register] = None
+        return tuple(values[register].clone() if copied else values[register] for register, copied in given)
+
+    return Program(len(lines), run)
+
+
+def _listed(results: Any) -> list[Any]:
+    return results if isinstance(results, list) else [] if results is None else [results]

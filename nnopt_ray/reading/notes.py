@@ -1,0 +1,25 @@
+"""What a page says that is no fault, but that its writer should know before it runs."""
+
+from __future__ import annotations
+
+from nnopt_ray.experiment import Experiment, count
+
+
+def notes(experiment: Experiment) -> tuple[str, ...]:
+    """Sentences, in the order of the page."""
+    return tuple(sentence for sentence in (_countable(experiment),) if sentence)
+
+
+def _countable(experiment: Experiment) -> str | None:
+    """Where a space has fewer points than the page asks trials of, or a grid is not run to its end."""
+    trials, points = experiment.search.trials, count(experiment.tree)
+    if not experiment.space or not isinstance(trials, int) or points is None:
+        return None
+    if trials > points:
+        return f"The space has only {points} points, and search.trials is {trials}: {points} trials will run."
+    if experiment.search.method.type == "grid" and trials < points:
+        return (
+            f"The grid has {points} points, and search.trials is {trials}: only the first {trials} will run, the last "
+            "opened value of the page moving fastest."
+        )
+    return None

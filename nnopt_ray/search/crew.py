@@ -1,0 +1,438 @@
+"""The trials that one process trains side by side: alone one after another, or as lanes of one step.
+
+Pure torch, no Ray: a worker's actor holds a crew, and so does the driver of a search that is too small for
+workers. A round is one epoch of every trial in it; a crew works round after round until one of its trials
+has come to where the study decides about it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnopt_ray import tables
+from nnopt_ray.errors import NnoptError, NotANumber, RunFailed
+from nnopt_ray.experiment import plain
+from nnopt_ray.results import Epoch
+from nnopt_ray.rundir import RunDir, write_text
+from nnopt_ray.search.shapes import shape_of
+
+if TYPE_CHECKING:
+    from nnopt_ray.data.types import Dataset
+    from nnopt_ray.experiment import Experiment
+    from nnopt_ray.machine import Machine
+    from nnopt_ray.train.batches import Placed
+    from nnopt_ray.train.choice import Choice
+    from nnopt_ray.train.fit import TrialRun
+    from nnopt_ray.train.lanes import Pack
+    from nnopt_ray.train.loop import Trainer
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Weights and optimizer of another trial, as they were after so many of its epochs."""
+
+    donor: str
+    donor_epochs: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """Train a trial until it has done `until` epochs (None: to its end); it is begun if it is not here yet."""
+
+    trial: str
+    params: Mapping[str, Any]
+    until: int | None = None
+    copy: Copy | None = None  # to be taken over first; `params` are those that it goes on with
+
+
+@dataclass(frozen=True)
+class End:
+    """A trial is over, or pauses: its state is written and its place is free."""
+
+    trial: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial failed. `kind`: not-a-number, memory, storage, part (the user's or ours)."""
+
+    kind: str
+    message: str  # one sentence
+
+
+@dataclass
+class Report:
+    """What came of one trial: epochs done, resumed ones included the first time, and whether it is over."""
+
+    trial: str
+    epochs: list[Epoch] = field(default_factory=list)
+    done: bool = False
+    reason: str = ""
+    failure: Failure | None = None
+    ended: bool = False  # an End was carried out
+    copied: bool = False
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one call. `lanes`: how many trials there is place for, as far as was measured."""
+
+    reports: tuple[Report, ...]
+    notes: tuple[str, ...] = ()
+    lanes: int = 1
+
+
+@dataclass
+class _Lane:
+    run: TrialRun
+    shape: str
+    until: int | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        return not self.run.done and (self.until is None or self.run.epoch < self.until)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What there is to do, for choosing how to do it. `most`: lanes that would be of use to one worker."""
+
+    most: int
+    epochs: int  # left for one worker
+
+
+class Crew:
+    """Trains trials of one study in this process. `root`: the run folder."""
+
+    def __init__(
+        self, experiment: Experiment, dataset: Dataset, machine: Machine, run: RunDir, keeps_decisions: bool = False
+    ) -> None:
+        from nnopt_ray.train.batches import place
+
+        self._experiment, self._machine, self._run = experiment, machine, run
+        self._data: dict[str, tuple[Dataset, Placed]] = {
+            _name(experiment.tree["data"]): (dataset, place(dataset, machine))
+        }
+        self._keeps_decisions = keeps_decisions
+        self._lanes: dict[str, _Lane] = {}
+        self._choices: dict[str, Choice] = {}
+        self._demand = Demand(1, 0)
+        self._notes: list[str] = []
+        self._reports: dict[str, Report] = {}
+
+    # ── how ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def measure(self, params: Mapping[str, Any], demand: Demand) -> tuple[int, str]:
+        """Choose how trials of this shape are trained → how many at a time, and why in a sentence.
+
+        A trial of this shape that cannot be built is no reason to fail: it is one trial at a time then.
+        """
+        from nnopt_ray import reading
+
+        self._demand = demand
+        try:
+            closed = reading.close(self._experiment, params)
+            choice = self._chosen(closed)
+        except (Exception, SystemExit) as error:
+            return 1, f"one trial at a time, as the first one could not be built ({type(error).__name__})"
+        return choice.lanes, choice.sentence
+
+    def _chosen(self, closed: Experiment) -> Choice:
+        from nnopt_ray.train.choice import choose
+
+        shape = shape_of(closed)
+        if shape not in self._choices:
+            resources = self._experiment.resources
+            fuse = "never" if self._experiment.search.reproducible else resources.fuse
+            dataset, _ = self._dataset(closed)
+            steps = self._demand.epochs * max(1, len(dataset.train) // closed.train.batch_size)
+            self._choices[shape] = choose(
+                lambda: self._trainer(closed), fuse, resources.lanes, self._demand.most, lambda step_s: steps * step_s
+            )
+        return self._choices[shape]
+
+    def _trainer(self, closed: Experiment) -> Trainer:
+        from nnopt_ray.pipeline import metrics_for
+        from nnopt_ray.train.loop import Trainer
+
+        dataset, placed = self._dataset(closed)
+        return Trainer(closed, dataset, self._machine, metrics_for(closed, dataset), placed)
+
+    def _dataset(self, closed: Experiment) -> tuple[Dataset, Placed]:
+        """The study's data; prepared anew (or taken from the cache) where a trial varies its preparation."""
+        name = _name(closed.tree["data"])
+        if name not in self._data:
+            from nnopt_ray.data.prepare import prepare
+            from nnopt_ray.train.batches import place
+
+            dataset = prepare(closed)
+            self._data[name] = (dataset, place(dataset, self._machine))
+        return self._data[name]
+
+    # ── work ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def work(self, orders: Sequence[Order], ends: Sequence[End], slice_s: float) -> Answer:
+        """Carry out the ends, take up the orders, and train until one trial needs a decision, or for `slice_s`.
+
+        Raises RunFailed when the disk takes no more.
+        """
+        self._reports, self._notes = {}, []
+        for end in ends:
+            self._end(end)
+        for order in orders:
+            self._guard(order.trial, lambda order=order: self._take_up(order))  # type: ignore[misc]
+        began = time.monotonic()
+        while True:
+            going = [trial for trial, lane in self._lanes.items() if lane.goes_on]
+            if not going:
+                break
+            self._round(going)
+            waits = any(not self._lanes[t].goes_on if t in self._lanes else True for t in going)
+            if waits or time.monotonic() - began > slice_s:
+                break
+        return Answer(tuple(self._reports.values()), tuple(self._notes), self._places())
+
+    def pause(self) -> None:
+        """Write the state of every trial, so that another process goes on from here."""
+        for trial in list(self._lanes):
+            self._leave(trial)
+
+    def _places(self) -> int:
+        here = {lane.shape for lane in self._lanes.values()} or set(self._choices)
+        return max((self._choices[shape].lanes for shape in here if shape in self._choices), default=1)
+
+    def _report(self, trial: str) -> Report:
+        return self._reports.setdefault(trial, Report(trial))
+
+    def _take_up(self, order: Order) -> None:
+        lane = self._lanes.get(order.trial)
+        if lane is None:
+            lane = self._lanes[order.trial] = self._begin(order)
+            self._report(order.trial).epochs.extend(lane.run.history)
+        if order.copy is not None:
+            lane = self._copied(order, order.copy)
+        lane.until = order.until
+        if lane.run.done:  # it had ended before its driver heard of it
+            self._finished(order.trial)
+
+    def _begin(self, order: Order) -> _Lane:
+        from nnopt_ray import reading
+
+        base = reading.close(self._experiment, order.params)
+        folder = self._run.trial(order.trial)
+        page = reading.dump(base)
+        if folder.page.is_file() and order.copy is None and folder.page.read_text(encoding="utf-8") != page:
+            # The journal lost its end, in a power cut, and another point bears this number now.
+            self._notes.append(f"{folder.root} held another trial's training; this one starts anew.")
+            shutil.rmtree(folder.root)
+        if not folder.page.is_file():
+            write_text(folder.page, page)
+        return _Lane(self._opened(order.trial, base), shape_of(base))
+
+    def _opened(self, trial: str, closed: Experiment) -> TrialRun:
+        from nnopt_ray.pipeline import metrics_for
+        from nnopt_ray.train.fit import TrialRun
+
+        dataset, placed = self._dataset(closed)
+        return TrialRun(
+            closed,
+            dataset,
+            self._machine,
+            metrics_for(closed, dataset),
+            self._run.trial(trial),
+            on_note=lambda note: self._notes.append(f"trial {trial}: {note}"),
+            placed=placed,
+        )
+
+    def _copied(self, order: Order, copy: Copy) -> _Lane:
+        """Go on with the weights and the optimizer of another trial, and other values."""
+        from nnopt_ray import reading
+
+        closed = reading.close(self._experiment, order.params)
+        page, folder = reading.dump(closed), self._run.trial(order.trial)
+        report = self._report(order.trial)
+        report.copied = True
+        if folder.page.read_text(encoding="utf-8") == page:
+            return self._lanes[order.trial]  # done before its driver died
+        self._leave(order.trial)
+        run = self._opened(order.trial, closed)
+        run.adopt(self._run.trial(copy.donor), copy.donor_epochs - 1)
+        write_text(folder.page, page)
+        lane = self._lanes[order.trial] = _Lane(run, shape_of(closed))
+        return lane
+
+    def _end(self, end: End) -> None:
+        self._guard(end.trial, lambda: self._leave(end.trial, end.reason))
+        self._report(end.trial).ended = True
+
+    def _leave(self, trial: str, reason: str = "") -> None:
+        lane = self._lanes.pop(trial, None)
+        if lane is not None:
+            self._drop(lane)
+            lane.run.close(reason)
+
+    def _drop(self, lane: _Lane) -> None:
+        choice = self._choices.get(lane.shape)
+        for pack in choice.packs.values() if choice is not None else ():
+            if lane.run.trainer in pack.lanes:
+                pack.take(lane.run.trainer)
+
+    def _finished(self, trial: str) -> None:
+        lane, report = self._lanes[trial], self._report(trial)
+        report.done, report.reason, report.parameters = True, lane.run.reason, lane.run.parameters
+        self._leave(trial)
+
+    # ── one round ────────────────────────────────────────────────────────────────────────────────────
+
+    def _round(self, going: list[str]) -> None:
+        """One epoch of each of these trials."""
+        by_shape: dict[str, list[str]] = {}
+        for trial in going:
+            by_shape.setdefault(self._lanes[trial].shape, []).append(trial)
+        for shape, trials in by_shape.items():
+            choice = self._choice_for(shape, trials)
+            for group in _groups(trials, choice.lanes):
+                width = choice.cheapest(len(group))
+                if width == 1 or not self._together(choice, width, group):
+                    for trial in group:
+                        self._guard(trial, lambda trial=trial: self._alone(trial))  # type: ignore[misc]
+
+    def _choice_for(self, shape: str, trials: list[str]) -> Choice:
+        if shape in self._choices:
+            return self._choices[shape]
+        if len(trials) < 2:
+            from nnopt_ray.train.choice import Choice
+
+            return Choice(1, "")
+        choice = self._chosen(self._lanes[trials[0]].run.trainer.experiment)
+        self._notes.append(f"Another shape: {choice.sentence}.")
+        return choice
+
+    def _alone(self, trial: str) -> None:
+        lane = self._lanes[trial]
+        self._drop(lane)
+        self._took(trial, lane.run.epochs(until=lane.run.epoch + 1)[0])
+
+    def _took(self, trial: str, epoch: Epoch) -> None:
+        lane = self._lanes[trial]
+        self._report(trial).epochs.append(epoch)
+        if lane.run.done:
+            self._finished(trial)
+        elif self._keeps_decisions and lane.until == lane.run.epoch:
+            lane.run.keep_decision()
+
+    def _together(self, choice: Choice, width: int, trials: list[str]) -> bool:
+        """An epoch of these trials as lanes of a pack. False when they cannot be, and none has moved."""
+        from nnopt_ray.train.lanes import CannotFuse, Pack
+
+        assert choice.shape is not None
+        runs = {id(self._lanes[trial].run.trainer): trial for trial in trials}
+        trainers = [self._lanes[trial].run.trainer for trial in trials]
+        try:
+            pack = choice.packs.get(width)
+            if pack is None:
+                pack = choice.packs[width] = Pack(choice.shape, width, trainers[0])
+            self._seat(choice, pack, trainers)
+            done = pack.run_epoch(only=set(trainers))
+        except CannotFuse as error:
+            self._one_by_one(choice, f"{error}")
+            return False
+        except (Exception, SystemExit) as error:
+            self._again_alone(choice, trials, error)
+            return True
+        for trainer, came in done:
+            trial = runs[id(trainer)]
+            self._guard(trial, lambda trial=trial, came=came: self._came(trial, came))  # type: ignore[misc]
+        return True
+
+    def _seat(self, choice: Choice, pack: Pack, trainers: Sequence[Trainer]) -> None:
+        for trainer in trainers:
+            if trainer in pack.lanes:
+                continue
+            for other in choice.packs.values():
+                if trainer in other.lanes:
+                    other.take(trainer)
+            if pack.filled == pack.width:  # one that waits for a decision makes room
+                pack.take(next(lane for lane in pack.lanes if lane is not None and lane not in trainers))
+            pack.put(trainer)
+
+    def _came(self, trial: str, came: Epoch | NotANumber) -> None:
+        if isinstance(came, NotANumber):
+            raise came
+        self._took(trial, self._lanes[trial].run.take(came))
+
+    def _one_by_one(self, choice: Choice, why: str) -> None:
+        for pack in choice.packs.values():
+            for trainer in [lane for lane in pack.lanes if lane is not None]:
+                pack.take(trainer)
+        choice.lanes, choice.step_s, choice.packs = 1, {}, {}
+        self._notes.append(f"Trials of this shape are trained one at a time from now on: {why}.")
+
+    def _again_alone(self, choice: Choice, trials: list[str], error: BaseException) -> None:
+        """A step of all failed in the middle of an epoch: each goes on alone from what it has written."""
+        why = "out of memory" if _is_memory(error) else f"{type(error).__name__}: {error}"
+        for trial in trials:
+            run = self._lanes[trial].run
+            self._drop(self._lanes[trial])
+            closed = run.trainer.experiment
+            self._guard(trial, lambda trial=trial, closed=closed: self._reopen(trial, closed))  # type: ignore[misc]
+        self._one_by_one(choice, f"a step of {len(trials)} together failed ({why})")
+
+    def _reopen(self, trial: str, closed: Experiment) -> None:
+        self._lanes[trial].run = self._opened(trial, closed)
+
+    # ── faults ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _guard(self, trial: str, act: Callable[[], object]) -> None:
+        """The one door where anything may come: a trial's fault is a row of the study, not its end."""
+        try:
+            act()
+        except (Exception, SystemExit) as error:
+            lane = self._lanes.pop(trial, None)
+            try:
+                write_text(self._run.trial(trial).error, traceback.format_exc())
+                if lane is not None:
+                    self._drop(lane)
+                    lane.run.close()
+                failure = failure_of(error, tables.own_place(plain(self._experiment.tree), error))
+            except RunFailed as full:
+                failure = Failure("storage", str(full))
+            self._report(trial).failure = failure
+
+
+def _groups(trials: list[str], size: int) -> list[list[str]]:
+    return [trials[start : start + max(1, size)] for start in range(0, len(trials), max(1, size))]
+
+
+def _name(tree: Any) -> str:
+    return repr(plain(tree))
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def failure_of(error: BaseException, own_place: str) -> Failure:
+    """The cause, told apart: what is evidence about the point, what is not.
+
+    `own_place`: where a part of the page's own stood, empty when there was none.
+    """
+    if isinstance(error, NotANumber):
+        return Failure("not-a-number", str(error))
+    if _is_memory(error):
+        return Failure("memory", f"out of memory: {error}")
+    if isinstance(error, RunFailed):
+        return Failure("storage", str(error))
+    if isinstance(error, NnoptError):
+        return Failure("part", str(error))
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = own_place or f"{Path(where.filename).name}:{where.lineno}"
+    return Failure("part", f"{type(error).__name__}: {error} ({place})")

@@ -1,0 +1,152 @@
+"""The order of a reproducible search: results are taken in an order that does not depend on when they arrive.
+
+There are `search.concurrency` places. Time is counted in rounds: in each round every place, in its turn, gives one
+epoch of the trial in it; an empty place is filled at its turn. Trials may have trained ahead, as far as their next
+decision; their epochs wait until it is their turn. So what searcher and scheduler hear, and in which order, follows
+from the page alone, on any number of workers, and is found again from the journal after any interruption.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nnopt_ray.results import Epoch
+from nnopt_ray.search.crew import Failure, Report
+from nnopt_ray.search.ledger import Ledger, Trial
+
+CONCURRENCY = 4  # places where the page says none: the machine's number of CPUs would make another search of it
+
+
+@dataclass
+class _Inbox:
+    """What a worker has told of one trial and whose turn has not come."""
+
+    epochs: deque[Epoch] = field(default_factory=deque)
+    done: str | None = None  # why it ended by itself
+    failure: Failure | None = None
+    ended: bool = False
+    copied: bool = False
+
+
+class Turns:
+    """Moves a ledger in the logical order.
+
+    fill: a trial for an empty place (place, round), None when there is none.
+    over: is called with a trial that ended, (status, reason, failure, round).
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        places: int,
+        fill: Callable[[int, int], Trial | None],
+        finish: Callable[[Trial, str, int], None],
+        fail: Callable[[Trial, Failure, int], None],
+        act: Callable[[Trial], None],
+    ) -> None:
+        self._ledger, self._places = ledger, places
+        self._fill, self._finish, self._fail, self._act = fill, finish, fail, act
+        self._inboxes: dict[str, _Inbox] = {}
+        self.trials: dict[int, Trial] = {
+            trial.slot: trial for trial in ledger.trials.values() if not trial.over and trial.status != "paused"
+        }
+        self.place, self.round = self._next()
+
+    def _next(self) -> tuple[int, int]:
+        """Whose turn it is, from the journal."""
+
+        def at(place: int) -> tuple[int, int]:
+            trial = self.trials.get(place)
+            if trial is None:
+                return self._ledger.next_round.get(place, 0), place
+            return trial.round + len(trial.values) - (trial.verdict is not None), place
+
+        round_, place = min(at(place) for place in range(self._places))
+        return place, round_
+
+    def take(self, report: Report, trial: Trial) -> None:
+        """Keep what a worker told until it is the trial's turn."""
+        inbox = self._inboxes.setdefault(trial.id, _Inbox())
+        for epoch in report.epochs:
+            if epoch.epoch == len(trial.values) + len(inbox.epochs):
+                inbox.epochs.append(epoch)
+            else:  # known already
+                trial.here = max(trial.here, epoch.epoch + 1)
+                if epoch.epoch < len(trial.values):
+                    trial.history[epoch.epoch] = epoch
+        trial.parameters = report.parameters or trial.parameters
+        inbox.ended |= report.ended
+        inbox.copied |= report.copied
+        inbox.failure = report.failure or inbox.failure
+        if report.done:
+            inbox.done = report.reason
+
+    def advance(self) -> bool:
+        """Go on as far as what is known leads. True when every place is empty and stays so."""
+        idle = 0
+        while idle < self._places:
+            trial = self.trials.get(self.place)
+            if trial is None:
+                trial = self._fill(self.place, self.round)
+                if trial is None:
+                    self._ledger.idle(self.place, self.round)
+                    idle += 1
+                    self._turn()
+                    continue
+                self.trials[self.place] = trial
+            idle = 0
+            if not self._visit(trial):
+                return False
+            self._turn()
+        return True
+
+    def _turn(self) -> None:
+        self.place += 1
+        if self.place == self._places:
+            self.place, self.round = 0, self.round + 1
+
+    def _visit(self, trial: Trial) -> bool:
+        """One epoch of a trial, and what follows from it. False: it has not come yet."""
+        inbox = self._inboxes.setdefault(trial.id, _Inbox())
+        if trial.verdict is None:
+            if inbox.epochs:
+                self._ledger.result(trial, inbox.epochs.popleft())
+                self._ledger.drop()
+            elif inbox.failure is None and inbox.done is None:
+                return False
+        if trial.verdict is not None:
+            return self._carried_out(trial, inbox)
+        if inbox.failure is not None and not inbox.epochs:
+            self._leave(trial)
+            self._fail(trial, inbox.failure, self.round)
+        elif inbox.done is not None and not inbox.epochs:
+            self._leave(trial)
+            self._finish(trial, inbox.done, self.round)
+        return True
+
+    def _carried_out(self, trial: Trial, inbox: _Inbox) -> bool:
+        assert trial.verdict is not None
+        if inbox.failure is not None:
+            self._leave(trial)
+            self._fail(trial, inbox.failure, self.round)
+            return True
+        if inbox.copied:
+            inbox.copied = False
+            self._ledger.copied(trial)
+            return True
+        if not inbox.ended:
+            self._act(trial)
+            return False
+        self._leave(trial)
+        if trial.verdict.kind == "pause":
+            self._ledger.paused(trial, self.round)
+            self._ledger.drop()
+        else:
+            self._finish(trial, "", self.round)
+        return True
+
+    def _leave(self, trial: Trial) -> None:
+        del self._inboxes[trial.id]
+        del self.trials[self.place]

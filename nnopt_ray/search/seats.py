@@ -1,0 +1,372 @@
+"""Where trials are trained: this process at first, Ray's workers when there is enough to do. The Ray door of a study.
+
+A search on one machine begins here at once, and Ray is started beside it only if the rest would take longer than
+starting Ray does; when its workers are there, they take over. A small search never needs them. On a cluster,
+with GPUs, or with parts that the page brings itself (which may crash a process), all work is the workers'.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.rundir import RunDir
+from nnopt_ray.search.cluster import RaySession
+from nnopt_ray.search.crew import Answer, Crew, Demand, End, Order
+from nnopt_ray.search.ledger import Trial
+
+if TYPE_CHECKING:
+    from nnopt_ray.data.types import Dataset
+    from nnopt_ray.pipeline import Watch
+
+# Starting Ray and two workers takes 6 to 8 s of this machine's two cores, ending it 1 s.
+RAY_WORTH_S = 15.0
+LOCAL_SLICE_S = 0.25
+LOOK_FOR_NODES_S = 5.0
+
+
+def begins_here(experiment: Experiment, address: str | None) -> bool:
+    """Whether a search may begin in this process, see the head of this file."""
+    ray = sys.modules.get("ray")
+    return not (
+        address
+        or os.environ.get("RAY_ADDRESS")
+        or experiment.resources.in_process == "never"
+        or experiment.resources.gpus_per_worker > 0
+        or (ray is not None and ray.is_initialized())
+        or _brings_parts(plain(experiment.tree))
+    )
+
+
+def _brings_parts(node: Any) -> bool:
+    if isinstance(node, Mapping):
+        own = isinstance(node.get("type"), str) and ":" in node["type"]
+        return own or any(_brings_parts(value) for value in node.values())
+    return isinstance(node, (list, tuple)) and any(_brings_parts(value) for value in node)
+
+
+@dataclass(eq=False)
+class Seat:
+    """One process that trains, and what it is to do. `actor` is None for this process, which has `crew`."""
+
+    number: int
+    actor: Any = None
+    crew: Crew | None = None
+    lanes: int = 1
+    measured: bool = False
+    preparing: bool = False
+    careful: bool = False  # one trial at a time, as several died here together
+    trials: dict[str, Trial] = field(default_factory=dict)
+    ending: set[str] = field(default_factory=set)
+    orders: dict[str, Order] = field(default_factory=dict)
+    ends: list[End] = field(default_factory=list)
+    to_measure: Mapping[str, Any] | None = None
+
+    @property
+    def free(self) -> int:
+        if self.to_measure is not None:
+            return 0
+        return (1 if self.careful else self.lanes) - len(self.trials) + len(self.ending)
+
+    def measure(self, params: Mapping[str, Any]) -> None:
+        """Find out first how trials like this one are trained here."""
+        self.to_measure, self.measured = params, True
+
+    def put(self, trial: Trial, order: Order) -> None:
+        self.trials[trial.id] = trial
+        self.orders[trial.id] = order
+
+    def end(self, trial: Trial, end: End) -> None:
+        """The trial is written down and leaves with the next call."""
+        self.orders.pop(trial.id, None)
+        self.ending.add(trial.id)
+        self.ends.append(end)
+
+    def keep(self, trial: Trial) -> None:
+        """The trial stays after all. Where its end is on the way already, it comes back when that has come."""
+        if any(end.trial == trial.id for end in self.ends):
+            self.ends = [end for end in self.ends if end.trial != trial.id]
+            self.ending.discard(trial.id)
+
+    def leave(self, trial: Trial) -> None:
+        self.trials.pop(trial.id, None)
+        self.orders.pop(trial.id, None)
+        self.ending.discard(trial.id)
+
+    def vacate(self) -> list[Trial]:
+        """The process is gone: all its trials are without a place."""
+        trials = list(self.trials.values())
+        self.trials, self.orders, self.ends, self.ending = {}, {}, [], set()
+        self.to_measure = None
+        return trials
+
+    def handed(self) -> tuple[tuple[Order, ...], tuple[End, ...]]:
+        orders, ends = tuple(self.orders.values()), tuple(self.ends)
+        self.orders, self.ends = {}, []
+        return orders, ends
+
+
+class Seats:
+    """All processes of one study."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        run: RunDir,
+        session: RaySession,
+        dataset: Dataset,
+        keeps_decisions: bool,
+        watch: Watch,
+    ) -> None:
+        self._experiment, self._run, self._session = experiment, run, session
+        self._dataset, self._keeps, self._watch = dataset, keeps_decisions, watch
+        self._here: Seat | None = None
+        self._workers: list[Seat] = []
+        self._flying: dict[Any, tuple[Seat, str]] = {}  # future → who answers, and what was asked
+        self._demand: Callable[[int], Demand] = lambda workers: Demand(1, 0)
+        self._begun: Callable[[int], None] | None = None
+        self._looked = 0.0
+        self._number = 0
+        self.decided: dict[str, str] = {}
+        self.worked_s = 0.0  # of this process, training
+        self.epochs_trained = 0
+        self._seen: set[str] = set()
+
+    # ── how many ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _all(self) -> list[Seat]:
+        return [*([self._here] if self._here is not None else []), *self._workers]
+
+    @property
+    def workers(self) -> int:
+        return len(self._all)
+
+    @property
+    def lanes(self) -> int:
+        return sum(seat.lanes for seat in self._all)
+
+    @property
+    def lanes_filled(self) -> int:
+        return sum(len(seat.trials) for seat in self._all)
+
+    def begin(self, demand: Callable[[int], Demand], begun: Callable[[int], None]) -> None:
+        """Get ready for work; `begun` is told how many processes there are when that is known."""
+        self._demand = demand
+        if self._all:
+            return
+        self._begun = begun
+        if not self._session.started:
+            self._begin_here()
+            begun(1)
+            self.decided["workers"] = "1: this process, as Ray would have taken longer to start than the search to end"
+
+    def _begin_here(self) -> None:
+        from nnopt_ray.pipeline import machine_for
+
+        crew = Crew(self._experiment, self._dataset, machine_for(self._experiment), self._run, self._keeps)
+        self._here = Seat(self._next_number(), crew=crew)
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number - 1
+
+    def hire(self, left_s: float | None) -> None:
+        """Start Ray when what is left is worth it, take its workers when they are there, and look for new nodes.
+
+        left_s: seconds that this process alone would still need; None while not known.
+        """
+        if not self._session.started:
+            if left_s is not None and left_s > RAY_WORTH_S and (os.cpu_count() or 1) > 1:
+                self._session.start()
+            return
+        if self._here is not None and not self._session.ready:
+            return
+        if not self._workers or (
+            not self._session.cluster().embedded and time.monotonic() - self._looked > LOOK_FOR_NODES_S
+        ):
+            self._hire_all()
+
+    def _hire_all(self) -> None:
+        cluster = self._session.cluster()
+        self._looked = time.monotonic()
+        holds = cluster.workers(self._experiment.resources)
+        # A worker needs at least one trial to itself.
+        useful = (self._demand(1).epochs and max(1, self._demand(1).most)) or holds
+        count = min(holds, max(useful, 1)) if not self._workers else holds
+        for _ in range(count - len(self._workers)):
+            seat = Seat(self._next_number(), preparing=True)
+            self._workers.append(seat)
+            self._start(seat)
+        self.decided["workers"] = f"{len(self._workers)}, as many as {cluster.sentence()} hold"
+        if self._begun is not None:
+            self._begun(len(self._workers))
+            self._begun = None
+
+    def _start(self, seat: Seat) -> None:
+        seat.actor, seat.preparing, seat.measured, seat.lanes = self._session.actor(), True, False, 1
+        file = str(self._experiment.file) if self._experiment.file else None
+        tree = plain(self._experiment.tree)
+        self._flying[seat.actor.setup.remote(tree, file, str(self._run.root), self._keeps)] = (seat, "setup")
+
+    # ── work ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def ready(self) -> list[Seat]:
+        """Those that can take orders now."""
+        flying = {id(seat) for seat, _ in self._flying.values()}
+        return [seat for seat in self._all if id(seat) not in flying and not seat.preparing]
+
+    def busy(self) -> bool:
+        """Whether anything is in work or waits to be handed over."""
+        working = any(asked in ("work", "measure") for _, asked in self._flying.values())
+        return working or any(seat.trials for seat in self._all)
+
+    def holding(self, trial: Trial) -> Seat | None:
+        return next((seat for seat in self._all if trial.id in seat.trials), None)
+
+    def wait(self) -> list[tuple[Seat, Answer | Exception]]:
+        """Hand over what was ordered, and take in what has come; returns within about half a second."""
+        for seat in self.ready():
+            if seat.actor is None:
+                continue
+            if seat.to_measure is not None:
+                self._flying[seat.actor.measure.remote(seat.to_measure, self._share())] = (seat, "measure")
+            elif seat.trials:
+                self._flying[seat.actor.work.remote(*seat.handed())] = (seat, "work")
+        came: list[tuple[Seat, Answer | Exception]] = []
+        here = self._here
+        if here is not None and here.trials:
+            if here.to_measure is not None:
+                self._measured(here, self._crew(here).measure(here.to_measure, self._share()))
+            else:
+                came.append((here, self._work_here(here)))
+        came += self._landed(0.0 if came or (here is not None and here.trials) else 0.5)
+        return came
+
+    def _share(self) -> Demand:
+        return self._demand(max(1, len(self._workers)))
+
+    @staticmethod
+    def _crew(seat: Seat) -> Crew:
+        assert seat.crew is not None
+        return seat.crew
+
+    def _work_here(self, seat: Seat) -> Answer:
+        orders, ends = seat.handed()
+        new = any(order.trial not in self._seen for order in orders)
+        self._seen.update(order.trial for order in orders)
+        began = time.monotonic()
+        answer = self._crew(seat).work(orders, ends, LOCAL_SLICE_S)
+        if not new:  # a call that begins trials, and records their step, tells little of the others
+            self.worked_s += time.monotonic() - began
+            self.epochs_trained += sum(len(report.epochs) for report in answer.reports)
+        seat.lanes = max(seat.lanes, answer.lanes)
+        return answer
+
+    def _measured(self, seat: Seat, found: tuple[int, str]) -> None:
+        seat.to_measure = None
+        # A trial of a reproducible search may wait in its lane for the turn of others, which need one too.
+        seat.lanes = self._share().most if self._experiment.search.reproducible else found[0]
+        if "lanes" not in self.decided:
+            self._watch.note(f"{found[1][:1].upper()}{found[1][1:]}.")
+        self.decided["lanes"] = found[1]
+
+    def _landed(self, timeout_s: float) -> list[tuple[Seat, Answer | Exception]]:
+        if not self._flying:
+            if timeout_s and self._session.started:
+                time.sleep(0.05)
+            return []
+        import ray
+
+        came: list[tuple[Seat, Answer | Exception]] = []
+        for future in ray.wait(list(self._flying), num_returns=1, timeout=timeout_s)[0]:
+            seat, asked = self._flying.pop(future)
+            try:
+                answer = told(future)
+            except ray.exceptions.RayError as error:
+                came.append((seat, error))
+                self._start(seat)
+                continue
+            if asked == "setup":
+                seat.preparing = False
+                came += self._hand_over()
+            elif asked == "measure":
+                self._measured(seat, answer)
+            else:
+                seat.lanes = max(seat.lanes, answer.lanes)
+                came.append((seat, answer))
+        return came
+
+    def _hand_over(self) -> list[tuple[Seat, Answer | Exception]]:
+        """When all workers are there, this process stops training: its trials go on in them."""
+        here = self._here
+        if here is None or any(seat.preparing for seat in self._workers):
+            return []
+        self._here = None
+        self._crew(here).pause()
+        self._watch.note(f"Ray's workers are there: {len(self._workers)} train from here on.")
+        return [(here, HandedOver())]
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────
+
+    def settle(self) -> list[tuple[Seat, Answer | Exception]]:
+        """What the calls in work still bring; nothing new is handed over."""
+        came: list[tuple[Seat, Answer | Exception]] = []
+        while any(asked == "work" for _, asked in self._flying.values()):
+            import ray
+
+            for future in ray.wait(list(self._flying), num_returns=1)[0]:
+                seat, asked = self._flying.pop(future)
+                with suppress(ray.exceptions.RayError):  # dead by now: what it has written is what goes on
+                    if asked == "work":
+                        came.append((seat, told(future)))
+        return came
+
+    def pause(self) -> None:
+        """Have every process write down what it trains."""
+        if self._here is not None:
+            self._crew(self._here).pause()
+        for seat in self._workers:
+            if seat.trials:
+                import ray
+
+                with suppress(ray.exceptions.RayError):
+                    told(seat.actor.pause.remote())
+
+    def close(self) -> None:
+        """Let all workers go: their CPUs are free for others."""
+        self._flying.clear()
+        self._workers.clear()
+        self._here = None
+
+
+class HandedOver(Exception):
+    """This process has given its trials to workers."""
+
+
+def told(future: Any) -> Any:
+    """What a worker answers. Raises what it raised; RayError when it is dead."""
+    import ray
+
+    try:
+        return ray.get(future)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))) from None
+
+
+def death(error: Exception) -> str:
+    """Why a worker is gone, in words; Ray's own account fills a screen."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the machine ran low on memory, and Ray ended the process that took the most"
+    if told := re.search(r"exit code (\d+)", str(error)):
+        return f"its process ended with exit code {told[1]}"
+    if "connection error" in str(error):
+        return "its process was killed, perhaps for lack of memory, or crashed"
+    return str(error).splitlines()[0].rstrip(".")

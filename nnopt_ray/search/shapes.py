@@ -1,0 +1,63 @@
+"""Which trials can be lanes of one step: those that differ in nothing that changes the shape of the work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nnopt_ray import tables
+from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.tables import Part
+
+# What each lane has for itself, whatever the model: see train/lanes.py.
+OF_THE_LANE = (
+    "seed",
+    "train.epochs",
+    "train.optimizer",
+    "train.schedule",
+    "train.warmup_epochs",
+    "train.early_stopping",
+    "train.checkpoint",
+    "train.clip_norm",
+    "train.clip_value",
+    "train.l1",
+    "train.from",
+)
+
+
+def shape_of(closed: Experiment) -> str:
+    """A name for the shape of a trial's work; trials of one name can be lanes of one pack."""
+    return json.dumps(
+        {
+            "model": _part("model", closed.model),
+            "loss": _part("loss", closed.train.loss),
+            "batch_size": closed.train.batch_size,
+            "data": plain(closed.tree["data"]),
+        },
+        sort_keys=True,
+        default=str,
+    )
+
+
+def _part(room: str, part: Part) -> dict[str, Any]:
+    """The keys of a part; of those that a lane may have for itself only whether they are there (not 0)."""
+    own = getattr(tables.find(room, part.type), "lane_keys", ())
+    return {"type": part.type, **{key: bool(value) if key in own else value for key, value in part.keys.items()}}
+
+
+def alike(experiment: Experiment, params: Mapping[str, Any]) -> str:
+    """As `shape_of`, from the parameters alone and so in no time; it may tell apart what `shape_of` does not."""
+    own = (*OF_THE_LANE, *_lane_paths(experiment))
+    kept = {
+        path: value for path, value in params.items() if not any(path == o or path.startswith(f"{o}.") for o in own)
+    }
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _lane_paths(experiment: Experiment) -> Iterator[str]:
+    for path, room, part in (
+        ("model", "model", experiment.model),
+        ("train.loss", "loss", experiment.train.loss),
+    ):
+        yield from (f"{path}.{key}" for key in getattr(tables.find(room, part.type), "lane_keys", ()))
