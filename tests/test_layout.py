@@ -54,9 +54,8 @@ RAY_DOORS = {
     "search/halving.py",
     "search/hyperband.py",
     "search/median.py",
-    "search/worker.py",
-    "search/study.py",
     "search/cluster.py",
+    "search/seats.py",
     "train/distributed.py",
     "launch/ray_jobs.py",
 }
@@ -86,7 +85,7 @@ PUBLIC = {
 # `except Exception` catches faults of ours as well, so it stands only where a user's own code is called
 # (the import of a user's part, a training, one trial of a study) and at the door of the program; each records
 # what it caught.
-BROAD_EXCEPT = {"tables.py", "runs.py", "search/worker.py", "cli/main.py"}
+BROAD_EXCEPT = {"tables.py", "runs.py", "search/crew.py", "cli/main.py"}
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,25 @@ def what_came_in(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
     return x, x.t()[1:], y.detach()
 
 
+def in_other_shapes(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    z = x + y
+    same = z.view(4, 4)
+    same.unsqueeze_(0)
+    whole = (z * 2).expand(4, 4).reshape(4, 4)
+    whole.add_(1)
+    return same * y, z.view(4, 4), whole
+
+
+def by_whole_views(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    z = (x + y).view(4, 4)
+    other = z.expand(4, 4)
+    z.mul_(2)
+    return other.reshape(4, 4) + x.view(4, 4), other.t()
+
+
 FUNCTIONS = [
+    in_other_shapes,
+    by_whole_views,
     by_branches,
     in_place,
     by_out,
@@ -112,6 +130,7 @@ def test_what_nobody_needs_and_views_are_not_done_again() -> None:
         return (x.view(-1)[1:].t() + 1,)
 
     assert record(function, [x]).kernels == 1
+    assert record(lambda: ((x + 1).expand(4, 4).view(4, 4).detach(),), [x]).kernels == 1
 
 
 def test_the_number_in_a_tensor_cannot_be_recorded() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_ray.experiment import Range, count, walk
+from nnopt_ray.experiment import Experiment, Range, count, walk
 from nnopt_ray.machine import derived_seed
 from nnopt_ray.reading.closing import answered
 
@@ -197,3 +197,15 @@ def random_point(tree: Mapping[str, Any], seed: int, number: int, given: Mapping
     """The number-th random point of a seed: the same whatever was drawn before it. What `given` says is kept."""
     generator = np.random.default_rng(derived_seed(seed, "random search", number))
     return params(tree, steered(given or {}, lambda _path, _branch, range_: at(range_, generator.random())))
+
+
+def most_epochs(experiment: Experiment) -> int:
+    """The longest training that a trial of this page may have; epochs can be searched too."""
+    listed = experiment.search.trials if isinstance(experiment.search.trials, tuple) else ()
+    by_hand = [int(trial["train.epochs"]) for trial in listed if "train.epochs" in trial]
+    opened = [
+        int(max(range_.values[:2] if range_.kind == "step" else range_.values))
+        for path, range_ in experiment.space
+        if path == "train.epochs"
+    ]
+    return max([experiment.train.epochs, *by_hand, *opened])

@@ -13,30 +13,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from nnopt_ray import rundir, tables
+from nnopt_ray import tables
 from nnopt_ray.errors import RunFailed, UserError
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.results import Progress, TrialRow
+from nnopt_ray.machine import environment
+from nnopt_ray.results import TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import journal as journals
 from nnopt_ray.search import shapes
 from nnopt_ray.search.cluster import RaySession
 from nnopt_ray.search.confirm import ConfirmTrial, planned
 from nnopt_ray.search.crew import Answer, Copy, Demand, End, Failure, Order, Report
+from nnopt_ray.search.display import Display
 from nnopt_ray.search.ledger import Ledger, Trial, page_digest
 from nnopt_ray.search.logical import CONCURRENCY, Turns
-from nnopt_ray.search.pace import Pace
 from nnopt_ray.search.seats import HandedOver, Seat, Seats, death
-from nnopt_ray.trials import write_table
+from nnopt_ray.search.space import most_epochs
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.pipeline import Watch
-    from nnopt_ray.search.dashboard import DashboardStorage
 
-TABLE_EVERY_S = 5.0  # trials.parquet is rewritten this often while the search runs
-TABLE_SHARE = 0.02  # ... and seldom enough to take no more than this share of the time
-PROGRESS_EVERY_S = 0.1
 LOST_WORKER_TRIES = 3  # a trial whose worker died this often is given up
 SAME_FAULT = 3  # trials in a row that fail with the same sentence, and no success yet, stop the study
 AHEAD = 4096  # trials that a searcher which learns nothing is asked for ahead, to find those of one shape
@@ -70,11 +67,7 @@ class Study:
         self.faults: list[str] = []
         self.deaths = 0  # of workers that had no trial yet
         self.decided: dict[str, str] = {}
-        self.pace = Pace()
-        self._table_written = self._progress_told = 0.0
-        self._table_cost_s = 0.0
-        self._dashboard: DashboardStorage | None = None
-        self._shown: set[str] = set()
+        self.display = Display(experiment, run, self.ledger, watch)
         self._holding: Callable[[Trial], Seat | None] = lambda trial: None
         try:
             self._open(earlier)
@@ -85,7 +78,8 @@ class Study:
     def _open(self, earlier: list[journals.Event]) -> None:
         digest = page_digest(self.experiment)
         if not earlier:
-            versions = {k: v for k, v in _versions().items() if k in ("nnopt-ray", "ray", "optuna", "torch")}
+            known: dict[str, str] = environment()["packages"]
+            versions = {name: known[name] for name in ("nnopt-ray", "ray", "optuna", "torch") if name in known}
             self.journal.append({"event": "study", "page": digest, "versions": versions})
         else:
             self._replay(earlier, digest)
@@ -123,13 +117,13 @@ class Study:
                 self._confirm(seats, should_stop)
         finally:
             seats.close()
-            self._write_table(force=True)
+            self.display.write(force=True)
             self.journal.close()
         self.decided |= seats.decided
         return self.rows()
 
     def rows(self) -> tuple[TrialRow, ...]:
-        return tuple(trial.row() for trial in self.ledger.trials.values())
+        return self.display.rows()
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -138,6 +132,10 @@ class Study:
         if left <= 0 and not self.queue and not self.ledger.counts["paused"]:
             return
         seats.begin(self._demand_of(left), self._begun)
+        self._loop(seats, should_stop, deadline)
+
+    def _loop(self, seats: Seats, should_stop: Callable[[], bool], deadline: float | None) -> None:
+        """Fill the seats, take in what came, until nothing is left or the user stops it."""
         while True:
             if self.turns is not None:
                 self.turns.advance()
@@ -154,8 +152,8 @@ class Study:
                 break
             if deadline is not None and time.monotonic() > deadline:
                 self.closing = True
-            self._progress(seats)
-        self._progress(seats, last=True)
+            self.display.progress(seats)
+        self.display.progress(seats, last=True)
 
     def _left(self) -> int:
         over = sum(self.ledger.counts[status] for status in ("finished", "stopped", "failed"))
@@ -169,9 +167,9 @@ class Study:
         """Nothing is in work. True when there is more to come: a wait for a worker, or paused trials to settle."""
         if self.closing:
             return False
-        if self.queue or (self.turns is None and not self.asked_all):
+        if self.queue or (self.turns is None and not self.asked_all and not self.confirming):
             return True
-        if not self.ledger.counts["paused"]:
+        if self.confirming or not self.ledger.counts["paused"]:
             return False
         for trial in self.ledger.give_up():
             self._told(trial)
@@ -362,7 +360,7 @@ class Study:
 
     def _told(self, trial: Trial) -> None:
         if not trial.confirms:
-            self.watch.trial(trial.row(), self._best_row())
+            self.watch.trial(trial.row(), self.display.best())
 
     def _failed(self, trial: Trial, failure: Failure, round_: int = 0) -> None:
         if failure.kind == "storage":
@@ -400,7 +398,8 @@ class Study:
                     self._failed(trial, failure)
             else:
                 self.queue.appendleft(trial)
-        seat.careful = seat.careful or self.turns is None and any(trial.started >= LOST_WORKER_TRIES - 1 for trial in trials)
+        often = any(trial.started >= LOST_WORKER_TRIES - 1 for trial in trials)
+        seat.careful = seat.careful or (often and self.turns is None)
         waiting = [trial for trial in trials if not trial.over]
         if waiting:
             names = ", ".join(trial.id for trial in waiting)
@@ -433,96 +432,10 @@ class Study:
             return
         seeds = len(self.confirming) // max(1, len({each.of_trial for each in self.confirming}))
         self.watch.note(f"Confirming the best {len({t.confirms for t in trials})} trials over {seeds} seeds.")
-        turns, self.turns = self.turns, None
-        self._drive_confirmation(seats, should_stop)
-        self.turns = turns
-
-    def _drive_confirmation(self, seats: Seats, should_stop: Callable[[], bool]) -> None:
+        self.turns = None  # each of these is to be done whatever the others give: their order is no matter
         seats.begin(lambda workers: Demand(math.ceil(len(self.queue) / workers), 0), lambda workers: None)
-        while True:
-            seats.hire(None)
-            for seat in seats.ready():
-                self._fill(seat)
-            if not seats.busy() and not self.queue:
-                return
-            for seat, answer in seats.wait():
-                self._came(seat, answer)
-            if should_stop():
-                self.closing = True
-                self._rest(seats)
-                return
+        self._loop(seats, should_stop, None)
 
     def confirm_rows(self) -> list[TrialRow]:
         """A row for each training of the confirmation."""
         return [trial.row() for trial in self.ledger.confirming.values()]
-
-    # ── what is shown ────────────────────────────────────────────────────────────────────────────────
-
-    def _best_row(self) -> TrialRow | None:
-        best = self.ledger.best
-        return None if best is None else best.row()
-
-    def _progress(self, seats: Seats, last: bool = False) -> None:
-        now = time.monotonic()
-        if now - self._progress_told < PROGRESS_EVERY_S and not last:
-            return
-        self._progress_told = now
-        counts, total = self.ledger.counts, self.asker.total
-        over = counts["finished"] + counts["stopped"] + counts["failed"]
-        epochs_per_s, left_s = self.pace.seen(total, over, self.ledger.epochs, self.ledger.epochs_over)
-        self.watch.progress(
-            Progress(
-                total=total,
-                running=counts["running"],
-                paused=counts["paused"],
-                finished=counts["finished"],
-                stopped=counts["stopped"],
-                failed=counts["failed"],
-                epochs=self.ledger.epochs,
-                epochs_per_s=epochs_per_s,
-                workers=seats.workers,
-                lanes=seats.lanes,
-                lanes_filled=seats.lanes_filled,
-                left_s=left_s,
-                best=self._best_row(),
-            )
-        )
-        self._write_table()
-
-    def _write_table(self, force: bool = False) -> None:
-        every = max(TABLE_EVERY_S, self._table_cost_s / TABLE_SHARE)
-        began = time.monotonic()
-        if force or began - self._table_written > every:
-            rows = self.rows()
-            rundir.write(self.run_dir.trials_table, lambda path: write_table(path, rows))
-            self._write_dashboard(rows)
-            self._table_written = time.monotonic()
-            self._table_cost_s = self._table_written - began
-
-    def _write_dashboard(self, rows: tuple[TrialRow, ...]) -> None:
-        from nnopt_ray.search.dashboard import DashboardStorage
-
-        if self._dashboard is None:
-            self._dashboard = DashboardStorage(self.run_dir.optuna_journal, self.experiment)
-        new = [row for row in rows if row.trial not in self._shown and self.ledger.trials[row.trial].over]
-        self._dashboard.add(new, {row.trial: self.ledger.trials[row.trial].values for row in new})
-        self._shown.update(row.trial for row in new)
-
-
-def most_epochs(experiment: Experiment) -> int:
-    """The longest training that a trial of this page may have; epochs can be searched too."""
-    listed = experiment.search.trials if isinstance(experiment.search.trials, tuple) else ()
-    by_hand = [int(trial["train.epochs"]) for trial in listed if "train.epochs" in trial]
-    opened = [
-        int(max(range_.values[:2] if range_.kind == "step" else range_.values))
-        for path, range_ in experiment.space
-        if path == "train.epochs"
-    ]
-    return max([experiment.train.epochs, *by_hand, *opened])
-
-
-def _versions() -> dict[str, str]:
-    from nnopt_ray.machine import environment
-
-    versions: dict[str, str] = environment()["packages"]
-    return versions
