@@ -15,13 +15,6 @@ from nnopt_ray.pipeline import Watch
 from nnopt_ray.results import Epoch, Progress, TrialRow
 from nnopt_ray.rundir import RunDir
 
-CAUSES = {
-    "not-a-number": "the loss became not a number",
-    "memory": "out of memory",
-    "part": "a fault in a part",
-    "worker": "lost with its worker",
-}
-
 
 class Logged(Watch):
     """Writes what a run says to its log, and passes it on to the watch of the caller.
@@ -141,7 +134,3 @@ def trial_line(row: TrialRow, metric: str, best: bool) -> str:
         "best so far" if best else "",
     ]
     return "  ".join(filter(None, told))
-
-
-def cause_in_words(cause: str) -> str:
-    return CAUSES.get(cause, cause or "other reasons")

@@ -12,6 +12,13 @@ from nnopt_ray.results import TrialRow
 
 CAUSES_SAID = 3  # of a search without any value, the commonest
 
+CAUSES = {
+    "not-a-number": "the loss became not a number",
+    "memory": "out of memory",
+    "part": "a fault in a part",
+    "worker": "lost with its worker",
+}
+
 FIXED = ("trial", "status", "cause", "reason", "epochs", "best_epoch", "seconds", "value")
 
 
@@ -53,6 +60,10 @@ def read_table(path: Path) -> list[TrialRow]:
         metrics = {k: v for k, v in line.items() if k not in FIXED and not k.startswith("param.") and v is not None}
         rows.append(TrialRow(params=params, metrics=metrics, **{name: line[name] for name in FIXED if name in line}))
     return rows
+
+
+def cause_in_words(cause: str) -> str:
+    return CAUSES.get(cause, cause or "other reasons")
 
 
 def no_value(rows: Sequence[TrialRow], metric: str) -> str:

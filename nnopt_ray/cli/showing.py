@@ -90,7 +90,8 @@ def show(
     if trial is not None:
         _show_trial(run, trial, json_)
         return
-    from nnopt_ray.log import cause_in_words, said
+    from nnopt_ray.log import said
+    from nnopt_ray.trials import cause_in_words
     from nnopt_ray.pipeline import in_use
     from nnopt_ray.report.facts import trial_rows
     from nnopt_ray.runs import reopen

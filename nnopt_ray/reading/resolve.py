@@ -27,18 +27,30 @@ from nnopt_ray.reading.values import Resolved, Values
 from nnopt_ray.tables import Part
 
 
+Known = dict[tuple[At, str], Resolved]  # where a value stands and how it reads → what it was resolved to
+
+KNOWN = 1024  # values kept of earlier walks; a page has about a hundred, and those that vary would be without end
+
+
 def resolve(
-    page: Mapping[str, Any], places: Places, file: Path | None = None
+    page: Mapping[str, Any], places: Places, file: Path | None = None, known: Known | None = None
 ) -> tuple[dict[str, Any], Experiment | None]:
     """The resolved tree of a page and its sections; None for them when a fault was noted.
 
-    `file` is the page's: a key marked Beside that names something beside it is written in full.
+    file: the page's; a key marked Beside that names something beside it is written in full.
+    known: what earlier walks over pages of this file came to; taken from there, and added to. Of two trials most
+    values are the same. The parts of the tree are shared then, and nobody may change them.
     """
-    tree, value = _Walk(places, file.absolute().parent if file else None).section(Experiment, dict(page), At((), ""))
+    walk = _Walk(places, file.absolute().parent if file else None, known)
+    tree, value = walk.section(Experiment, dict(page), At((), ""))
     return tree, None if value is BROKEN else value
 
 
 class _Walk(Values):
+    def __init__(self, places: Places, folder: Path | None, known: Known | None) -> None:
+        super().__init__(places, folder)
+        self._known = known
+
     # --- sections -------------------------------------------------------------------------------
 
     def section(self, model: type[Section], raw: Any, at: At, none: str = "") -> Resolved:
@@ -101,6 +113,17 @@ class _Walk(Values):
     # --- one key --------------------------------------------------------------------------------
 
     def value(self, key: Key, raw: Any, at: At) -> Resolved:
+        if self._known is None:
+            return self._value(key, raw, at)
+        name, faults = (at, repr(raw)), len(self._places.faults)
+        found = self._known.get(name)
+        if found is None:
+            found = self._value(key, raw, at)
+            if len(self._known) < KNOWN and found[1] is not BROKEN and len(self._places.faults) == faults:
+                self._known[name] = found
+        return found
+
+    def _value(self, key: Key, raw: Any, at: At) -> Resolved:
         if raw is BROKEN:
             return BROKEN, BROKEN
         if ranges.is_torn(raw) and not _takes_mapping(key, raw):

@@ -169,6 +169,8 @@ def search_history(facts: Facts) -> Plot:
         ("finished", "finished", "circle", "--winner"),
         ("stopped", "stopped early", "circle-open", "--muted"),
         ("running", "unfinished", "diamond-open", "--second"),
+        ("paused", "paused", "square-open", "--second"),
+        ("pending", "waits", "square-open", "--muted"),
     )
     for status, name, symbol, colour in looks:
         rows = [row for row in facts.rows if row.status == status and usable(row)]

@@ -12,7 +12,8 @@ from nnopt_ray import reading
 from nnopt_ray.data.types import Column, DataSummary
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, Range, walk
-from nnopt_ray.results import Confirmation, Epoch, RunResult, Scores, Status, TrialRow
+from nnopt_ray.report.course import Course, course_of, status_of
+from nnopt_ray.results import Confirmation, Epoch, RunResult, Scores, TrialRow
 from nnopt_ray.rundir import RunDir, read_json, read_lines
 from nnopt_ray.trials import read_table
 
@@ -57,6 +58,7 @@ class Facts:
     summary: DataSummary | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
+    course: Course = Course()  # of a search
     missing: tuple[str, ...] = ()  # sentences
 
     @property
@@ -172,6 +174,7 @@ def facts_from_folder(run: RunDir) -> Facts:
         summary=_summary(summary) if summary else None,
         environment=environment or {},
         parameters=(best or {}).get("parameters"),
+        course=course_of(read_lines(run.journal)),
     )
     return replace(
         facts,
@@ -274,8 +277,11 @@ def trial_rows(run: RunDir, experiment: Experiment) -> tuple[TrialRow, ...]:
     if run.trials_table.is_file():
         rows = {row.trial: replace(row, history=_history(run, row.trial)) for row in read_table(run.trials_table)}
     told: dict[str, dict[str, Any]] = {}
+    confirming: set[str] = set()
     for event in read_lines(run.journal):
-        if "trial" in event:
+        if "trial" in event and event.get("confirms"):  # no trial of the search
+            confirming.add(event["trial"])
+        elif "trial" in event and event["trial"] not in confirming:
             told[event["trial"]] = {**told.get(event["trial"], {}), **event}
     if not rows and not told and run.trials.is_dir():
         told = {folder.name: {} for folder in sorted(run.trials.iterdir()) if folder.is_dir()}
@@ -296,11 +302,13 @@ def _unfinished_row(run: RunDir, trial: str, told: Mapping[str, Any], experiment
     sign = 1 if experiment.mode == "min" else -1
     values = [(sign * epoch.metrics.get(experiment.metric, math.nan), epoch) for epoch in history]
     best = min((pair for pair in values if math.isfinite(pair[0])), key=lambda pair: pair[0], default=None)
-    status: Status = told["status"] if over else "running"
+    # A single training has no journal.
+    status = status_of(told) if told else "running"
+    reasons = {"paused": f"paused after {len(history)} epochs", "pending": "not begun" if not history else "waits"}
     return TrialRow(
         trial=trial,
         status=status,
-        reason=told["reason"] if over else "not finished",
+        reason=told["reason"] if over else reasons.get(status, "not finished"),
         params=told.get("params", {}),
         epochs=len(history),
         best_epoch=best[1].epoch if best else None,

@@ -11,6 +11,7 @@ from typing import Any
 from nnopt_ray import reading
 from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
+from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
 from nnopt_ray.report.parallel import parallel
@@ -230,8 +231,8 @@ def _trials_table(facts: Facts) -> Table:
 
 
 def _path_head(path: str, number: bool) -> Head:
-    before, dot, last = path.rpartition(".")
-    return Head(last, number, above=before + dot)
+    before, tail = words.path_parts(path)
+    return Head(tail, number, above=before)
 
 
 def _numeric(rows: list[TrialRow], path: str) -> bool:
@@ -366,6 +367,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "tradeoffs": tradeoffs,
     "learning": learning,
     "trials": trials,
+    "conduct": conduct,
     "mistakes": mistakes,
     "data": data,
     "environment": environment,

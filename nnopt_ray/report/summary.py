@@ -153,7 +153,8 @@ def whiskers_of(facts: Facts, metric: str) -> tuple[tuple[Whisker, ...], tuple[s
 
 def tiles(facts: Facts) -> tuple[Tile, ...]:
     result, rows = facts.result, facts.rows
-    names = {"finished": "to the end", "stopped": "stopped early", "failed": "failed", "running": "unfinished"}
+    names = {"finished": "to the end", "stopped": "stopped early", "failed": "failed"}
+    names |= {"running": "unfinished", "paused": "paused", "pending": "not begun"}
     counts = {said: sum(row.status == status for row in rows) for status, said in names.items()}
     note = ", ".join(f"{number} {said}" for said, number in counts.items() if number)
     epochs = result.epochs_trained if result else sum(row.epochs for row in rows)

@@ -84,7 +84,7 @@ def _table(facts: Facts, best: Valued) -> Table:
     heads = (
         Head("trial"),
         *(Head(words.metric_name(metric), number=True) for _, metric in objectives),
-        *(Head(path.rpartition(".")[2], above="".join(path.rpartition(".")[:2])) for path in paths),
+        *(Head(tail, above=before) for before, tail in map(words.path_parts, paths)),
     )
     rows = tuple(
         (

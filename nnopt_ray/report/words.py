@@ -152,6 +152,16 @@ def chosen(value: Any) -> str:
     return str(value)
 
 
+def path_parts(path: str) -> tuple[str, str]:
+    """What stands before a path's name, and the name: a place in a list says nothing by itself, so
+    "model.widths.0" is ("model.", "widths.0")."""
+    parts = path.split(".")
+    first = len(parts) - 1
+    while first and parts[first].isdigit():
+        first -= 1
+    return "".join(f"{part}." for part in parts[:first]), ".".join(parts[first:])
+
+
 def listed(items: list[str]) -> str:
     """a, b and c."""
     if len(items) < 2:

@@ -131,6 +131,7 @@ class Seats:
         self._workers: list[Seat] = []
         self._flying: dict[Any, tuple[Seat, str]] = {}  # future → who answers, and what was asked
         self._demand: Callable[[int], Demand] = lambda workers: Demand(1, 0)
+        self._trials = 1
         self._begun: Callable[[int], None] | None = None
         self._looked = 0.0
         self._number = 0
@@ -157,9 +158,9 @@ class Seats:
     def lanes_filled(self) -> int:
         return sum(len(seat.trials) for seat in self._all)
 
-    def begin(self, demand: Callable[[int], Demand], begun: Callable[[int], None]) -> None:
-        """Get ready for work; `begun` is told how many processes there are when that is known."""
-        self._demand = demand
+    def begin(self, trials: int, demand: Callable[[int], Demand], begun: Callable[[int], None]) -> None:
+        """Get ready for so many trials; `begun` is told how many processes there are when that is known."""
+        self._demand, self._trials = demand, trials
         if self._all:
             return
         self._begun = begun
@@ -198,9 +199,7 @@ class Seats:
         cluster = self._session.cluster()
         self._looked = time.monotonic()
         holds = cluster.workers(self._experiment.resources)
-        # A worker needs at least one trial to itself.
-        useful = (self._demand(1).epochs and max(1, self._demand(1).most)) or holds
-        count = min(holds, max(useful, 1)) if not self._workers else holds
+        count = min(holds, max(1, self._trials))  # each has at least one trial to itself
         for _ in range(count - len(self._workers)):
             seat = Seat(self._next_number(), preparing=True)
             self._workers.append(seat)

@@ -131,7 +131,7 @@ class Study:
         left = self._left()
         if left <= 0 and not self.queue and not self.ledger.counts["paused"]:
             return
-        seats.begin(self._demand_of(left), self._begun)
+        seats.begin(max(left, len(self.queue)), self._demand_of(left), self._begun)
         self._loop(seats, should_stop, deadline)
 
     def _loop(self, seats: Seats, should_stop: Callable[[], bool], deadline: float | None) -> None:
@@ -433,7 +433,8 @@ class Study:
         seeds = len(self.confirming) // max(1, len({each.of_trial for each in self.confirming}))
         self.watch.note(f"Confirming the best {len({t.confirms for t in trials})} trials over {seeds} seeds.")
         self.turns = None  # each of these is to be done whatever the others give: their order is no matter
-        seats.begin(lambda workers: Demand(math.ceil(len(self.queue) / workers), 0), lambda workers: None)
+        count = len(self.queue)
+        seats.begin(count, lambda workers: Demand(math.ceil(count / workers), 0), lambda workers: None)
         self._loop(seats, should_stop, None)
 
     def confirm_rows(self) -> list[TrialRow]:

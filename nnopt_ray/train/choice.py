@@ -91,7 +91,6 @@ def choose(
                 break
     except CannotFuse as error:
         return Choice(1, f"one trial at a time: {error}")
-    choice.step_s = step_s
     took = time.perf_counter() - began
     width = min(step_s, key=lambda each: step_s[each] / each)
     if fuse == "always" or lanes != "auto":
@@ -103,6 +102,8 @@ def choose(
         for each, seconds in sorted(step_s.items())
     )
     choice.lanes = width
+    choice.packs = {each: pack for each, pack in choice.packs.items() if each <= width}
+    choice.step_s = {each: seconds for each, seconds in step_s.items() if each <= width}
     if width == 1:
         choice.shape, choice.packs = None, {}
     chosen = f"{width} trials at a time as lanes of one step" if width > 1 else "one trial at a time"
