@@ -95,6 +95,8 @@ class Range:
 
 def plain(node: Any) -> Any:
     """A tree with every Range written as on a page: plain YAML data."""
+    if node is None or isinstance(node, (str, int, float)):  # most nodes are; asking for a Mapping takes longer
+        return node
     if isinstance(node, Range):
         return node.page()
     if isinstance(node, Mapping):
@@ -146,6 +148,8 @@ def walk(node: Any, choose: Any, path: str = "", branch: str = "") -> Any:
     path with the options taken on the way ("train.optimizer=adam.lr"), a name that is unique in the
     whole space. One walk serves sampling, enumeration and replay.
     """
+    if node is None or isinstance(node, (str, int, float)):
+        return node
     if isinstance(node, Range):
         chosen = choose(path, branch, node)
         if node.kind != "choice":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -175,17 +174,17 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
     A reader never sees half a file. Raises RunFailed when the disk is full or the place unwritable;
     what stood there before is untouched then.
     """
+    # Drawn from the system: a training seeds Python's own random numbers.
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
             fill(temporary)
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise RunFailed(
             f"cannot write {path}: {error.strerror or error}. What was there before is untouched; "

@@ -91,10 +91,10 @@ def show(
         _show_trial(run, trial, json_)
         return
     from nnopt_ray.log import said
-    from nnopt_ray.trials import cause_in_words
     from nnopt_ray.pipeline import in_use
     from nnopt_ray.report.facts import trial_rows
     from nnopt_ray.runs import reopen
+    from nnopt_ray.trials import cause_in_words
 
     experiment = reopen(run)
     rows = trial_rows(run, experiment)

@@ -15,7 +15,7 @@ from nnopt_ray.experiment import ranges as all_ranges
 from nnopt_ray.reading import rules, yaml_text
 from nnopt_ray.reading.closing import CannotPut, close_tree, put
 from nnopt_ray.reading.places import BROKEN, Places, dotted, shown
-from nnopt_ray.reading.resolve import resolve
+from nnopt_ray.reading.resolve import Known, resolve
 from nnopt_ray.rundir import RunDir, read_json
 from nnopt_ray.tables import Part
 
@@ -57,6 +57,7 @@ def close(experiment: Experiment, params: Mapping[str, Any]) -> Experiment:
     For a choice of sub-pages the value is the option's label (see Range.labels). A parameter that
     answers no range changes the page at its path, as `--set` does. What searches is left out.
     Raises PageError when a range is left open, or the page that results is at fault.
+    Closing one page many times is fast; what the pages that result have in common they share.
     """
     places = Places(str(experiment.file) if experiment.file else "page")
     given = _as_page(params, places, "", 0)
@@ -68,7 +69,17 @@ def close(experiment: Experiment, params: Mapping[str, Any]) -> Experiment:
     if wrong:
         raise PageError(places.faults)
     closed.pop("search", None)
-    return _experiment(closed, experiment.file, places)
+    return _experiment(closed, experiment.file, places, _known(experiment))
+
+
+_last_closed: list[tuple[Experiment, Known]] = []  # the page that was closed last, and what its walks came to
+
+
+def _known(experiment: Experiment) -> Known:
+    if not _last_closed or _last_closed[0][0] is not experiment:
+        make_importable(experiment.file)
+        _last_closed[:] = [(experiment, {})]
+    return _last_closed[0][1]
 
 
 def dump(experiment: Experiment) -> str:
@@ -182,13 +193,14 @@ def _as_page(value: Any, places: Places, path: str, depth: int) -> Any:
 # --- from data to Experiment --------------------------------------------------------------------
 
 
-def _experiment(raw: dict[str, Any], file: Path | None, places: Places) -> Experiment:
-    make_importable(file)
-    tree, experiment = resolve(raw, places, file)
+def _experiment(raw: dict[str, Any], file: Path | None, places: Places, known: Known | None = None) -> Experiment:
+    if known is None:
+        make_importable(file)
+    tree, experiment = resolve(raw, places, file, known)
     rules.check(tree, places, _check_closed)
     if places.faults or experiment is None:
         raise PageError(places.faults)
-    experiment = _completed(tree, experiment)
+    tree, experiment = _completed(tree, experiment)
     experiment._tree = tree
     experiment._file = file
     return experiment
@@ -199,7 +211,7 @@ def _check_closed(raw: dict[str, Any], places: Places) -> None:
     rules.check(tree, places, _check_closed)
 
 
-def _completed(tree: dict[str, Any], experiment: Experiment) -> Experiment:
+def _completed(tree: dict[str, Any], experiment: Experiment) -> tuple[dict[str, Any], Experiment]:
     """Fill in, in the tree and in the sections, the defaults that hang on other values.
 
     A search has a number of trials; the split has a seed of its own, so that opening `seed` never
@@ -208,15 +220,16 @@ def _completed(tree: dict[str, Any], experiment: Experiment) -> Experiment:
     search, data = experiment.search, experiment.data
     method = search.method.type
     if search.trials is None and method not in ("manual", "grid") and next(all_ranges(tree), None) is not None:
-        tree["search"]["trials"] = DEFAULT_TRIALS
+        tree = {**tree, "search": {**tree["search"], "trials": DEFAULT_TRIALS}}
         search = search.model_copy(update={"trials": DEFAULT_TRIALS})
     if data.split.keys.get("seed", 0) is None:
-        tree["data"]["split"]["seed"] = experiment.seed
+        split = {**tree["data"]["split"], "seed": experiment.seed}
+        tree = {**tree, "data": {**tree["data"], "split": split}}
         keys = MappingProxyType({**data.split.keys, "seed": experiment.seed})
         data = data.model_copy(update={"split": Part(data.split.type, keys)})
     if search is experiment.search and data is experiment.data:
-        return experiment
-    return experiment.model_copy(update={"search": search, "data": data})
+        return tree, experiment
+    return tree, experiment.model_copy(update={"search": search, "data": data})
 
 
 def import_paths(file: Path | None) -> list[str]:

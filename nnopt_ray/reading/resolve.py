@@ -27,7 +27,8 @@ from nnopt_ray.reading.values import Resolved, Values
 from nnopt_ray.tables import Part
 
 
-Known = dict[tuple[At, str], Resolved]  # where a value stands and how it reads → what it was resolved to
+# (a key's identity, where its value stands, how that reads) → the key, and what its value was resolved to.
+Known = dict[tuple[int, At, str], tuple[Key, Resolved]]
 
 KNOWN = 1024  # values kept of earlier walks; a page has about a hundred, and those that vary would be without end
 
@@ -115,12 +116,12 @@ class _Walk(Values):
     def value(self, key: Key, raw: Any, at: At) -> Resolved:
         if self._known is None:
             return self._value(key, raw, at)
-        name, faults = (at, repr(raw)), len(self._places.faults)
-        found = self._known.get(name)
-        if found is None:
-            found = self._value(key, raw, at)
-            if len(self._known) < KNOWN and found[1] is not BROKEN and len(self._places.faults) == faults:
-                self._known[name] = found
+        name, faults = (id(key), at, repr(raw)), len(self._places.faults)
+        if name in self._known:
+            return self._known[name][1]
+        found = self._value(key, raw, at)
+        if len(self._known) < KNOWN and found[1] is not BROKEN and len(self._places.faults) == faults:
+            self._known[name] = key, found
         return found
 
     def _value(self, key: Key, raw: Any, at: At) -> Resolved:

@@ -65,6 +65,8 @@ def _opened(node: Any, way: Way = (), path: str = "") -> Iterator[tuple[Way, str
 def _nodes(node: Any, way: Way, path: str) -> Iterator[tuple[Way, str, Any]]:
     """Every node of a resolved tree, options of choices included."""
     yield way, path, node
+    if node is None or isinstance(node, (str, int, float)):
+        return
     if isinstance(node, Range):
         if node.kind == "choice":
             for index, option in enumerate(node.values):

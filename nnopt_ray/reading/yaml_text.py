@@ -298,6 +298,35 @@ FLOW = 92  # characters up to which a value stays in one line
 
 def write(tree: Any) -> str:
     """YAML text of plain data. Top-level sections take a line a key, short values below them one line."""
+    if not isinstance(tree, dict) or not tree:
+        return _serialized(tree)
+    return "".join(_section(str(key), value) for key, value in tree.items())
+
+
+_lines: dict[tuple[str, str, str], str] = {}  # of the pages of a search most lines are the same
+LINES = 1024
+
+
+def _section(name: str, value: Any) -> str:
+    """One key of the top level. What stands in its lines hangs on nothing around them."""
+    if not isinstance(value, dict) or not value:
+        return _serialized({name: value})
+    head = _serialized({name: {}}).removesuffix(" {}\n") + "\n"
+    if head.count("\n") > 1:  # a name so long that its value stands in lines of its own
+        return _serialized({name: value})
+    text = [head]
+    for key, item in value.items():
+        known = name, str(key), repr(item)
+        line = _lines.get(known)
+        if line is None:
+            line = _serialized({name: {key: item}}).removeprefix(head)
+            if len(_lines) < LINES:
+                _lines[known] = line
+        text.append(line)
+    return "".join(text)
+
+
+def _serialized(tree: Any) -> str:
     text: str = yaml.serialize(_node(tree, 0), Dumper=_FAST, allow_unicode=True, width=110, encoding=None)
     return text
 

@@ -80,7 +80,7 @@ def _edges(facts: Facts) -> Iterator[Advice]:
         return
     params = facts.result.best_values if facts.result else best.params
     for path, branch, opened, value in taken(facts.experiment, params):
-        if path == "seed":  # its values have no order
+        if path.rpartition(".")[2] == "seed":  # its values have no order
             continue
         end = edge(opened, value)
         if end and not _luck(facts, path, opened, end):
@@ -90,7 +90,7 @@ def _edges(facts: Facts) -> Iterator[Advice]:
                 yield Advice(
                     f"Widen {path}",
                     f"The best value, {words.chosen(value)}, lies at the {where}: better ones may lie beyond it.",
-                    page_line(path, branch, wider),
+                    _line(facts.experiment, path, branch, wider),
                 )
 
 
@@ -200,10 +200,35 @@ def replaced(node: Any, branch: str, new: Any, here: str = "") -> Any:
     return node
 
 
+def _line(experiment: Experiment, path: str, branch: str, wider: Range) -> str:
+    """The line of the page with the wider range; of a value in a list, the line of the whole list."""
+    tree = replaced(experiment.tree, branch, wider)
+    above, inner = words.path_parts(path)[0] + words.path_parts(path)[1].partition(".")[0], path
+    value: Any = wider
+    while inner != above:
+        inner, branch = inner.rpartition(".")[0], branch.rpartition(".")[0]
+        value = standing(tree, branch)
+    return page_line(inner, branch, value)
+
+
+def standing(node: Any, branch: str, here: str = "") -> Any:
+    """What stands at `branch` (as experiment.walk names it); None where nothing does."""
+    if here == branch:
+        return node
+    inner: list[tuple[str, Any]] = []
+    if isinstance(node, Range) and node.kind == "choice":
+        inner = [(f"{here}={label}", value) for label, value in zip(node.labels(), node.values, strict=True)]
+    elif isinstance(node, Mapping):
+        inner = [(f"{here}.{key}" if here else str(key), value) for key, value in node.items()]
+    elif isinstance(node, (list, tuple)):
+        inner = [(f"{here}.{index}" if here else str(index), value) for index, value in enumerate(node)]
+    return next((found for at, value in inner if (found := standing(value, branch, at)) is not None), None)
+
+
 def page_line(path: str, branch: str, value: Any) -> str:
     """`lr: {log: [0.0001, 1.0]}` with a comment that says where it stands."""
     key = path.rpartition(".")[2]
-    node = value.page() if isinstance(value, Range) else value
+    node = plain(value)
     text: str = yaml.safe_dump({key: node}, default_flow_style=True, sort_keys=False, width=1000).strip()
     inside = branch.rpartition(".")[0].replace("=", ", choice ")
     return f"{text[1:-1]}   # in {inside}" if inside else text[1:-1]

@@ -174,16 +174,18 @@ def timeline(facts: Facts) -> Plot:
         mine = [s for s in shown if (s.trial == best if status == "best" else s.trial != best)]
         mine = [s for s in mine if status == "best" or ends.get(s.trial, "") == status]
         if mine:
-            traces.append(_trace(mine, lines, name, colour))
+            traces.append((mine, name, colour))
     workers = sorted({stint.worker for stint in course.stints})
     middle = [(height[w][0] + height[w][1] - 1) / 2 for w in workers]
     rows = max(end for _, end in height.values())
+    pixels = min(640, 150 + 14 * rows)
+    width = round(max(1.5, min(6.0, 0.6 * (pixels - 120) / rows)), 1)
     y = axis(
         "", tickmode="array", tickvals=middle, ticktext=[f"worker {w}" for w in workers], zeroline=False,
         range=[rows - 0.3, -0.7], showgrid=False,
     )  # fmt: skip
     figure = {
-        "data": traces,
+        "data": [_trace(mine, lines, name, colour, width) for mine, name, colour in traces],
         "layout": layout(axis("seconds of the search", rangemode="tozero"), y, hovermode="closest", showlegend=True),
     }
     mean = sum(stint.end_s - stint.begin_s for stint in course.stints) / (course.seconds or 1.0)
@@ -192,7 +194,7 @@ def timeline(facts: Facts) -> Plot:
         f"Each line is a trial in training; {mean:.1f} of them at a time on the whole. Lines of one worker that run "
         f"beside each other are its lanes, or wait their turn there.{cut}"
     )
-    return Plot("timeline", "Who trained what, and when", sentence, figure, height=min(640, 150 + 14 * rows))
+    return Plot("timeline", "Who trained what, and when", sentence, figure, height=pixels)
 
 
 def placed(stints: Sequence[Stint]) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
@@ -212,7 +214,7 @@ def placed(stints: Sequence[Stint]) -> tuple[dict[int, int], dict[int, tuple[int
     return lines, bounds
 
 
-def _trace(stints: Sequence[Stint], lines: dict[int, int], name: str, colour: str) -> dict[str, Any]:
+def _trace(stints: Sequence[Stint], lines: dict[int, int], name: str, colour: str, width: float) -> dict[str, Any]:
     x: list[float | None] = []
     y: list[int | None] = []
     text: list[str | None] = []
@@ -231,5 +233,5 @@ def _trace(stints: Sequence[Stint], lines: dict[int, int], name: str, colour: st
         "y": y,
         "text": text,
         "hovertemplate": "%{text}<br>%{x:.2f} s<extra></extra>",
-        "line": {"color": colour, "width": 6},
+        "line": {"color": colour, "width": width},
     }

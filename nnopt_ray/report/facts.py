@@ -58,7 +58,7 @@ class Facts:
     summary: DataSummary | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
-    course: Course = Course()  # of a search
+    course: Course = field(default_factory=Course)  # of a search
     missing: tuple[str, ...] = ()  # sentences
 
     @property

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from nnopt_ray.train.loop import Trainer
 
 
+# A search over many shapes measures as they come, but never for more than this share of the time it trains.
+MEASURING_SHARE = 0.05
+
+
 @dataclass(frozen=True)
 class Copy:
     """Weights and optimizer of another trial, as they were after so many of its epochs."""
@@ -125,6 +129,7 @@ class Crew:
         self._lanes: dict[str, _Lane] = {}
         self._choices: dict[str, Choice] = {}
         self._demand = Demand(1, 0)
+        self._measuring_s = self._rounds_s = 0.0
         self._notes: list[str] = []
         self._reports: dict[str, Report] = {}
 
@@ -145,7 +150,8 @@ class Crew:
             return 1, f"one trial at a time, as the first one could not be built ({type(error).__name__})"
         return choice.lanes, choice.sentence
 
-    def _chosen(self, closed: Experiment) -> Choice:
+    def _chosen(self, closed: Experiment, share: float = 1.0) -> Choice:
+        """`share`: of the work that is left, which trials of this shape are."""
         from nnopt_ray.train.choice import choose
 
         shape = shape_of(closed)
@@ -153,7 +159,7 @@ class Crew:
             resources = self._experiment.resources
             fuse = "never" if self._experiment.search.reproducible else resources.fuse
             dataset, _ = self._dataset(closed)
-            steps = self._demand.epochs * max(1, len(dataset.train) // closed.train.batch_size)
+            steps = share * self._demand.epochs * max(1, len(dataset.train) // closed.train.batch_size)
             self._choices[shape] = choose(
                 lambda: self._trainer(closed), fuse, resources.lanes, self._demand.most, lambda step_s: steps * step_s
             )
@@ -194,7 +200,9 @@ class Crew:
             going = [trial for trial, lane in self._lanes.items() if lane.goes_on]
             if not going:
                 break
+            round_began = time.monotonic()
             self._round(going)
+            self._rounds_s += time.monotonic() - round_began
             waits = any(not self._lanes[t].goes_on if t in self._lanes else True for t in going)
             if waits or time.monotonic() - began > slice_s:
                 break
@@ -308,12 +316,14 @@ class Crew:
     def _choice_for(self, shape: str, trials: list[str]) -> Choice:
         if shape in self._choices:
             return self._choices[shape]
-        if len(trials) < 2:
+        if len(trials) < 2 or self._measuring_s > MEASURING_SHARE * self._rounds_s:
             from nnopt_ray.train.choice import Choice
 
             return Choice(1, "")
-        choice = self._chosen(self._lanes[trials[0]].run.trainer.experiment)
-        self._notes.append(f"Another shape: {choice.sentence}.")
+        began = time.monotonic()
+        share = len(trials) / max(1, len(self._lanes))
+        choice = self._chosen(self._lanes[trials[0]].run.trainer.experiment, share)
+        self._measuring_s += time.monotonic() - began
         return choice
 
     def _alone(self, trial: str) -> None:

@@ -22,7 +22,7 @@ WIDTHS = (4, 16, 64)  # tried in this order while they gain
 GAIN = 0.95  # of the time a trial takes: what a wider pack, or a pack at all, must come below
 MEASURE_S = 1.0  # at most for one shape
 SHARE = 0.2  # of the work that is left: what measuring may cost
-RECORD_S = 0.1  # about what recording a small network's steps costs, the first time
+RECORD_S = 0.2  # about what the shape and the recording of a small network cost (0.05 to 0.15 s an MLP)
 MEMORY_SHARE = 0.25  # of what is free: what the lanes of one worker may take
 
 Fuse = Literal["auto", "always", "never"]

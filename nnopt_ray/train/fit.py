@@ -53,7 +53,8 @@ class TrialRun:
         if found is not None:
             self.trainer.load_state(found)
         self._stopped = ""
-        rundir.write_text(trial.history, "".join(_line(epoch) for epoch in self.trainer.history))
+        if self.trainer.history or trial.history.is_file():
+            rundir.write_text(trial.history, "".join(_line(epoch) for epoch in self.trainer.history))
 
     def __enter__(self) -> TrialRun:
         return self

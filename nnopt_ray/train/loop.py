@@ -11,7 +11,6 @@ scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the 
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +30,7 @@ from nnopt_ray.train import batches, images, start
 from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.schedules import Schedule
-from nnopt_ray.train.state import State
+from nnopt_ray.train.state import State, from_line, lists, to_line
 from nnopt_ray.train.tally import Broken, Tally
 from nnopt_ray.train.validate import Metric, Validation
 from nnopt_ray.train.watch import Watch
@@ -355,7 +354,7 @@ class Trainer:
             "reason": self.reason,
             "watch": self._watch.state_dict(),
             "snapshots": list(self._snapshots),
-            "history": [_to_line(epoch) for epoch in self.history],
+            "history": [to_line(epoch) for epoch in self.history],
             "layout": self.weights.layout,
             "aliases": aliases(self.model),
             "optimizer": self.experiment.train.optimizer.type,
@@ -374,7 +373,7 @@ class Trainer:
         self._snapshots = {e: _snapshot(tensors, f"epoch-{e}.", device) for e in scalars["snapshots"]}
         self.epoch, self.step, self.base_lr = scalars["epoch"], scalars["step"], scalars["base_lr"]
         self.done, self.reason = scalars["done"], scalars["reason"]
-        self.history = [_from_line(line) for line in scalars["history"]]
+        self.history = [from_line(line) for line in scalars["history"]]
         self._watch.load_state_dict(scalars["watch"])
         if self.reason == ALL_DONE and self.epoch < self.experiment.train.epochs:
             self.done, self.reason = False, ""  # the page now asks for more epochs
@@ -395,7 +394,7 @@ class Trainer:
     def _refuse_other(self, state: State) -> None:
         scalars = state.scalars
         differing = {
-            "other weights": ([[name, list(shape)] for name, shape in self.weights.layout], _lists(scalars["layout"])),
+            "other weights": ([[name, list(shape)] for name, shape in self.weights.layout], lists(scalars["layout"])),
             "another optimizer": (self.experiment.train.optimizer.type, scalars["optimizer"]),
             "other state of the optimizer": (
                 sorted(f"optimizer.{name}" for name in self.slots),
@@ -439,15 +438,3 @@ def _snapshot(tensors: Mapping[str, Tensor], prefix: str, device: torch.device |
     return Snapshot(
         flat.clone().to(device or flat.device), {n: t.clone().to(device or t.device) for n, t in rest.items()}
     )
-
-
-def _to_line(epoch: Epoch) -> dict[str, Any]:
-    return {field.name: getattr(epoch, field.name) for field in dataclasses.fields(epoch)}
-
-
-def _from_line(line: Mapping[str, Any]) -> Epoch:
-    return Epoch(**{**line, "events": tuple(line["events"])})
-
-
-def _lists(layout: Any) -> list[list[Any]]:
-    return [[name, list(shape)] for name, shape in layout]

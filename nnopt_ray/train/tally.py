@@ -31,9 +31,7 @@ class Tally:
         self._waiting.clear()
         return self.take(numbers[: len(losses)], weights, numbers[len(losses) :])
 
-    def take(
-        self, losses: Sequence[float], weights: Sequence[float | Tensor], norms: Sequence[float]
-    ) -> Broken | None:
+    def take(self, losses: Sequence[float], weights: Sequence[float | Tensor], norms: Sequence[float]) -> Broken | None:
         """Add up the steps of which the numbers are known → the first that is no number, if there is one."""
         for index, (loss, weight, norm) in enumerate(zip(losses, weights, norms, strict=True)):
             for name, value in (("training loss", loss), ("gradient", norm)):
