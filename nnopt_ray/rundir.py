@@ -192,6 +192,25 @@ def write(path: Path, fill: Callable[[Path], None]) -> None:
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Raises RunFailed when it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFailed(f"cannot make the folder {path}: {error.strerror or error}.") from error
+
+
+def append(path: Path, text: str) -> None:
+    """Add whole lines to a file, which is made where it is missing. Raises OSError."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        rest = memoryview(text.encode())
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sklearn import metrics as sk
 from nnopt_ray import machine, reading, rundir
 from nnopt_ray.data.types import Column, DataSummary
 from nnopt_ray.experiment import Experiment, walk
+from nnopt_ray.report.course import Course, course_of
 from nnopt_ray.report.facts import Facts, Gain, Points
 from nnopt_ray.results import Epoch, RunResult, Scores, TrialRow
 from nnopt_ray.rundir import RunDir
@@ -278,7 +280,25 @@ def finish(
         summary=summary,
         environment=machine.environment() | {"seed": experiment.seed},
         parameters=6634,
+        course=course_of(journal(rows)) if experiment.is_search else Course(),
     )
+
+
+def journal(rows: Iterable[TrialRow]) -> list[dict[str, Any]]:
+    """The events of a search whose trials were trained one after another, on two workers in turn."""
+    events: list[dict[str, Any]] = []
+
+    def event(kind: str, row: TrialRow, **more: Any) -> None:
+        events.append({"t": 1e9 + 0.1 * len(events), "event": kind, "trial": row.trial, **more})
+
+    for number, row in enumerate(rows):
+        event("asked", row, params=row.params)
+        event("started", row, worker=number % 2, epoch=0)
+        for epoch in row.history:
+            event("result", row, epoch=epoch.epoch)
+        if row.status != "running":
+            event("ended", row, status=row.status, reason=row.reason, value=row.value)
+    return events
 
 
 def folder(facts: Facts, root: Path) -> RunDir:
@@ -291,12 +311,7 @@ def folder(facts: Facts, root: Path) -> RunDir:
     for row in facts.rows:
         lines = "".join(json.dumps(rundir.finite(epoch.line())) + "\n" for epoch in row.history)
         rundir.write_text(run.trial(row.trial).history, lines)
-    events: list[dict[str, Any]] = []
-    for row in facts.rows if facts.experiment.is_search else ():
-        events.append({"event": "asked", "trial": row.trial, "params": row.params})
-        events += [{"event": "result", "trial": row.trial, "epoch": epoch.epoch} for epoch in row.history]
-        ended = {"event": "ended", "trial": row.trial, "status": row.status, "reason": row.reason, "value": row.value}
-        events += [] if row.status == "running" else [ended]
+    events = journal(facts.rows) if facts.experiment.is_search else []
     rundir.write_text(run.journal, "".join(json.dumps(event) + "\n" for event in events))
     rundir.write(run.trials_table, lambda path: write_table(path, facts.rows))
     scores_json = {

@@ -55,7 +55,7 @@ def facts(kind: str) -> Facts:
 
 
 KINDS = ("search", "single", "regression", "empty")
-OF_A_SEARCH = {"confirmed", "tradeoffs", "trials"}  # sections that a single training does not have
+OF_A_SEARCH = {"confirmed", "tradeoffs", "trials", "conduct"}  # sections that a single training does not have
 
 
 @cache
@@ -674,6 +674,20 @@ def test_a_line_in_a_choice_says_which() -> None:
     rows = tuple(TrialRow(f"{i}", "finished", "", values, 20, 10, 1.0, 1.0 + i, {}) for i in range(5))
     found = advice(finished(experiment, rows))
     assert found[0].page == "lr: {log: [0.001, 1.0]}   # in train.optimizer, choice sgd"
+
+
+@pytest.mark.parametrize(
+    ("widths", "best", "line"),
+    [
+        ([{"int": [4, 32]}, 8], 32, "widths: [{int: [4, 60]}, 8]   # in model"),
+        ([16, {"choice": [8, 16, 32]}], 8, "widths: [16, {choice: [4, 8, 16, 32]}]   # in model"),
+    ],
+)
+def test_a_value_in_a_list_brings_the_line_of_the_list(widths: list[Any], best: int, line: str) -> None:
+    path = f"model.widths.{next(i for i, value in enumerate(widths) if isinstance(value, dict))}"
+    experiment = opened_page("model.widths", widths)
+    rows = tuple(TrialRow(f"{i}", "finished", "", {path: best}, 20, 10, 1.0, 1.0 + i, {}) for i in range(5))
+    assert [item.page for item in advice(finished(experiment, rows)) if item.title == f"Widen {path}"] == [line]
 
 
 def test_a_seed_is_no_value_to_widen() -> None:

@@ -26,7 +26,6 @@ from nnopt_ray.reading.places import BROKEN, At, Places, dotted, shown
 from nnopt_ray.reading.values import Resolved, Values
 from nnopt_ray.tables import Part
 
-
 # (a key's identity, where its value stands, how that reads) → the key, and what its value was resolved to.
 Known = dict[tuple[int, At, str], tuple[Key, Resolved]]
 

@@ -181,7 +181,7 @@ def timeline(facts: Facts) -> Plot:
     pixels = min(640, 150 + 14 * rows)
     width = round(max(1.5, min(6.0, 0.6 * (pixels - 120) / rows)), 1)
     y = axis(
-        "", tickmode="array", tickvals=middle, ticktext=[f"worker {w}" for w in workers], zeroline=False,
+        "worker", tickmode="array", tickvals=middle, ticktext=[str(worker) for worker in workers], zeroline=False,
         range=[rows - 0.3, -0.7], showgrid=False,
     )  # fmt: skip
     figure = {

@@ -55,6 +55,8 @@ class TrialRun:
         self._stopped = ""
         if self.trainer.history or trial.history.is_file():
             rundir.write_text(trial.history, "".join(_line(epoch) for epoch in self.trainer.history))
+        elif not trial.root.is_dir():
+            rundir.make_folder(trial.root)
 
     def __enter__(self) -> TrialRun:
         return self
@@ -188,8 +190,7 @@ class TrialRun:
 
     def _record(self, epoch: Epoch) -> None:
         try:
-            with self.trial.history.open("a", encoding="utf-8") as lines:
-                lines.write(_line(epoch))
+            rundir.append(self.trial.history, _line(epoch))
         except OSError as error:
             raise RunFailed(f"cannot write {self.trial.history}: {error.strerror or error}.") from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import rundir
-from nnopt_ray.errors import RunFolderError
+from nnopt_ray.errors import RunFailed, RunFolderError
 from nnopt_ray.results import Epoch
 
 if TYPE_CHECKING:
@@ -51,32 +51,27 @@ def save(state: State, path: Path) -> None:
     tensors = {name: _plain(tensor) for name, tensor in state.tensors.items()}
     scalars = json.dumps(_to_json(state.scalars), separators=(",", ":"), allow_nan=False)
     bytes_of = {name: _bytes(tensor) for name, tensor in tensors.items()}
-    header: dict[str, Any] = {
-        "__metadata__": {"scalars": scalars, "blake2b": _checksum(tensors, bytes_of, scalars)}
-    }
+    header: dict[str, Any] = {"__metadata__": {"scalars": scalars, "blake2b": _checksum(tensors, bytes_of, scalars)}}
     # The wider types first, so that every tensor lies at a multiple of its width.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     end = 0
     for name in order:
         tensor, begin = tensors[name], end
         end += tensor.numel() * tensor.element_size()
-        kind = TYPES[str(tensor.dtype).removeprefix("torch.")]
+        kind = TYPES.get(str(tensor.dtype).removeprefix("torch."))
+        if kind is None:
+            raise RunFailed(f"cannot write {path}: no safetensors file holds '{name}', which is {tensor.dtype}.")
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
 
     def fill(temporary: Path) -> None:
-        with open(temporary, "wb", buffering=0) as file:
-            for part in (len(text).to_bytes(8, "little") + text, *(bytes_of[name] for name in order)):
-                _write_all(file, part)
+        with open(temporary, "wb", buffering=1 << 16) as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                file.write(bytes_of[name])
 
     rundir.write(path, fill)
-
-
-def _write_all(file: Any, part: bytes | memoryview) -> None:
-    rest = memoryview(part)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 def load(path: Path) -> State:
@@ -140,7 +135,7 @@ def _plain(tensor: Tensor) -> Tensor:
 def _bytes(tensor: Tensor) -> memoryview:
     import torch
 
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _checksum(tensors: Mapping[str, Tensor], bytes_of: Mapping[str, memoryview], scalars: str) -> str:
