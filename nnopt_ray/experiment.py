@@ -93,9 +93,12 @@ class Range:
         return None
 
 
+SCALARS = frozenset((str, int, float, bool, type(None)))  # most nodes are; asking for a Mapping takes longer
+
+
 def plain(node: Any) -> Any:
     """A tree with every Range written as on a page: plain YAML data."""
-    if node is None or isinstance(node, (str, int, float)):  # most nodes are; asking for a Mapping takes longer
+    if type(node) in SCALARS:
         return node
     if isinstance(node, Range):
         return node.page()
@@ -118,9 +121,13 @@ def ranges(node: Any, path: str = "") -> Iterator[tuple[str, Range]]:
                 yield from ranges(value, path)
     elif isinstance(node, Mapping):
         for key, value in node.items():
+            if type(value) in SCALARS:
+                continue
             yield from ranges(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
+            if type(value) in SCALARS:
+                continue
             yield from ranges(value, f"{path}.{index}" if path else str(index))
 
 
@@ -148,7 +155,7 @@ def walk(node: Any, choose: Any, path: str = "", branch: str = "") -> Any:
     path with the options taken on the way ("train.optimizer=adam.lr"), a name that is unique in the
     whole space. One walk serves sampling, enumeration and replay.
     """
-    if node is None or isinstance(node, (str, int, float)):
+    if type(node) in SCALARS:
         return node
     if isinstance(node, Range):
         chosen = choose(path, branch, node)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nnopt_ray import tables
-from nnopt_ray.experiment import TRIAL_FACTS, Range, count, plain
+from nnopt_ray.experiment import SCALARS, TRIAL_FACTS, Range, count, plain, ranges
 from nnopt_ray.reading.closing import close_tree
 from nnopt_ray.reading.methods import check_method, check_starts
 from nnopt_ray.reading.places import Places, Way, dotted, shown
@@ -57,6 +57,8 @@ def _at(node: Any, *keys: str) -> Any:
 
 def _opened(node: Any, way: Way = (), path: str = "") -> Iterator[tuple[Way, str, Range]]:
     """Every range with its way in the page as written."""
+    if next(ranges(node), None) is None:  # a trial's page; found without writing down the way to every node
+        return
     for here, name, value in _nodes(node, way, path):
         if isinstance(value, Range):
             yield here, name, value
@@ -65,7 +67,7 @@ def _opened(node: Any, way: Way = (), path: str = "") -> Iterator[tuple[Way, str
 def _nodes(node: Any, way: Way, path: str) -> Iterator[tuple[Way, str, Any]]:
     """Every node of a resolved tree, options of choices included."""
     yield way, path, node
-    if node is None or isinstance(node, (str, int, float)):
+    if type(node) in SCALARS:
         return
     if isinstance(node, Range):
         if node.kind == "choice":

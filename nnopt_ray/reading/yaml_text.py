@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -303,27 +304,34 @@ def write(tree: Any) -> str:
     return "".join(_section(str(key), value) for key, value in tree.items())
 
 
-_lines: dict[tuple[str, str, str], str] = {}  # of the pages of a search most lines are the same
-LINES = 1024
+_known: dict[tuple[str, ...], str] = {}  # of the pages of a search most sections and lines are the same
+KNOWN = 1024
 
 
 def _section(name: str, value: Any) -> str:
     """One key of the top level. What stands in its lines hangs on nothing around them."""
     if not isinstance(value, dict) or not value:
-        return _serialized({name: value})
-    head = _serialized({name: {}}).removesuffix(" {}\n") + "\n"
+        return _remembered((name, repr(value)), lambda: _serialized({name: value}))
+    head = _remembered((name,), lambda: _serialized({name: {}}).removesuffix(" {}\n") + "\n")
     if head.count("\n") > 1:  # a name so long that its value stands in lines of its own
         return _serialized({name: value})
-    text = [head]
-    for key, item in value.items():
-        known = name, str(key), repr(item)
-        line = _lines.get(known)
-        if line is None:
-            line = _serialized({name: {key: item}}).removeprefix(head)
-            if len(_lines) < LINES:
-                _lines[known] = line
-        text.append(line)
-    return "".join(text)
+
+    def line(key: Any, item: Any) -> str:
+        return _serialized({name: {key: item}}).removeprefix(head)
+
+    return head + "".join(
+        _remembered((name, str(key), repr(item)), lambda key=key, item=item: line(key, item))  # type: ignore[misc]
+        for key, item in value.items()
+    )
+
+
+def _remembered(key: tuple[str, ...], make: Callable[[], str]) -> str:
+    text = _known.get(key)
+    if text is None:
+        text = make()
+        if len(_known) < KNOWN:
+            _known[key] = text
+    return text
 
 
 def _serialized(tree: Any) -> str:

@@ -178,7 +178,7 @@ def timeline(facts: Facts) -> Plot:
     workers = sorted({stint.worker for stint in course.stints})
     middle = [(height[w][0] + height[w][1] - 1) / 2 for w in workers]
     rows = max(end for _, end in height.values())
-    pixels = min(640, 150 + 14 * rows)
+    pixels = max(240, min(640, 150 + 14 * rows))
     width = round(max(1.5, min(6.0, 0.6 * (pixels - 120) / rows)), 1)
     y = axis(
         "worker", tickmode="array", tickvals=middle, ticktext=[str(worker) for worker in workers], zeroline=False,

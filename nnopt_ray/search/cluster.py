@@ -36,7 +36,7 @@ class Cluster:
 
     def sentence(self) -> str:
         kind = "embedded Ray" if self.embedded else f"Ray cluster of {self.nodes} node{'s' * (self.nodes != 1)}"
-        return f"{kind}, {self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs" if self.gpus else "")
+        return f"{kind} ({self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs)" if self.gpus else ")")
 
 
 class RaySession:

@@ -53,6 +53,8 @@ class Order:
     params: Mapping[str, Any]
     until: int | None = None
     copy: Copy | None = None  # to be taken over first; `params` are those that it goes on with
+    # What a copy gives it that was ordered before: its folder may have it, and the driver not know, after a kill.
+    copied_params: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,17 +154,17 @@ class Crew:
 
     def _chosen(self, closed: Experiment, share: float = 1.0) -> Choice:
         """`share`: of the work that is left, which trials of this shape are."""
-        from nnopt_ray.train.choice import choose
+        from nnopt_ray.train.choice import Choice, choose
 
         shape = shape_of(closed)
+        if self._experiment.search.reproducible:
+            self._choices.setdefault(shape, Choice(1, "one trial at a time, as search.reproducible asks for it"))
         if shape not in self._choices:
             resources = self._experiment.resources
-            fuse = "never" if self._experiment.search.reproducible else resources.fuse
             dataset, _ = self._dataset(closed)
             steps = share * self._demand.epochs * max(1, len(dataset.train) // closed.train.batch_size)
-            self._choices[shape] = choose(
-                lambda: self._trainer(closed), fuse, resources.lanes, self._demand.most, lambda step_s: steps * step_s
-            )
+            how = resources.fuse, resources.lanes, self._demand.most
+            self._choices[shape] = choose(lambda: self._trainer(closed), *how, lambda step_s: steps * step_s)
         return self._choices[shape]
 
     def _trainer(self, closed: Experiment) -> Trainer:
@@ -225,9 +227,12 @@ class Crew:
         if lane is None:
             lane = self._lanes[order.trial] = self._begin(order)
             self._report(order.trial).epochs.extend(lane.run.history)
+            self._report(order.trial).parameters = lane.run.parameters
         if order.copy is not None:
             lane = self._copied(order, order.copy)
         lane.until = order.until
+        if self._keeps_decisions and order.copy is None and lane.until == lane.run.epoch:
+            lane.run.keep_decision(again=False)  # cut off between its last epoch and this
         if lane.run.done:  # it had ended before its driver heard of it
             self._finished(order.trial)
 
@@ -237,11 +242,17 @@ class Crew:
         base = reading.close(self._experiment, order.params)
         folder = self._run.trial(order.trial)
         page = reading.dump(base)
-        if folder.page.is_file() and order.copy is None and folder.page.read_text(encoding="utf-8") != page:
+        there = folder.page.read_text(encoding="utf-8") if folder.page.is_file() else page
+        if there != page and order.copied_params is not None:
+            copied = reading.close(self._experiment, order.copied_params)
+            if there == reading.dump(copied):
+                base, page = copied, there
+                self._report(order.trial).copied = True
+        if there != page and order.copy is None and not _same_training(folder.page, base):
             # The journal lost its end, in a power cut, and another point bears this number now.
             self._notes.append(f"{folder.root} held another trial's training; this one starts anew.")
             shutil.rmtree(folder.root)
-        if not folder.page.is_file():
+        if order.copy is None and (there != page or not folder.page.is_file()):
             write_text(folder.page, page)
         return _Lane(self._opened(order.trial, base), shape_of(base))
 
@@ -295,7 +306,7 @@ class Crew:
 
     def _finished(self, trial: str) -> None:
         lane, report = self._lanes[trial], self._report(trial)
-        report.done, report.reason, report.parameters = True, lane.run.reason, lane.run.parameters
+        report.done, report.reason = True, lane.run.reason
         self._leave(trial)
 
     # ── one round ────────────────────────────────────────────────────────────────────────────────────
@@ -420,6 +431,19 @@ class Crew:
 
 def _groups(trials: list[str], size: int) -> list[list[str]]:
     return [trials[start : start + max(1, size)] for start in range(0, len(trials), max(1, size))]
+
+
+def _same_training(page: Path, closed: Experiment) -> bool:
+    """Whether the page of a trial differs from this one in nothing that its training depends on: a search may go
+    on with other resources, or more trials."""
+    from nnopt_ray import reading
+
+    try:
+        there = reading.load(page)
+    except NnoptError:
+        return False
+    beside = ("name", "search", "resources", "evaluate")
+    return all(plain(there.tree[key]) == plain(closed.tree[key]) for key in closed.tree if key not in beside)
 
 
 def _name(tree: Any) -> str:

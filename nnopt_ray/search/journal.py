@@ -2,13 +2,21 @@
 
 Events, each with `event` and `t` (seconds since the epoch):
 
-    study     page (digest of the resolved page), nnopt, ray, optuna (versions)
-    asked     trial, params
-    started   trial, worker, epoch (where it starts: 0, or the epoch of its checkpoint)
-    result    trial, epoch (from 0), value (the objective)
-    stop      trial, epoch: the scheduler's decision
-    ended     trial, status, reason, value, best_epoch, epochs, seconds, metrics
-    resumed   how many trials were found finished and how many go on
+    study      page (digest of the resolved page), versions
+    asked      trial, params; confirms: the trial that it trains again with another seed
+    started    trial, worker, epoch (where it starts: 0, or the epochs that are known)
+    result     trial, epoch (from 0), value (the objective)
+    stop, pause, copy   trial, epoch: what the scheduler decided
+    paused     trial: its state is written and its place is free
+    promoted   trial: paused until now, it goes on
+    copied     trial, donor, params: it has taken over the donor's weights and goes on with these values
+    gave_up    trials: paused ones that the scheduler ends as nothing else is left
+    ended      trial, status, reason, cause, value, best_epoch, epochs, seconds, parameters, metrics
+    idle       slot, round: of a reproducible search, there was nothing for this place
+    extended   page, resolved (the new page), space_changed, was_finished
+    resumed    how many trials were found finished and how many go on
+
+Events of a reproducible search carry the place (slot) and the round of their turn.
 """
 
 from __future__ import annotations

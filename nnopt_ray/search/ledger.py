@@ -24,8 +24,10 @@ from nnopt_ray.search.space import Params
 # What has no bearing on the trials of a search, and may differ when it is resumed.
 BESIDE = ("resources", "evaluate")
 
+DROPPED, GIVEN_UP = "stopped by the scheduler after", "not promoted beyond"  # so many epochs
 
-@dataclass
+
+@dataclass(eq=False)
 class Trial:
     """What is known of one trial. `values` holds the objective of each epoch, from epoch 0."""
 
@@ -43,11 +45,12 @@ class Trial:
     parameters: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     history: dict[int, Epoch] = field(default_factory=dict)  # of this process; earlier ones are in history.jsonl
-    started: int = 0  # how many times a worker took it up
+    deaths: int = 0  # of workers while they had it
     confirms: str = ""  # the trial that it trains again with another seed
     slot: int = 0  # in the logical order of a reproducible search: its place, and the round of its first epoch
     round: int = 0
     here: int = 0  # epochs that it has done where it is trained now
+    ran_out: bool = False  # it has done its last epoch, and ends by itself
 
     @property
     def over(self) -> bool:
@@ -88,8 +91,15 @@ class Ledger:
     """
 
     def __init__(
-        self, experiment: Experiment, asker: Asker, judge: Judge, journal: Journal, note: Callable[[str], None]
+        self,
+        experiment: Experiment,
+        asker: Asker,
+        judge: Judge,
+        journal: Journal,
+        note: Callable[[str], None],
+        written: Callable[[str], Iterable[Epoch]] = lambda trial: (),
     ) -> None:
+        """written: the epochs that a trial's folder tells of, for those that ran in an earlier process."""
         self.experiment = experiment
         self.asker, self.judge, self.journal = asker, judge, journal
         self.trials: dict[str, Trial] = {}
@@ -97,11 +107,13 @@ class Ledger:
         self.counts: Counter[str] = Counter()
         self.epochs = self.epochs_over = 0
         self.best: Trial | None = None
-        self._note = note
+        self._note, self._written = note, written
         self._sign = 1.0 if experiment.mode == "min" else -1.0
         self._asker_agrees = True
-        self._to_drop: list[str] = []
-        self.next_round: dict[int, int] = {}  # of a reproducible search: place → round in which it is filled next
+        self._to_drop: dict[str, str] = {}  # paused trials that end, and why
+        # Of a reproducible search: place → the round in which it is filled next, and the last in which it stayed empty.
+        self.next_round: dict[int, int] = {}
+        self.idle_round: dict[int, int] = {}
 
     def find(self, name: str) -> Trial:
         return self.trials[name] if name in self.trials else self.confirming[name]
@@ -131,24 +143,29 @@ class Ledger:
 
     def started(self, trial: Trial, worker: int, epoch: int) -> None:
         self.journal.append({"event": "started", "trial": trial.id, "worker": worker, "epoch": epoch})
-        trial.started += 1
         self._status(trial, "running")
 
-    def result(self, trial: Trial, epoch: Epoch) -> None:
-        """One epoch of a trial came in; `trial.verdict` is set when the scheduler decides about it here."""
+    def result(self, trial: Trial, epoch: Epoch, last: bool = False) -> None:
+        """One epoch of a trial came in; `trial.verdict` is set when the scheduler decides about it here.
+
+        last: the training has ended with it. A reproducible search records that, as the end belongs to its turn.
+        """
         trial.history[epoch.epoch] = epoch
         trial.here = epoch.epoch + 1
         if epoch.epoch < len(trial.values):  # done again after a crash: bitwise what is known already
             return
         value = epoch.metrics[self.experiment.metric]
-        self.journal.append({"event": "result", "trial": trial.id, "epoch": epoch.epoch, "value": value})
+        said = {"last": True} if last else {}
+        self.journal.append({"event": "result", "trial": trial.id, "epoch": epoch.epoch, "value": value, **said})
+        trial.ran_out = last
         self._result(trial, value)
         if trial.verdict is not None:
             self.journal.append({"event": trial.verdict.kind, "trial": trial.id, "epoch": epoch.epoch})
 
     def paused(self, trial: Trial, round_: int = 0) -> None:
         """The worker has written the trial's state and given its place away."""
-        self._record(self._paused, {"event": "paused", "trial": trial.id, **self._at(trial, round_)})
+        known = {"parameters": trial.parameters}
+        self._record(self._paused, {"event": "paused", "trial": trial.id, **known, **self._at(trial, round_)})
 
     def idle(self, slot: int, round_: int) -> None:
         """Of a reproducible search: there was nothing for this place in this round."""
@@ -174,24 +191,33 @@ class Ledger:
 
     def drop(self) -> list[Trial]:
         """Paused trials that the scheduler ends, because of what it heard last."""
-        self._to_drop += self.judge.dropped()
-        ended = [self.trials[name] for name in self._to_drop if not self.trials[name].over]
+        self._hear_dropped()
+        ended = {self.trials[name]: why for name, why in self._to_drop.items() if not self.trials[name].over}
         self._to_drop.clear()
-        for trial in ended:
-            self.end(trial, "stopped", f"stopped by the scheduler after {len(trial.values)} epochs")
-        return ended
+        for trial, why in ended.items():
+            self.end(trial, "stopped", f"{why} {len(trial.values)} epochs", round_=None)
+        return list(ended)
+
+    def _hear_dropped(self) -> None:
+        self._to_drop.update(dict.fromkeys(self.judge.dropped(), DROPPED))
 
     def give_up(self) -> list[Trial]:
         """Nothing runs and nothing new is to come: the paused trials that end here."""
-        ended = [self.trials[name] for name in self.judge.give_up()]
-        self.journal.append({"event": "gave_up", "trials": [trial.id for trial in ended]})
-        for trial in ended:
-            self.end(trial, "stopped", f"not promoted beyond {len(trial.values)} epochs")
-        return ended
+        event: Event = {"event": "gave_up", "trials": self.judge.give_up()}
+        self.journal.append(event)
+        self._gave_up(event)
+        return self.drop()
 
-    def end(self, trial: Trial, status: Status, reason: str, cause: str = "", round_: int = 0) -> None:
-        """A trial is over. `cause`: of a failure, as Failure.kind has it, or "worker"."""
+    def _gave_up(self, event: Event) -> None:
+        self._to_drop.update(dict.fromkeys(event["trials"], GIVEN_UP))
+
+    def end(self, trial: Trial, status: Status, reason: str, cause: str = "", round_: int | None = 0) -> None:
+        """A trial is over. `cause`: of a failure, as Failure.kind has it, or "worker". `round_`: of a reproducible
+        search, the turn in which it gives its place free; None for one that has none."""
         best = self._best_epoch(trial)
+        if len(trial.history) < len(trial.values):  # it was paused, or trained, by a process before this one
+            before = {epoch.epoch: epoch for epoch in self._written(trial.id) if epoch.epoch < len(trial.values)}
+            trial.history = {**before, **trial.history}
         metrics = dict(trial.history[best].metrics) if best in trial.history else dict(trial.metrics)
         self._record(
             self._ended,
@@ -270,21 +296,25 @@ class Ledger:
         trial = self.find(event["trial"])
         value = math.nan if event["value"] is None else event["value"]
         if event["epoch"] == len(trial.values):
+            trial.ran_out = event.get("last", False)
             self._result(trial, value)
 
     def _replay_gave_up(self, event: Event) -> None:
-        self._to_drop += self.judge.give_up()
+        self.judge.give_up()
+        self._gave_up(event)
 
     def _replay_promoted(self, event: Event) -> None:
         self.judge.promote()
         self._promoted(event)
 
     def _replay_ended(self, event: Event) -> None:
-        self._to_drop += self.judge.dropped()  # it was asked before the end was recorded
+        self._hear_dropped()  # it was asked before the end was recorded
         self._ended(event)
 
-    def _at(self, trial: Trial, round_: int) -> Event:
-        return {"slot": trial.slot, "round": round_} if self.experiment.search.reproducible else {}
+    def _at(self, trial: Trial, round_: int | None) -> Event:
+        if round_ is None or not self.experiment.search.reproducible:
+            return {}
+        return {"slot": trial.slot, "round": round_}
 
     # ── shared by both ways ──────────────────────────────────────────────────────────────────────────
 
@@ -320,13 +350,18 @@ class Ledger:
             trial.verdict, trial.decided_at = verdict, done
 
     def _idle(self, event: Event) -> None:
-        self.next_round[event["slot"]] = event["round"] + 1
+        self.idle_round[event["slot"]] = event["round"]
+        self._vacant(event)
+
+    def _vacant(self, event: Event) -> None:
+        if "slot" in event:
+            self.next_round[event["slot"]] = event["round"] + 1
 
     def _paused(self, event: Event) -> None:
         trial = self.find(event["trial"])
-        if "slot" in event:
-            self._idle(event)
+        self._vacant(event)
         trial.verdict = None
+        trial.parameters = event.get("parameters", trial.parameters)
         self._status(trial, "paused")
 
     def _promoted(self, event: Event) -> Trial:
@@ -344,8 +379,7 @@ class Ledger:
 
     def _ended(self, event: Event) -> None:
         trial = self.find(event["trial"])
-        if "slot" in event:
-            self._idle(event)
+        self._vacant(event)
         trial.verdict = None
         trial.reason, trial.cause = event["reason"], event.get("cause", "")
         trial.value, trial.best_epoch = event["value"], event["best_epoch"]

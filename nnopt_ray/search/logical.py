@@ -34,7 +34,8 @@ class Turns:
     """Moves a ledger in the logical order.
 
     fill: a trial for an empty place (place, round), None when there is none.
-    over: is called with a trial that ended, (status, reason, failure, round).
+    finish, fail: a trial has ended, in this round. act: what the scheduler decided of a trial is to be carried out.
+    drop: end the paused trials that the scheduler has ended meanwhile.
     """
 
     def __init__(
@@ -45,14 +46,17 @@ class Turns:
         finish: Callable[[Trial, str, int], None],
         fail: Callable[[Trial, Failure, int], None],
         act: Callable[[Trial], None],
+        drop: Callable[[], None],
     ) -> None:
         self._ledger, self._places = ledger, places
-        self._fill, self._finish, self._fail, self._act = fill, finish, fail, act
+        self._fill, self._finish, self._fail, self._act, self._drop = fill, finish, fail, act, drop
         self._inboxes: dict[str, _Inbox] = {}
         self.trials: dict[int, Trial] = {
             trial.slot: trial for trial in ledger.trials.values() if not trial.over and trial.status != "paused"
         }
         self.place, self.round = self._next()
+        # Whether no place has been filled in this round so far.
+        self._idle = all(ledger.idle_round.get(place) == self.round for place in range(self.place))
 
     def _next(self) -> tuple[int, int]:
         """Whose turn it is, from the journal."""
@@ -61,7 +65,7 @@ class Turns:
             trial = self.trials.get(place)
             if trial is None:
                 return self._ledger.next_round.get(place, 0), place
-            return trial.round + len(trial.values) - (trial.verdict is not None), place
+            return trial.round + len(trial.values) - (trial.verdict is not None or trial.ran_out), place
 
         round_, place = min(at(place) for place in range(self._places))
         return place, round_
@@ -83,47 +87,64 @@ class Turns:
         if report.done:
             inbox.done = report.reason
 
-    def advance(self) -> bool:
-        """Go on as far as what is known leads. True when every place is empty and stays so."""
-        idle = 0
-        while idle < self._places:
-            trial = self.trials.get(self.place)
-            if trial is None:
-                trial = self._fill(self.place, self.round)
-                if trial is None:
-                    self._ledger.idle(self.place, self.round)
-                    idle += 1
-                    self._turn()
-                    continue
-                self.trials[self.place] = trial
-            idle = 0
-            if not self._visit(trial):
-                return False
-            self._turn()
-        return True
+    def trained(self, trial: Trial) -> int:
+        """Epochs that the trial has done, those whose turn has not come among them."""
+        inbox = self._inboxes.get(trial.id)
+        return len(trial.values) + (len(inbox.epochs) if inbox is not None else 0)
 
-    def _turn(self) -> None:
-        self.place += 1
-        if self.place == self._places:
-            self.place, self.round = 0, self.round + 1
+    def advance(self) -> bool:
+        """Go on as far as what is known leads. True when every place is empty and stays so.
+
+        That is said after a whole round, so that what follows begins at the first place, killed or not.
+        """
+        while True:
+            trial = self.trials.get(self.place)
+            if trial is None and (trial := self._fill(self.place, self.round)) is not None:
+                self.trials[self.place] = trial
+            if trial is None:
+                self._ledger.idle(self.place, self.round)
+            else:
+                self._idle = False
+                if not self._visit(trial):
+                    return False
+            self.place += 1
+            if self.place == self._places:
+                all_idle, self._idle = self._idle, True
+                self.place, self.round = 0, self.round + 1
+                if all_idle:
+                    return True
 
     def _visit(self, trial: Trial) -> bool:
         """One epoch of a trial, and what follows from it. False: it has not come yet."""
         inbox = self._inboxes.setdefault(trial.id, _Inbox())
-        if trial.verdict is None:
+        if trial.verdict is None and not trial.ran_out:
             if inbox.epochs:
-                self._ledger.result(trial, inbox.epochs.popleft())
-                self._ledger.drop()
-            elif inbox.failure is None and inbox.done is None:
+                epoch = inbox.epochs.popleft()
+                # A training tells its end with its last epoch.
+                self._ledger.result(trial, epoch, last=inbox.done is not None and not inbox.epochs)
+                self._drop()
+            elif inbox.failure is not None:  # it may come with the epochs before it, or later: it has a turn of its own
+                self._leave(trial)
+                self._fail(trial, inbox.failure, self.round)
+                self._drop()
+                return True
+            else:
                 return False
         if trial.verdict is not None:
             return self._carried_out(trial, inbox)
-        if inbox.failure is not None and not inbox.epochs:
-            self._leave(trial)
+        if trial.ran_out:
+            return self._ran_out(trial, inbox)
+        return True
+
+    def _ran_out(self, trial: Trial, inbox: _Inbox) -> bool:
+        if inbox.failure is None and inbox.done is None:  # after a kill: its folder tells it once more
+            return False
+        self._leave(trial)
+        if inbox.failure is not None:
             self._fail(trial, inbox.failure, self.round)
-        elif inbox.done is not None and not inbox.epochs:
-            self._leave(trial)
-            self._finish(trial, inbox.done, self.round)
+        else:
+            self._finish(trial, inbox.done or "", self.round)
+        self._drop()
         return True
 
     def _carried_out(self, trial: Trial, inbox: _Inbox) -> bool:
@@ -131,6 +152,7 @@ class Turns:
         if inbox.failure is not None:
             self._leave(trial)
             self._fail(trial, inbox.failure, self.round)
+            self._drop()
             return True
         if inbox.copied:
             inbox.copied = False
@@ -142,9 +164,9 @@ class Turns:
         self._leave(trial)
         if trial.verdict.kind == "pause":
             self._ledger.paused(trial, self.round)
-            self._ledger.drop()
         else:
             self._finish(trial, "", self.round)
+        self._drop()
         return True
 
     def _leave(self, trial: Trial) -> None:

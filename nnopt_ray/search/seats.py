@@ -204,7 +204,7 @@ class Seats:
             seat = Seat(self._next_number(), preparing=True)
             self._workers.append(seat)
             self._start(seat)
-        self.decided["workers"] = f"{len(self._workers)}, as many as {cluster.sentence()} hold"
+        self.decided["workers"] = f"{len(self._workers)}, as many as {cluster.sentence()} holds"
         if self._begun is not None:
             self._begun(len(self._workers))
             self._begun = None
@@ -275,7 +275,7 @@ class Seats:
         seat.lanes = self._share().most if self._experiment.search.reproducible else found[0]
         if "lanes" not in self.decided:
             self._watch.note(f"{found[1][:1].upper()}{found[1][1:]}.")
-        self.decided["lanes"] = found[1]
+        self.decided.setdefault("lanes", found[1])  # the first is for most of the work
 
     def _landed(self, timeout_s: float) -> list[tuple[Seat, Answer | Exception]]:
         if not self._flying:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from nnopt_ray import tables
 from nnopt_ray.errors import RunFailed, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import environment
-from nnopt_ray.results import TrialRow
-from nnopt_ray.rundir import RunDir
+from nnopt_ray.results import Epoch, TrialRow
+from nnopt_ray.rundir import RunDir, read_lines
 from nnopt_ray.search import journal as journals
 from nnopt_ray.search import shapes
 from nnopt_ray.search.cluster import RaySession
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LOST_WORKER_TRIES = 3  # a trial whose worker died this often is given up
 SAME_FAULT = 3  # trials in a row that fail with the same sentence, and no success yet, stop the study
+NO_VALUE = 20  # trials that fail, and none has given a value in any epoch: that stops the study too
 AHEAD = 4096  # trials that a searcher which learns nothing is asked for ahead, to find those of one shape
 # Trials in flight cost a searcher that learns, and a scheduler that stops, a part of what they know: in a pack of
 # 16 ASHA trains 10 to 24 % more epochs than one by one.
@@ -57,7 +58,7 @@ class Study:
         self.stops = search.scheduler.type != "none"
         self.journal = journals.Journal(run.journal)
         earlier = list(journals.read(run.journal))
-        self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note)
+        self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note, self._written)
         self.queue: deque[Trial] = deque()  # known trials that wait for a place
         self.turns: Turns | None = None
         self.confirming: list[ConfirmTrial] = []
@@ -66,14 +67,15 @@ class Study:
         self.earlier_s = 0.0  # worked on this search by processes before this one
         self.faults: list[str] = []
         self.deaths = 0  # of workers that had no trial yet
+        self.evicted: set[str] = set()  # trials that leave the only lane of a careful seat, to come back later
+        self.valueless = 0  # trials that failed since this process began
         self.decided: dict[str, str] = {}
         self.display = Display(experiment, run, self.ledger, watch)
         self._holding: Callable[[Trial], Seat | None] = lambda trial: None
-        try:
+        with ExitStack() as unopened:
+            unopened.callback(self.journal.close)
             self._open(earlier)
-        except UserError:
-            self.journal.close()
-            raise
+            unopened.pop_all()
 
     def _open(self, earlier: list[journals.Event]) -> None:
         digest = page_digest(self.experiment)
@@ -85,7 +87,8 @@ class Study:
             self._replay(earlier, digest)
         if self.experiment.search.reproducible:
             places = self.experiment.search.concurrency or CONCURRENCY
-            self.turns = Turns(self.ledger, places, self._fill_place, self._finish, self._failed, self._carry_out)
+            calls = (self._fill_place, self._finish, self._failed, self._carry_out, self._drop)
+            self.turns = Turns(self.ledger, places, *calls)
 
     def _replay(self, earlier: list[journals.Event], digest: str) -> None:
         if earlier[0].get("event") != "study":
@@ -99,11 +102,15 @@ class Study:
         widened = any(event.get("space_changed") for event in pages)
         self.ledger.replay(earlier, anew=widened)
         self.earlier_s = journals.worked_s(earlier)
+        self._drop()  # those whose end was decided, and not written down
         waiting = [trial for trial in self.ledger.trials.values() if not trial.over and trial.status != "paused"]
         self.queue.extend(waiting)
         done = sum(trial.over for trial in self.ledger.trials.values())
         self.journal.append({"event": "resumed", "finished": done, "going_on": len(waiting)})
         self.watch.note(f"Resuming: {done} trials are finished, {len(waiting)} were under way and go on.")
+
+    def _written(self, trial: str) -> Iterator[Epoch]:
+        return (Epoch.from_line(line) for line in read_lines(self.run_dir.trial(trial).history))
 
     def run(self, session: RaySession, should_stop: Callable[[], bool], dataset: Dataset) -> tuple[TrialRow, ...]:
         """Run to the end, or until `should_stop`. Returns a row per trial of the search asked so far."""
@@ -111,14 +118,13 @@ class Study:
         deadline = None if limit is None else time.monotonic() + limit
         seats = Seats(self.experiment, self.run_dir, session, dataset, self.ledger.judge.keeps_decisions, self.watch)
         self._holding = seats.holding
-        try:
+        with ExitStack() as ending:
+            ending.callback(self.journal.close)
+            ending.callback(self.display.write, force=True)
+            ending.callback(seats.close)
             self._drive(seats, should_stop, deadline)
             if not self.closing and self.experiment.search.confirm is not None:
                 self._confirm(seats, should_stop)
-        finally:
-            seats.close()
-            self.display.write(force=True)
-            self.journal.close()
         self.decided |= seats.decided
         return self.rows()
 
@@ -218,9 +224,21 @@ class Study:
             trial.here = 0
             self.ledger.started(trial, seat.number, len(trial.values))
             seat.put(trial, self._order(trial))
+        self._evict(seat)
         for trial in seat.trials.values():
             if trial.id not in seat.ending:
                 seat.orders.setdefault(trial.id, self._order(trial))
+
+    def _evict(self, seat: Seat) -> None:
+        """Where trials have one lane, one that has come to its decision waits for the turns of others elsewhere."""
+        if self.turns is None or not seat.careful or seat.ending or not self.queue:
+            return
+        for trial in seat.trials.values():
+            until = None if trial.confirms else self._order(trial).until
+            if until is not None and self.turns.trained(trial) >= until and trial.verdict is None:
+                self.evicted.add(trial.id)
+                seat.end(trial, End(trial.id))
+                return
 
     def _order(self, trial: Trial) -> Order:
         copy = None
@@ -229,7 +247,8 @@ class Study:
             copy = Copy(trial.verdict.donor, trial.verdict.donor_epochs)
             params = dict(trial.verdict.params)
             return Order(trial.id, params, self.ledger.judge.next_decision(trial.id, len(trial.values)), copy)
-        return Order(trial.id, params, self.ledger.until(trial))
+        copied = trial.verdict.params if trial.verdict is not None and trial.verdict.kind == "copy" else None
+        return Order(trial.id, params, self.ledger.until(trial), None, copied)
 
     def _next(self, seat: Seat) -> Trial | None:
         """A trial for a free lane: one that waits, one that is promoted, or a new one."""
@@ -291,7 +310,7 @@ class Study:
         if isinstance(answer, Answer):
             self._take(seat, answer)
         elif isinstance(answer, HandedOver):
-            self.queue.extendleft(reversed(seat.vacate()))
+            self.queue.extendleft(trial for trial in reversed(seat.vacate()) if not trial.over)
         else:
             self._lost(seat, death(answer))
 
@@ -304,6 +323,11 @@ class Study:
             trial = self.ledger.find(report.trial)
             if report.ended or report.done or report.failure is not None:
                 seat.leave(trial)
+            if report.ended and trial.id in self.evicted:
+                self.evicted.remove(trial.id)
+                report.ended = False
+                if report.failure is None:
+                    self.queue.append(trial)
             if self.turns is not None and not trial.confirms:
                 self.turns.take(report, trial)
             else:
@@ -367,9 +391,21 @@ class Study:
             raise RunFailed(failure.message)
         self.ledger.end(trial, "failed", failure.message, failure.kind, round_)
         self._told(trial)
+        self._valueless(failure.message)
         if failure.kind != "not-a-number":
             where = "" if failure.kind == "worker" else f" The tracebacks are in {self.run_dir.trials}/*/error.txt."
             self._repeated(failure.message, where)
+
+    def _valueless(self, fault: str) -> None:
+        """Ends a study that leads nowhere: a long search over points none of which can be trained."""
+        self.valueless += 1
+        if self.valueless < NO_VALUE or self.ledger.best is not None:
+            return
+        if not any(math.isfinite(value) for trial in self.ledger.trials.values() for value in trial.values):
+            raise RunFailed(
+                f"{self.valueless} trials have failed, and none gave a value for {self.experiment.metric}. The last of "
+                f"them: {fault} With other ranges: nnopt resume {self.run_dir.root} --set PATH=RANGE"
+            )
 
     def _repeated(self, fault: str, where: str = "") -> None:
         """Ends a study in which everything fails in one way: what is wrong is no matter of the searched values."""
@@ -382,28 +418,30 @@ class Study:
 
     def _lost(self, seat: Seat, why: str) -> None:
         """A worker died: a new one takes its seat, and its trials go on from their checkpoints."""
-        trials = seat.vacate()
-        if not trials:
+        had = seat.vacate()
+        if not had:
             self.deaths += 1
             if self.deaths >= LOST_WORKER_TRIES:
                 raise RunFailed(f"workers die before they have taken up any trial ({why}). Nothing is lost.")
             return
-        for trial in reversed(trials):
-            # Of several that died together one may be the cause: each is tried alone before it is given up.
-            if trial.started >= LOST_WORKER_TRIES and len(trials) == 1:
-                failure = Failure("worker", f"its worker died {trial.started} times: {why}")
-                if self.turns is not None:
-                    self.turns.take(Report(trial.id, failure=failure), trial)
-                else:
-                    self._failed(trial, failure)
+        trials = [trial for trial in had if not trial.over]
+        self.evicted.difference_update(trial.id for trial in had)
+        for trial in trials:
+            trial.deaths += 1
+        # Of several that died together one may be the cause: each is tried alone before it is given up.
+        if len(had) == 1 and trials and trials[0].deaths >= LOST_WORKER_TRIES:
+            seat.careful = False
+            failure = Failure("worker", f"its worker died {trials[0].deaths} times: {why}")
+            if self.turns is not None and not trials[0].confirms:
+                self.turns.take(Report(trials[0].id, failure=failure), trials[0])
             else:
-                self.queue.appendleft(trial)
-        often = any(trial.started >= LOST_WORKER_TRIES - 1 for trial in trials)
-        seat.careful = seat.careful or (often and self.turns is None)
-        waiting = [trial for trial in trials if not trial.over]
-        if waiting:
-            names = ", ".join(trial.id for trial in waiting)
-            many = len(waiting) > 1
+                self._failed(trials[0], failure)
+            return
+        self.queue.extendleft(reversed(trials))
+        seat.careful |= any(trial.deaths >= LOST_WORKER_TRIES - 1 for trial in trials)
+        if trials:
+            names = ", ".join(trial.id for trial in trials)
+            many = len(trials) > 1
             self.watch.note(
                 f"The worker of trial{'s' * many} {names} died ({why}); "
                 f"{'they go on from their checkpoints' if many else 'the trial goes on from its checkpoint'}."
@@ -434,7 +472,7 @@ class Study:
         self.watch.note(f"Confirming the best {len({t.confirms for t in trials})} trials over {seeds} seeds.")
         self.turns = None  # each of these is to be done whatever the others give: their order is no matter
         count = len(self.queue)
-        seats.begin(count, lambda workers: Demand(math.ceil(count / workers), 0), lambda workers: None)
+        seats.begin(count, self._demand_of(count), lambda workers: None)
         self._loop(seats, should_stop, None)
 
     def confirm_rows(self) -> list[TrialRow]:

@@ -1,17 +1,21 @@
 """The checkpoints of a trial: their names, which are kept, how often they are written.
 
 `checkpoints/epoch-12.safetensors` is the state after epoch 12 (epochs count from 0);
+`checkpoints/decision-12.safetensors` is that state where other trials may copy it, whatever happens to this one;
 `checkpoints/best.safetensors` holds weights and buffers of the best epoch, named as in state_dict().
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from nnopt_ray import rundir
 from nnopt_ray.errors import RunFolderError
 from nnopt_ray.rundir import TrialDir
 from nnopt_ray.train import state
@@ -23,6 +27,10 @@ SHARE_OF_TIME = 0.03
 
 def file(trial: TrialDir, epoch: int) -> Path:
     return trial.checkpoints / f"epoch-{epoch}.safetensors"
+
+
+def decision_file(trial: TrialDir, epoch: int) -> Path:
+    return trial.checkpoints / f"decision-{epoch}.safetensors"
 
 
 def best_file(trial: TrialDir) -> Path:
@@ -59,7 +67,6 @@ class Writer:
         self.cost_s = 0.005  # of the last write; before the first one, what a small network's takes
         self._trained_s = 0.0  # since the last write
         self._epochs = 0
-        self.decided: list[int] = []  # epochs whose checkpoint stays, however many follow
         self._best_epoch: int | None = None  # of best.safetensors, None when not known
 
     def sweep(self) -> None:
@@ -83,15 +90,37 @@ class Writer:
         return self._epochs > 0
 
     def write(self, epoch: int, taken: State, best_epoch: int, best: Callable[[], State]) -> None:
-        """The state after an epoch, then the best weights if they are newer than those written, then tidy up."""
+        """The best weights if they are newer than those written, then the state after an epoch, then tidy up.
+
+        In this order: a training that goes on from a state need not ask whether its best weights came after it.
+        """
         started = time.perf_counter()
-        state.save(taken, file(self.trial, epoch))
         if best_epoch != self._best_epoch:
             state.save(best(), best_file(self.trial))
             self._best_epoch = best_epoch
+        state.save(taken, file(self.trial, epoch))
         there = kept(self.trial)
         for old in sorted(there)[: -self.keep]:
-            if old != best_epoch and old not in self.decided:
+            if old != best_epoch:
                 there[old].unlink(missing_ok=True)
         self.cost_s = time.perf_counter() - started
         self._trained_s, self._epochs = 0.0, 0
+
+    def keep_decision(self, epoch: int) -> None:
+        """Keep the checkpoint after an epoch under a name of its own, and of those kept so the last two.
+
+        Raises RunFailed when it cannot be kept.
+        """
+        rundir.write(decision_file(self.trial, epoch), lambda path: _same(file(self.trial, epoch), path))
+        earlier = re.compile(r"decision-(\d+)\.safetensors")
+        there = {int(m[1]): path for path in self.trial.checkpoints.iterdir() if (m := earlier.fullmatch(path.name))}
+        for old in sorted(there)[:-2]:
+            there[old].unlink(missing_ok=True)
+
+
+def _same(source: Path, target: Path) -> None:
+    """A second name for a file, which is never written to; a copy where the file system has no second names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

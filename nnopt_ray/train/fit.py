@@ -127,11 +127,14 @@ class TrialRun:
         best = {"epoch": trainer.best_epoch, "value": trainer.best_value, "metric": trainer.experiment.metric}
         self._writer.write(trainer.epoch - 1, trainer.state(), trainer.best_epoch, lambda: State(trainer.best(), best))
 
-    def keep_decision(self) -> None:
-        """Write the state now, and keep it until two more decisions have come: another trial may copy it."""
-        self._writer.decided.append(self.trainer.epoch - 1)
-        del self._writer.decided[:-2]
-        self.checkpoint()
+    def keep_decision(self, again: bool = True) -> None:
+        """Write the state now, and keep it until two more decisions have come: another trial may copy it.
+
+        again: also where it is kept already.
+        """
+        if again or not checkpoints.decision_file(self.trial, self.trainer.epoch - 1).is_file():
+            self.checkpoint()
+            self._writer.keep_decision(self.trainer.epoch - 1)
 
     def adopt(self, donor: TrialDir, epoch: int) -> None:
         """Take over another trial's weights and optimizer as they were at the end of `epoch`, and write that down.
@@ -140,7 +143,7 @@ class TrialRun:
         Where that state is gone, the newest one serves.
         """
         try:
-            found = state.load(checkpoints.file(donor, epoch))
+            found = state.load(checkpoints.decision_file(donor, epoch))
         except RunFolderError:
             newest = checkpoints.newest(donor, lambda note: None)
             if newest is None:

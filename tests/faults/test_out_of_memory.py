@@ -13,6 +13,7 @@ PAGE = """\
 data: {source: {type: sklearn, name: wine}, steps: [scale]}
 model: {type: mlp, widths: [{int: [4, 8]}]}
 search: {method: random, trials: 3}
+resources: {in_process: never}
 """
 
 

@@ -1,0 +1,71 @@
+"""search.reproducible: the same table to the last bit, cut off or not, and whatever the number of workers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_example import SCHEDULERS, judge_whole, page, run_with_cuts, table
+
+import nnopt_ray as nn
+
+MORE = "reproducible: true, concurrency: 3"
+
+
+@pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_search_that_is_cut_is_the_one_that_is_not(tmp_path: Path, scheduler: str, seed: int) -> None:
+    draw = random.Random(seed)
+    method = draw.choice(["random", "bayesian"]) if scheduler != "pbt" else "random"
+    experiment = page(tmp_path, scheduler, method, every=draw.choice([1, 3, "auto"]), more=MORE)
+    run, cuts = run_with_cuts(experiment, tmp_path / "out", [draw.randrange(1, 200) for _ in range(4)])
+    assert cuts
+    judge_whole(run)
+    assert table(run) == table(nn.run(experiment, tmp_path / "whole"))
+
+
+def test_early_stopping_takes_its_turn_too(tmp_path: Path) -> None:
+    """The end of a training is no key of the page: it belongs to the round of its last epoch, killed or not."""
+    page(tmp_path, "median", "bayesian", more=MORE)
+    stop = {"train.early_stopping": {"patience": 1}, "train.optimizer.lr": {"log": [0.05, 3.0]}}
+    experiment = nn.load(tmp_path / "page.yaml", set=stop)
+    whole = nn.run(experiment, tmp_path / "whole")
+    assert (whole.trials["epochs"] < 9).any()
+    for seed in range(3):
+        draw = random.Random(seed)
+        cuts = [draw.randrange(20, 160) for _ in range(3)]
+        run, _ = run_with_cuts(experiment, tmp_path / str(seed), cuts)
+        assert table(run) == table(whole), cuts
+
+
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow), 4])
+def workers(request: pytest.FixtureRequest) -> Iterator[int]:
+    import logging
+
+    import ray
+
+    given: int = request.param
+    ray.init(address="local", include_dashboard=False, num_cpus=given, logging_level=logging.ERROR, log_to_driver=False)
+    yield given
+    ray.shutdown()
+
+
+@pytest.mark.ray
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, workers: int) -> None:
+    """Ray here, this process there."""
+    import ray
+
+    cases = [("asha promote", "bayesian"), ("hyperband", "random"), ("pbt", "random"), ("asha", "bayesian")]
+    found = {}
+    for scheduler, method in cases:
+        folder = tmp_path / f"{scheduler} {method}"
+        folder.mkdir()
+        found[scheduler] = table(nn.run(page(folder, scheduler, method, more=MORE), folder / "out"))
+    ray.shutdown()
+    for scheduler, method in cases:
+        folder = tmp_path / f"{scheduler} {method}"
+        here = nn.run(nn.load(folder / "page.yaml"), folder / "here")
+        assert here.result["decided"]["workers"].startswith("1: this process")
+        assert found[scheduler] == table(here), scheduler
