@@ -319,7 +319,7 @@ def _confirmed(experiment: Experiment, dataset: Dataset, study: Study, watch: Wa
 
     if experiment.search.confirm is None or not study.confirming:
         return None
-    values = confirm.collected(study.confirming, study.confirm_rows())
+    values = confirm.collected(study.confirming, [trial.row() for trial in study.ledger.confirming.values()])
     seeds = confirm.seeds(experiment.seed, experiment.search.confirm.seeds)
     base = pipeline.baseline_values(experiment, dataset, seeds)
     found = confirm.verdict(values, base, experiment.mode, experiment.evaluate.confidence, experiment.metric)

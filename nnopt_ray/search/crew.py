@@ -11,7 +11,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from nnopt_ray.errors import NnoptError, NotANumber, RunFailed
 from nnopt_ray.experiment import plain
 from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir, write_text
+from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report, failure_of, is_memory
 from nnopt_ray.search.shapes import shape_of
 
 if TYPE_CHECKING:
@@ -37,82 +38,16 @@ if TYPE_CHECKING:
 MEASURING_SHARE = 0.05
 
 
-@dataclass(frozen=True)
-class Copy:
-    """Weights and optimizer of another trial, as they were after so many of its epochs."""
-
-    donor: str
-    donor_epochs: int
-
-
-@dataclass(frozen=True)
-class Order:
-    """Train a trial until it has done `until` epochs (None: to its end); it is begun if it is not here yet."""
-
-    trial: str
-    params: Mapping[str, Any]
-    until: int | None = None
-    copy: Copy | None = None  # to be taken over first; `params` are those that it goes on with
-    # What a copy gives it that was ordered before: its folder may have it, and the driver not know, after a kill.
-    copied_params: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class End:
-    """A trial is over, or pauses: its state is written and its place is free."""
-
-    trial: str
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a trial failed. `kind`: not-a-number, memory, storage, part (the user's or ours)."""
-
-    kind: str
-    message: str  # one sentence
-
-
-@dataclass
-class Report:
-    """What came of one trial: epochs done, resumed ones included the first time, and whether it is over."""
-
-    trial: str
-    epochs: list[Epoch] = field(default_factory=list)
-    done: bool = False
-    reason: str = ""
-    failure: Failure | None = None
-    ended: bool = False  # an End was carried out
-    copied: bool = False
-    parameters: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of one call. `lanes`: how many trials there is place for, as far as was measured."""
-
-    reports: tuple[Report, ...]
-    notes: tuple[str, ...] = ()
-    lanes: int = 1
-
-
 @dataclass
 class _Lane:
     run: TrialRun
     shape: str
     until: int | None = None
+    copied: int = 0  # the `at` of its last Copy
 
     @property
     def goes_on(self) -> bool:
         return not self.run.done and (self.until is None or self.run.epoch < self.until)
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What there is to do, for choosing how to do it. `most`: lanes that would be of use to one worker."""
-
-    most: int
-    epochs: int  # left for one worker
 
 
 class Crew:
@@ -247,14 +182,14 @@ class Crew:
             copied = reading.close(self._experiment, order.copied_params)
             if there == reading.dump(copied):
                 base, page = copied, there
-                self._report(order.trial).copied = True
+                self._report(order.trial).copied = order.until or 0
         if there != page and order.copy is None and not _same_training(folder.page, base):
             # The journal lost its end, in a power cut, and another point bears this number now.
             self._notes.append(f"{folder.root} held another trial's training; this one starts anew.")
             shutil.rmtree(folder.root)
         if order.copy is None and (there != page or not folder.page.is_file()):
             write_text(folder.page, page)
-        return _Lane(self._opened(order.trial, base), shape_of(base))
+        return _Lane(self._opened(order.trial, base), shape_of(base), copied=self._report(order.trial).copied)
 
     def _opened(self, trial: str, closed: Experiment) -> TrialRun:
         from nnopt_ray.pipeline import metrics_for
@@ -278,14 +213,14 @@ class Crew:
         closed = reading.close(self._experiment, order.params)
         page, folder = reading.dump(closed), self._run.trial(order.trial)
         report = self._report(order.trial)
-        report.copied = True
-        if folder.page.read_text(encoding="utf-8") == page:
-            return self._lanes[order.trial]  # done before its driver died
+        report.copied = copy.at
+        if self._lanes[order.trial].copied == copy.at:
+            return self._lanes[order.trial]
         self._leave(order.trial)
         run = self._opened(order.trial, closed)
         run.adopt(self._run.trial(copy.donor), copy.donor_epochs - 1)
         write_text(folder.page, page)
-        lane = self._lanes[order.trial] = _Lane(run, shape_of(closed))
+        lane = self._lanes[order.trial] = _Lane(run, shape_of(closed), copied=copy.at)
         return lane
 
     def _end(self, end: End) -> None:
@@ -399,7 +334,7 @@ class Crew:
 
     def _again_alone(self, choice: Choice, trials: list[str], error: BaseException) -> None:
         """A step of all failed in the middle of an epoch: each goes on alone from what it has written."""
-        why = "out of memory" if _is_memory(error) else f"{type(error).__name__}: {error}"
+        why = "out of memory" if is_memory(error) else f"{type(error).__name__}: {error}"
         for trial in trials:
             run = self._lanes[trial].run
             self._drop(self._lanes[trial])
@@ -448,25 +383,3 @@ def _same_training(page: Path, closed: Experiment) -> bool:
 
 def _name(tree: Any) -> str:
     return repr(plain(tree))
-
-
-def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-
-
-def failure_of(error: BaseException, own_place: str) -> Failure:
-    """The cause, told apart: what is evidence about the point, what is not.
-
-    `own_place`: where a part of the page's own stood, empty when there was none.
-    """
-    if isinstance(error, NotANumber):
-        return Failure("not-a-number", str(error))
-    if _is_memory(error):
-        return Failure("memory", f"out of memory: {error}")
-    if isinstance(error, RunFailed):
-        return Failure("storage", str(error))
-    if isinstance(error, NnoptError):
-        return Failure("part", str(error))
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    place = own_place or f"{Path(where.filename).name}:{where.lineno}"
-    return Failure("part", f"{type(error).__name__}: {error} ({place})")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from nnopt_ray.results import Epoch
-from nnopt_ray.search.crew import Failure, Report
 from nnopt_ray.search.ledger import Ledger, Trial
+from nnopt_ray.search.messages import Failure, Report
 
 CONCURRENCY = 4  # places where the page says none: the machine's number of CPUs would make another search of it
 
@@ -27,7 +27,7 @@ class _Inbox:
     done: str | None = None  # why it ended by itself
     failure: Failure | None = None
     ended: bool = False
-    copied: bool = False
+    copied: int = 0  # as Report has it
 
 
 class Turns:
@@ -82,7 +82,7 @@ class Turns:
                     trial.history[epoch.epoch] = epoch
         trial.parameters = report.parameters or trial.parameters
         inbox.ended |= report.ended
-        inbox.copied |= report.copied
+        inbox.copied = max(inbox.copied, report.copied)
         inbox.failure = report.failure or inbox.failure
         if report.done:
             inbox.done = report.reason
@@ -154,8 +154,7 @@ class Turns:
             self._fail(trial, inbox.failure, self.round)
             self._drop()
             return True
-        if inbox.copied:
-            inbox.copied = False
+        if trial.verdict.kind == "copy" and inbox.copied == trial.decided_at:
             self._ledger.copied(trial)
             return True
         if not inbox.ended:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.cluster import RaySession
-from nnopt_ray.search.crew import Answer, Crew, Demand, End, Order
+from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.ledger import Trial
+from nnopt_ray.search.messages import Answer, Demand, End, Order
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset

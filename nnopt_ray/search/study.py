@@ -23,10 +23,11 @@ from nnopt_ray.search import journal as journals
 from nnopt_ray.search import shapes
 from nnopt_ray.search.cluster import RaySession
 from nnopt_ray.search.confirm import ConfirmTrial, planned
-from nnopt_ray.search.crew import Answer, Copy, Demand, End, Failure, Order, Report
+from nnopt_ray.search.demand import demand_of, seconds_left
 from nnopt_ray.search.display import Display
 from nnopt_ray.search.ledger import Ledger, Trial, page_digest
 from nnopt_ray.search.logical import CONCURRENCY, Turns
+from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report
 from nnopt_ray.search.seats import HandedOver, Seat, Seats, death
 from nnopt_ray.search.space import most_epochs
 
@@ -38,11 +39,6 @@ LOST_WORKER_TRIES = 3  # a trial whose worker died this often is given up
 SAME_FAULT = 3  # trials in a row that fail with the same sentence, and no success yet, stop the study
 NO_VALUE = 20  # trials that fail, and none has given a value in any epoch: that stops the study too
 AHEAD = 4096  # trials that a searcher which learns nothing is asked for ahead, to find those of one shape
-# Trials in flight cost a searcher that learns, and a scheduler that stops, a part of what they know: in a pack of
-# 16 ASHA trains 10 to 24 % more epochs than one by one.
-LANES_OF_SEARCHER = 8  # in flight: at most one in so many of all trials, yet LANES_AT_LEAST a worker
-LANES_AT_LEAST = 4
-LANES_OF_SCHEDULER = 16
 
 
 class Study:
@@ -55,7 +51,6 @@ class Study:
         judge = tables.build("scheduler", search.scheduler).start(
             experiment.mode, most_epochs(experiment), experiment.seed, experiment.space
         )
-        self.stops = search.scheduler.type != "none"
         self.journal = journals.Journal(run.journal)
         earlier = list(journals.read(run.journal))
         self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note, self._written)
@@ -145,7 +140,7 @@ class Study:
         while True:
             if self.turns is not None:
                 self.turns.advance()
-            seats.hire(self._work_left_s(seats))
+            seats.hire(seconds_left(self.ledger, self._left(), seats.worked_s, seats.epochs_trained))
             for seat in seats.ready():
                 self._fill(seat)
             if not seats.busy() and not self._goes_on():
@@ -186,33 +181,7 @@ class Study:
         return bool(self.queue)
 
     def _demand_of(self, left: int) -> Callable[[int], Demand]:
-        """What one of so many workers has to do: for choosing its lanes."""
-
-        def demand(workers: int) -> Demand:
-            share = max(1, math.ceil(left / workers))
-            most = share
-            if self.asker.adaptive:
-                most = min(most, max(LANES_AT_LEAST, math.ceil(self.asker.total / (LANES_OF_SEARCHER * workers))))
-            if self.stops:
-                most = min(most, LANES_OF_SCHEDULER)
-            limit = self.experiment.search.concurrency
-            if self.turns is not None:
-                most = math.ceil((limit or CONCURRENCY) / workers)
-            elif limit is not None:
-                most = min(most, math.ceil(limit / workers))
-            return Demand(most, share * most_epochs(self.experiment))
-
-        return demand
-
-    def _work_left_s(self, seats: Seats) -> float | None:
-        """Seconds that this process alone would still need; None while it is not known."""
-        trials = self._left()
-        if not self.ledger.epochs or seats.worked_s < 0.2:
-            return None
-        over = self.asker.total - trials
-        mean = self.ledger.epochs_over / over if over else most_epochs(self.experiment)
-        epochs = max(0.0, self.asker.total * mean - self.ledger.epochs)
-        return float(epochs * seats.worked_s / max(1, seats.epochs_trained))
+        return demand_of(self.experiment, self.asker, left, in_turns=self.turns is not None)
 
     # ── work for a seat ──────────────────────────────────────────────────────────────────────────────
 
@@ -244,7 +213,7 @@ class Study:
         copy = None
         params = trial.params
         if trial.verdict is not None and trial.verdict.kind == "copy" and trial.here >= trial.decided_at:
-            copy = Copy(trial.verdict.donor, trial.verdict.donor_epochs)
+            copy = Copy(trial.verdict.donor, trial.verdict.donor_epochs, trial.decided_at)
             params = dict(trial.verdict.params)
             return Order(trial.id, params, self.ledger.judge.next_decision(trial.id, len(trial.values)), copy)
         copied = trial.verdict.params if trial.verdict is not None and trial.verdict.kind == "copy" else None
@@ -255,29 +224,42 @@ class Study:
         if self.closing:
             return None
         if self.turns is not None or self.confirming:
-            return self._pick(seat) if self.queue else None
+            return self._pick(seat)
         in_flight = self.experiment.search.concurrency
         if in_flight is not None and self.ledger.counts["running"] >= in_flight:
             return None
-        if not self.queue:
-            trial = self._promoted()
-            if trial is not None:
-                return trial
-            for _ in range(1 if self.asker.adaptive else AHEAD):
-                if (new := self._ask()) is None:
-                    break
-                self.queue.append(new)
-        return self._pick(seat) if self.queue else None
+        trial = self._promoted()
+        return trial or self._pick(seat)
 
-    def _pick(self, seat: Seat) -> Trial:
-        """The first that waits and has the shape of what is in work there; else the first."""
-        if seat.lanes > 1 and seat.trials and len(self.queue) > 1:
-            here = {shapes.alike(self.experiment, trial.params) for trial in seat.trials.values()}
+    def _pick(self, seat: Seat) -> Trial | None:
+        """The first that has the shape of what is in work there, of those that wait and those to come; else the
+        first that waits, or a new one."""
+        if seat.lanes > 1 and seat.trials:
+            here = {self._alike(trial) for trial in seat.trials.values()}
             for index, trial in enumerate(self.queue):
-                if shapes.alike(self.experiment, trial.params) in here:
+                if self._alike(trial) in here:
                     del self.queue[index]
                     return trial
-        return self.queue.popleft()
+            if (found := self._alike_to_come(here)) is not None:
+                return found
+        if self.queue:
+            return self.queue.popleft()
+        return None if self.turns is not None or self.confirming else self._ask()
+
+    def _alike_to_come(self, here: set[str]) -> Trial | None:
+        """The next new one of these shapes. Those asked before it wait from now on."""
+        if self.turns is not None or self.confirming or self.asker.adaptive or self.asked_all:
+            return None
+        for index, coming in enumerate(self.ledger.ahead(AHEAD)):
+            if self._alike(coming) in here:
+                self.queue.extend(new for _ in range(index + 1) if (new := self._ask()) is not None)
+                return self.queue.pop()
+        return None
+
+    def _alike(self, trial: Trial) -> str:
+        if not trial.alike:
+            trial.alike = shapes.alike(self.experiment, trial.params)
+        return trial.alike
 
     def _ask(self, slot: int = 0, round_: int = 0) -> Trial | None:
         if self.asked_all or self.closing:
@@ -339,7 +321,7 @@ class Study:
             if not report.ended and trial.id not in seat.ending and trial.id in seat.trials:
                 seat.end(trial, End(trial.id))
             return
-        if report.copied and trial.verdict is not None:
+        if trial.verdict is not None and trial.verdict.kind == "copy" and report.copied == trial.decided_at:
             self.ledger.copied(trial)
         for epoch in report.epochs:
             self.ledger.result(trial, epoch)
@@ -474,7 +456,3 @@ class Study:
         count = len(self.queue)
         seats.begin(count, self._demand_of(count), lambda workers: None)
         self._loop(seats, should_stop, None)
-
-    def confirm_rows(self) -> list[TrialRow]:
-        """A row for each training of the confirmation."""
-        return [trial.row() for trial in self.ledger.confirming.values()]

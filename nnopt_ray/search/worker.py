@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_ray.rundir import RunDir
-from nnopt_ray.search.crew import Answer, Crew, Demand, End, Order
+from nnopt_ray.search.crew import Crew
+from nnopt_ray.search.messages import Answer, Demand, End, Order
 
 # A slice of work ends after this many seconds at the next epoch, so that the table on screen moves
 # and Ctrl-C is answered; a round trip to the driver takes about a millisecond.
