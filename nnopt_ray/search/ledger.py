@@ -7,11 +7,10 @@ checks that they answer as they did then; if the searcher does not, its past tri
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +111,7 @@ class Ledger:
         self._note, self._written = note, written
         self._sign = 1.0 if experiment.mode == "min" else -1.0
         self._asker_agrees = True
-        self._ahead: deque[tuple[str, Params]] = deque()  # of the searcher, not asked for yet
+        self._ahead: deque[Trial] = deque()  # suggested, and no trials yet
         self._to_drop: dict[str, str] = {}  # paused trials that end, and why
         # Of a reproducible search: place → the round in which it is filled next, and the last in which it stayed empty.
         self.next_round: dict[int, int] = {}
@@ -125,26 +124,29 @@ class Ledger:
 
     def ask(self, slot: int = 0, round_: int = 0) -> Trial | None:
         """The next trial of the searcher; None when it has no more."""
-        if not self.look_ahead(1):
+        if next(self.ahead(1), None) is None:
             return None
-        name, found = self._ahead.popleft()
-        event: Event = {"event": "asked", "trial": name, "params": found}
+        coming = self._ahead.popleft()
+        event: Event = {"event": "asked", "trial": coming.id, "params": coming.params}
         if self.experiment.search.reproducible:
             event |= {"slot": slot, "round": round_}
         self.journal.append(event)
-        return self._asked(event)
+        trial = self._asked(event)
+        trial.alike = coming.alike
+        return trial
 
-    def look_ahead(self, count: int) -> list[Params]:
-        """The next points, so many if there are as many, of which none is a trial yet. More than one only of a
+    def ahead(self, count: int) -> Iterator[Trial]:
+        """What the searcher suggests next, up to so many, of which none is a trial yet. More than one only of a
         searcher that learns nothing."""
-        while len(self._ahead) < count:
-            name = f"{len(self.trials) + len(self._ahead) + 1:04d}"
-            found = self.asker.ask(name)
-            self._tell_notes()
-            if found is None:
-                break
-            self._ahead.append((name, found))
-        return [params for _, params in itertools.islice(self._ahead, count)]
+        for index in range(count):
+            if index == len(self._ahead):
+                name = f"{len(self.trials) + index + 1:04d}"
+                found = self.asker.ask(name)
+                self._tell_notes()
+                if found is None:
+                    return
+                self._ahead.append(Trial(name, found))
+            yield self._ahead[index]
 
     def confirm(self, name: str, of_trial: str, params: Mapping[str, Any]) -> Trial:
         """A training of the confirmation; the one that is known already when it was begun before."""

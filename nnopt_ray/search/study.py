@@ -6,7 +6,6 @@ have started. The searcher suggests; the scheduler decides; the ledger remembers
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from nnopt_ray.search.cluster import RaySession
 from nnopt_ray.search.confirm import ConfirmTrial, planned
 from nnopt_ray.search.demand import demand_of, seconds_left
 from nnopt_ray.search.display import Display
+from nnopt_ray.search.hopeless import Hopeless
 from nnopt_ray.search.ledger import Ledger, Trial, page_digest
 from nnopt_ray.search.logical import CONCURRENCY, Turns
 from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from nnopt_ray.pipeline import Watch
 
 LOST_WORKER_TRIES = 3  # a trial whose worker died this often is given up
-SAME_FAULT = 3  # trials in a row that fail with the same sentence, and no success yet, stop the study
-NO_VALUE = 20  # trials that fail, and none has given a value in any epoch: that stops the study too
 AHEAD = 4096  # trials that a searcher which learns nothing is asked for ahead, to find those of one shape
 
 
@@ -60,10 +58,9 @@ class Study:
         self.asked_all = False
         self.closing = False  # nothing new is begun any more: stopped, or out of time
         self.earlier_s = 0.0  # worked on this search by processes before this one
-        self.faults: list[str] = []
+        self.hopeless = Hopeless(self.ledger, run)
         self.deaths = 0  # of workers that had no trial yet
         self.evicted: set[str] = set()  # trials that leave the only lane of a careful seat, to come back later
-        self.valueless = 0  # trials that failed since this process began
         self.decided: dict[str, str] = {}
         self.display = Display(experiment, run, self.ledger, watch)
         self._holding: Callable[[Trial], Seat | None] = lambda trial: None
@@ -373,30 +370,7 @@ class Study:
             raise RunFailed(failure.message)
         self.ledger.end(trial, "failed", failure.message, failure.kind, round_)
         self._told(trial)
-        self._valueless(failure.message)
-        if failure.kind != "not-a-number":
-            where = "" if failure.kind == "worker" else f" The tracebacks are in {self.run_dir.trials}/*/error.txt."
-            self._repeated(failure.message, where)
-
-    def _valueless(self, fault: str) -> None:
-        """Ends a study that leads nowhere: a long search over points none of which can be trained."""
-        self.valueless += 1
-        if self.valueless < NO_VALUE or self.ledger.best is not None:
-            return
-        if not any(math.isfinite(value) for trial in self.ledger.trials.values() for value in trial.values):
-            raise RunFailed(
-                f"{self.valueless} trials have failed, and none gave a value for {self.experiment.metric}. The last of "
-                f"them: {fault} With other ranges: nnopt resume {self.run_dir.root} --set PATH=RANGE"
-            )
-
-    def _repeated(self, fault: str, where: str = "") -> None:
-        """Ends a study in which everything fails in one way: what is wrong is no matter of the searched values."""
-        self.faults.append(fault)
-        last = self.faults[-SAME_FAULT:]
-        if len(last) == SAME_FAULT and len(set(last)) == 1 and self.ledger.best is None:
-            raise RunFailed(
-                f"{SAME_FAULT} trials in a row failed in the same way, and none has finished: {fault}{where}"
-            )
+        self.hopeless.failed(failure)
 
     def _lost(self, seat: Seat, why: str) -> None:
         """A worker died: a new one takes its seat, and its trials go on from their checkpoints."""

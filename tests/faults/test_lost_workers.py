@@ -1,0 +1,222 @@
+"""Workers that die with several trials at once, nodes that come and go, and Ray joining in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_example import judge_whole, table
+
+import nnopt_ray as nn
+from nnopt_ray import rundir
+from nnopt_ray.rundir import RunDir
+from nnopt_ray.search import seats
+
+pytestmark = pytest.mark.ray
+
+PARTS = '''
+import os, time
+import torch
+
+class Deadly(torch.nn.Module):
+    """A network that ends its process in its second epoch, where `deadly` is above one half."""
+
+    def __init__(self, shapes, *, deadly: float = 0.0, sleep: float = 0.0, width: int = 16):
+        super().__init__()
+        self.deadly, self.sleep = deadly, sleep
+        self.hidden = torch.nn.Linear(shapes.features, width)
+        self.layer = torch.nn.Linear(width, shapes.outputs)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            time.sleep(self.sleep)
+            self.steps += 1
+            if self.deadly > 0.5 and self.steps > 5:
+                os._exit(3)
+        return self.layer(torch.relu(self.hidden(x.flatten(1))))
+'''
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "deadly_parts.py").write_text(PARTS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def one_ray() -> Iterator[None]:
+    import logging
+
+    import ray
+
+    ray.init(address="local", include_dashboard=False, num_cpus=1, logging_level=logging.ERROR, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def write_page(folder: Path, **changes: Any) -> Path:
+    tree: dict[str, Any] = {
+        "name": "lost",
+        "seed": 5,
+        "data": {"source": {"type": "sklearn", "name": "iris"}, "steps": ["scale"]},
+        "model": {"type": "deadly_parts:Deadly"},
+        "train": {"epochs": 6, "batch_size": 32, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}}},
+        "search": {"method": "random", "trials": 6},
+        "evaluate": {"bootstrap": 0},
+    }
+    path = folder / "page.yaml"
+    path.write_text(json.dumps({**tree, **changes}))
+    return path
+
+
+class Noting(nn.Watch):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_of_trials_that_die_together_only_the_cause_fails(here: Path, one_ray: None, reproducible: bool) -> None:
+    listed = [{"model.deadly": float(number == 2), "train.optimizer.lr": 10 ** (-1 - number / 3)} for number in range(6)]
+    page = write_page(
+        here,
+        model={"type": "deadly_parts:Deadly"},
+        train={"epochs": 6, "batch_size": 32},
+        search={
+            "method": "manual", "trials": listed, "reproducible": reproducible,
+            "scheduler": {"type": "asha", "form": "promote", "reduction_factor": 2} if reproducible else "none",
+        },
+        resources={} if reproducible else {"fuse": "always", "lanes": 4},
+    )  # fmt: skip
+    run = nn.run(nn.load(page), here / "out")
+    rows = run.trials.set_index("trial")
+    assert list(rows.index[rows["status"] == "failed"]) == ["0003"]
+    assert rows.loc["0003", "cause"] == "worker"
+    judge_whole(run)
+
+
+def when(happened: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
+    """Do something, in a thread, as soon as something has happened."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 100
+        while not happened() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def results(out: Path) -> int:
+    journals = list(out.glob("*/journal.jsonl"))
+    return sum(event["event"] == "result" for event in rundir.read_lines(journals[0])) if journals else 0
+
+
+def workers() -> list[int]:
+    """Processes of this process's Ray that train."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = f"\0NNOPT_TEST={os.getpid()}\0".encode() in b"\0" + (folder / "environ").read_bytes()
+            if mine and (folder / "cmdline").read_text().startswith("ray::Worker"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found in /proc")
+def test_a_worker_killed_with_all_its_lanes_loses_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers are killed, twice, while they hold four trials each."""
+    monkeypatch.setenv("NNOPT_TEST", str(os.getpid()))
+    page = write_page(
+        here,
+        model={"type": "deadly_parts:Deadly", "sleep": 0.005},
+        resources={"fuse": "always", "lanes": 4},
+        search={"method": "random", "trials": 8, "scheduler": {"type": "asha", "reduction_factor": 2}},
+        train={"epochs": 12, "batch_size": 32, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}}},
+    )
+
+    def kill() -> None:
+        for process in workers():
+            os.kill(process, signal.SIGKILL)
+
+    watch = Noting()
+    threads = [when(lambda after=after: results(here / "out") >= after, kill) for after in (6, 24)]  # type: ignore[misc]
+    run = nn.run(nn.load(page), here / "out", watch=watch)
+    for thread in threads:
+        thread.join()
+    assert any("checkpoint" in note for note in watch.notes), watch.notes
+    judge_whole(run)
+    assert run.result["trials"]["failed"] == 0
+
+
+def test_ray_joins_in_the_middle_and_nothing_is_repeated(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = write_page(
+        here,
+        model={"type": "mlp", "widths": [32, 32]},
+        train={
+            "epochs": 400, "batch_size": 8, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}},
+        },
+        search={"method": "random", "trials": 6, "reproducible": True},
+    )  # fmt: skip
+    monkeypatch.setattr(seats, "RAY_WORTH_S", 0.01)
+    watch = Noting()
+    run = nn.run(nn.load(page), here / "out", watch=watch)
+    assert any("Ray's workers are there" in note for note in watch.notes), watch.notes
+    judge_whole(run)
+    monkeypatch.setattr(seats, "RAY_WORTH_S", 1e9)
+    assert table(nn.run(nn.load(page), here / "alone")) == table(run)
+
+
+def test_a_node_that_comes_gets_work_and_one_that_goes_takes_nothing_with_it(here: Path) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    out = here / "out"
+    nodes: list[Any] = []
+
+    def add() -> None:
+        nodes.append(cluster.add_node(num_cpus=1))
+
+    def remove() -> None:
+        cluster.remove_node(nodes[0], allow_graceful=False)
+
+    page = write_page(
+        here,
+        model={"type": "deadly_parts:Deadly", "sleep": 0.02},
+        train={"epochs": 30, "batch_size": 32, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}}},
+        search={"method": "random", "trials": 12},
+        resources={"fuse": "never"},
+    )
+
+    def started() -> set[int]:
+        journal = RunDir(next(out.iterdir())).journal
+        return {event["worker"] for event in rundir.read_lines(journal) if event["event"] == "started"}
+
+    try:
+        coming = when(lambda: results(out) >= 5, add)
+        going = when(lambda: results(out) >= 10 and len(started()) >= 2, remove)
+        run = nn.run(nn.load(page), out, address=cluster.address)
+        coming.join()
+        going.join()
+        assert len(started()) >= 2
+        judge_whole(run)
+        assert run.result["trials"] == {"total": 12, "finished": 12, "stopped": 0, "failed": 0}
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
