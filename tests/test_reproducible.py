@@ -11,11 +11,14 @@ from fault_example import SCHEDULERS, judge_whole, page, run_with_cuts, table
 
 import nnopt_ray as nn
 
+QUICK = ("asha promote", "pbt")  # schedulers of the default run; the others in the long form
 MORE = "reproducible: true, concurrency: 3"
 
 
 @pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(
+    "scheduler", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in SCHEDULERS]
+)
 def test_a_search_that_is_cut_is_the_one_that_is_not(tmp_path: Path, scheduler: str, seed: int) -> None:
     draw = random.Random(seed)
     method = draw.choice(["random", "bayesian"]) if scheduler != "pbt" else "random"

@@ -96,6 +96,7 @@ def tuned(storage: Path, scheduler: Any, trials: int, seed: int) -> tuple[dict[s
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_hyperband_cuts_what_a_real_tuner_cuts(cluster: Path) -> None:
     from ray.tune.schedulers.hb_bohb import HyperBandForBOHB
 
@@ -107,7 +108,9 @@ def test_hyperband_cuts_what_a_real_tuner_cuts(cluster: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("name", [pytest.param("asha", marks=pytest.mark.slow), "median"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("asha", marks=pytest.mark.slow), pytest.param("median", marks=pytest.mark.slow)]
+)
 def test_decisions_are_those_of_a_real_tuner(cluster: Path, name: str) -> None:
     """Its results in the order they came in there; the order is what these two depend on."""
     from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule

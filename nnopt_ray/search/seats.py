@@ -74,7 +74,9 @@ class Seat:
     def free(self) -> int:
         if self.to_measure is not None:
             return 0
-        return (1 if self.careful else self.lanes) - len(self.trials) + len(self.ending)
+        if self.careful:  # a trial that is still there would be one of two to die
+            return 1 - len(self.trials)
+        return self.lanes - len(self.trials) + len(self.ending)
 
     def measure(self, params: Mapping[str, Any]) -> None:
         """Find out first how trials like this one are trained here."""

@@ -384,8 +384,11 @@ class Study:
         self.evicted.difference_update(trial.id for trial in had)
         for trial in trials:
             trial.deaths += 1
-        # Of several that died together one may be the cause: each is tried alone before it is given up.
-        if len(had) == 1 and trials and trials[0].deaths >= LOST_WORKER_TRIES:
+            trial.deaths_alone += len(had) == 1
+        # Of several that died together one may be the cause: each is tried alone before it is given up, and twice, as
+        # the worker that it was given may have been dead before.
+        guilty = [t for t in trials if t.deaths >= LOST_WORKER_TRIES and t.deaths_alone >= min(2, LOST_WORKER_TRIES)]
+        if len(had) == 1 and guilty:
             seat.careful = False
             failure = Failure("worker", f"its worker died {trials[0].deaths} times: {why}")
             if self.turns is not None and not trials[0].confirms:

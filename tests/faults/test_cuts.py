@@ -14,11 +14,14 @@ from nnopt_ray import rundir
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import journal as journals
 
+QUICK = ("asha promote", "pbt")  # schedulers of the default run; the others in the long form
 RESOURCES = ("fuse: always, lanes: 4", "fuse: never", "fuse: always, lanes: 8", "fuse: auto")
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(
+    "scheduler", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in SCHEDULERS]
+)
 def test_a_search_cut_anywhere_ends_whole(tmp_path: Path, scheduler: str, seed: int) -> None:
     draw = random.Random(seed)
     method = draw.choice(["random", "bayesian"]) if scheduler != "pbt" else "random"
@@ -35,7 +38,7 @@ def test_a_search_cut_anywhere_ends_whole(tmp_path: Path, scheduler: str, seed: 
 def test_the_best_weights_are_never_older_than_the_state(tmp_path: Path) -> None:
     """Cut between the two files of a checkpoint, a trial that need not train any more would keep older ones."""
     experiment = page(tmp_path, "asha promote", resources="fuse: never")
-    for at in range(1, 60, 3):
+    for at in range(1, 60, 7):
         out = tmp_path / str(at)
         with pytest.raises(Killed), cut(at):
             nn.run(experiment, out)

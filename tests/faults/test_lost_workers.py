@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -86,9 +88,9 @@ class Noting(nn.Watch):
         self.notes.append(sentence)
 
 
-@pytest.mark.parametrize("reproducible", [False, True])
+@pytest.mark.parametrize("reproducible", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_of_trials_that_die_together_only_the_cause_fails(here: Path, one_ray: None, reproducible: bool) -> None:
-    listed = [{"model.deadly": float(number == 2), "train.optimizer.lr": 10 ** (-1 - number / 3)} for number in range(6)]
+    listed = [{"model.deadly": float(n == 2), "train.optimizer.lr": 10 ** (-1 - n / 3)} for n in range(6)]
     page = write_page(
         here,
         model={"type": "deadly_parts:Deadly"},
@@ -182,25 +184,52 @@ def test_ray_joins_in_the_middle_and_nothing_is_repeated(here: Path, monkeypatch
     assert table(nn.run(nn.load(page), here / "alone")) == table(run)
 
 
-def test_a_node_that_comes_gets_work_and_one_that_goes_takes_nothing_with_it(here: Path) -> None:
-    import ray
-    from ray.cluster_utils import Cluster
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    out = here / "out"
-    nodes: list[Any] = []
-
-    def add() -> None:
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print(cluster.address, flush=True)
+nodes = []
+for line in sys.stdin:
+    if line.strip() == "add":
         nodes.append(cluster.add_node(num_cpus=1))
-
-    def remove() -> None:
+    elif line.strip() == "remove":
         cluster.remove_node(nodes[0], allow_graceful=False)
+    else:
+        break
+cluster.shutdown()
+"""
 
+
+class OwnCluster:
+    """A Ray cluster of another process, to which nodes can be added."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        self.address = self._process.stdout.readline().strip()
+
+    def do(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        self._process.communicate("end\n", timeout=60)
+
+
+@pytest.mark.slow
+def test_a_node_that_comes_gets_work_and_one_that_goes_takes_nothing_with_it(here: Path) -> None:
+    out = here / "out"
     page = write_page(
         here,
         model={"type": "deadly_parts:Deadly", "sleep": 0.02},
         train={"epochs": 30, "batch_size": 32, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}}},
-        search={"method": "random", "trials": 12},
+        search={"method": "random", "trials": 16},
         resources={"fuse": "never"},
     )
 
@@ -208,15 +237,16 @@ def test_a_node_that_comes_gets_work_and_one_that_goes_takes_nothing_with_it(her
         journal = RunDir(next(out.iterdir())).journal
         return {event["worker"] for event in rundir.read_lines(journal) if event["event"] == "started"}
 
+    cluster = OwnCluster()
     try:
-        coming = when(lambda: results(out) >= 5, add)
-        going = when(lambda: results(out) >= 10 and len(started()) >= 2, remove)
-        run = nn.run(nn.load(page), out, address=cluster.address)
+        coming = when(lambda: results(out) >= 5, lambda: cluster.do("add"))
+        going = when(lambda: results(out) >= 10 and len(started()) >= 2, lambda: cluster.do("remove"))
+        watch = Noting()
+        run = nn.run(nn.load(page), out, address=cluster.address, watch=watch)
         coming.join()
         going.join()
-        assert len(started()) >= 2
+        assert len(started()) >= 2, watch.notes
         judge_whole(run)
-        assert run.result["trials"] == {"total": 12, "finished": 12, "stopped": 0, "failed": 0}
+        assert run.result["trials"] == {"total": 16, "finished": 16, "stopped": 0, "failed": 0}
     finally:
-        ray.shutdown()
-        cluster.shutdown()
+        cluster.close()
