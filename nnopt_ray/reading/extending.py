@@ -20,6 +20,11 @@ def check_extends(before: Experiment, after: Experiment) -> None:
     other values must stay, for else trials of before and after could not be compared.
     """
     faults = [sentence for sentence in _differences(before.tree, after.tree, "") if sentence]
+    if before.search.reproducible and before.search.concurrency != after.search.concurrency:
+        faults.append(
+            f"search.concurrency: it was {before.search.concurrency or 'left out'}, and the order of a reproducible "
+            f"search is built on it: with {after.search.concurrency or 'none'} it would be another one."
+        )
     if faults:
         raise UserError("\n".join(faults))
 

@@ -140,6 +140,7 @@ def workers() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found in /proc")
 def test_a_worker_killed_with_all_its_lanes_loses_none(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All workers are killed, twice, while they hold four trials each."""
@@ -166,6 +167,7 @@ def test_a_worker_killed_with_all_its_lanes_loses_none(here: Path, monkeypatch: 
     assert run.result["trials"]["failed"] == 0
 
 
+@pytest.mark.slow
 def test_ray_joins_in_the_middle_and_nothing_is_repeated(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = write_page(
         here,
