@@ -152,8 +152,13 @@ def test_failed_trials_are_rows_with_their_reasons(here: Path) -> None:
 
 def test_the_same_fault_three_times_ends_the_study_with_one_sentence(here: Path) -> None:
     page = write_page(here, model={"type": "moody_parts:Moody", "mood": "broken"})
-    with pytest.raises(nn.RunFailed, match=r"3 trials in a row failed in the same way.*cannot be built"):
+    from ray.actor import ActorHandle
+
+    with pytest.raises(nn.RunFailed, match=r"3 trials in a row failed in the same way.*cannot be built") as failed:
         nn.run(nn.load(page), here / "out")
+    # A handle that is forgotten while Ray ends, in its thread, ends this process too.
+    assert failed.value.__traceback__ is not None
+    assert not [each for each in gc.get_objects() if type(each) is ActorHandle]
 
 
 def test_workers_that_always_die_end_the_study_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

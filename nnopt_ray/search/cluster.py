@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
+import traceback
 import warnings
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from nnopt_ray.errors import UserError
@@ -86,7 +89,10 @@ class RaySession:
     def __enter__(self) -> RaySession:
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        while error is not None and self.started:  # its frames hold what Ray gave
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
         self.close()
 
     def actor(self) -> Any:
@@ -125,6 +131,10 @@ class RaySession:
     def close(self) -> None:
         """Let Ray end, in its thread; the next session waits for it."""
         if self._thread is not None and not self._closing.is_set():
+            self._waiting.clear()
+            # A future or an actor's handle that is forgotten here while Ray ends there makes Ray exit this process
+            # (core_worker_process.cc, "The core worker has already been shutdown").
+            gc.collect()
             self._closing.set()
             _ending.append(self._thread)
 

@@ -293,7 +293,7 @@ class Seats:
             try:
                 answer = told(future)
             except ray.exceptions.RayError as error:
-                came.append((seat, error))
+                came.append((seat, error.with_traceback(None)))  # whose frames would hold futures, see RaySession.close
                 self._start(seat)
                 continue
             if asked == "setup":
