@@ -107,3 +107,34 @@ def test_a_search_without_any_value_ends_early(tmp_path: Path) -> None:
     run = nn.resume(folder, trials=26, set=["train.optimizer.lr={log: [1.0e-3, 0.3]}"])
     assert run.best["metrics"]["val_loss"] < 1
     assert list(rundir.read_lines(RunDir(folder).journal))[-1]["status"] == "finished"
+
+
+def test_too_little_memory_for_lanes_is_enough_for_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnopt_ray.train.lanes import Pack
+
+    own, calls = Pack.run_epoch, []
+
+    def hungry(self: Pack, *arguments: Any, **keys: Any) -> Any:
+        calls.append(self.width)
+        found = own(self, *arguments, **keys)
+        if len(calls) == 3:  # in the middle of an epoch, as far as the trials can tell
+            raise MemoryError("no room for the gradients")
+        return found
+
+    monkeypatch.setattr(Pack, "run_epoch", hungry)
+    notes: list[str] = []
+
+    class Noting(nn.Watch):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+
+    run = nn.run(page(tmp_path, resources="fuse: always, lanes: 4"), tmp_path / "out", watch=Noting())
+    assert len(calls) == 3
+    assert [note for note in notes if "one at a time from now on" in note and "out of memory" in note]
+    judge_whole(run)
+    assert run.result["trials"]["finished"] == 8
+    page(tmp_path, resources="fuse: never")
+    alone = nn.run(nn.load(tmp_path / "page.yaml"), tmp_path / "alone")
+    assert list(run.trials["value"]) == pytest.approx(list(alone.trials["value"]), rel=1e-4)
