@@ -46,7 +46,7 @@ def test_a_finished_search_goes_on(tmp_path: Path, scheduler: str) -> None:
         assert lr.between(1e-2, 0.1).all()
 
 
-@pytest.mark.parametrize("reproducible", ["false", "true"])
+@pytest.mark.parametrize("reproducible", [pytest.param("false", marks=pytest.mark.slow), "true"])
 @pytest.mark.parametrize("scheduler", ["none", "hyperband", "pbt"])
 def test_an_interrupted_search_goes_on_with_more(tmp_path: Path, scheduler: str, reproducible: str) -> None:
     experiment = page(tmp_path, scheduler, more=f"reproducible: {reproducible}")

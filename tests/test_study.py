@@ -208,8 +208,15 @@ def test_a_killed_worker_costs_its_trial_nothing(here: Path, capfd: pytest.Captu
     assert list(run.trials["value"]) == list(undisturbed.trials["value"])
 
 
-@pytest.mark.parametrize("method", ["random", "bayesian"])
-@pytest.mark.parametrize("stop_after", [1, 4])
+@pytest.mark.parametrize(
+    ("method", "stop_after"),
+    [
+        ("random", 1),
+        ("bayesian", 4),
+        pytest.param("random", 4, marks=pytest.mark.slow),
+        pytest.param("bayesian", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_study_goes_on_and_repeats_nothing(here: Path, method: str, stop_after: int) -> None:
     search = {"method": method, "trials": 8, "scheduler": {"type": "asha", "grace_period": 2, "reduction_factor": 2}}
     experiment = nn.load(write_page(here, search=search))

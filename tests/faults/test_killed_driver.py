@@ -31,7 +31,7 @@ train:
   checkpoint: {every: 7, keep: 2}
 search: {method: random, trials: 6}
 evaluate: {bootstrap: 50}
-resources: {in_process: never}
+resources: {in_process: never, fuse: never}  # batch norm in lanes is equal to a tolerance only
 """
 
 
