@@ -130,7 +130,6 @@ FAULTS: list[tuple[str, str, str]] = [
     ("confirm more than there are", DATA + "model: mlp\nseed: {int: [1, 9]}\nsearch: {trials: 2, confirm: {top: 3}}\n", "search.confirm.top: the best 3 cannot be taken from a search of 2 trials. Lower it."),
     ("confirm more than listed", DATA + "model: mlp\nsearch: {method: manual, trials: [{seed: 1}, {seed: 2}], confirm: {top: 3}}\n", "the best 3 cannot be taken from a search of 2 trials. Lower it."),
     ("confirm more than points", DATA + "model: mlp\nseed: {choice: [1, 2]}\nsearch: {confirm: {top: 3}}\n", "the best 3 cannot be taken from a search of 2 trials. Lower it."),
-    ("reproducible and fused", DATA + "model: mlp\nseed: {int: [1, 9]}\nsearch: {reproducible: true}\nresources: {fuse: always}\n", "5:19: resources.fuse: a reproducible search (search.reproducible) trains its lanes one by one"),
     ("reproducible by the clock", DATA + "model: mlp\nseed: {int: [1, 9]}\nsearch: {reproducible: true, timeout_s: 60}\n", "4:41: search.timeout_s: where the time runs out differs from run to run"),
     ("lanes that may not be", DATA + "model: mlp\nresources: {fuse: never, lanes: 4}\n", "3:33: resources.lanes: resources.fuse is never, so a worker trains one trial at a time, and 4 lanes are asked for. Write 1, or resources.fuse: auto."),
 ]  # fmt: skip

@@ -13,20 +13,29 @@ import nnopt_ray as nn
 
 QUICK = ("asha promote", "pbt")  # schedulers of the default run; the others in the long form
 MORE = "reproducible: true, concurrency: 3"
+LANES = ["fuse: auto", "fuse: always"]  # these trials are too short for auto: alone, and as lanes
+
+
+def as_lanes(run: nn.Run) -> bool:
+    """Whether the run decided to train several trials at a time."""
+    return "lanes of one step" in run.result["decided"]["lanes"]
 
 
 @pytest.mark.parametrize("seed", [2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 12))])
 @pytest.mark.parametrize(
     "scheduler", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in SCHEDULERS]
 )
-def test_a_search_that_is_cut_is_the_one_that_is_not(tmp_path: Path, scheduler: str, seed: int) -> None:
+@pytest.mark.parametrize("fuse", LANES)
+def test_a_search_that_is_cut_is_the_one_that_is_not(tmp_path: Path, scheduler: str, seed: int, fuse: str) -> None:
     draw = random.Random(seed)
     method = draw.choice(["random", "bayesian"]) if scheduler != "pbt" else "random"
-    experiment = page(tmp_path, scheduler, method, every=draw.choice([1, 3, "auto"]), more=MORE)
+    experiment = page(tmp_path, scheduler, method, every=draw.choice([1, 3, "auto"]), more=MORE, resources=fuse)
     run, cuts = run_with_cuts(experiment, tmp_path / "out", [draw.randrange(1, 200) for _ in range(4)])
     assert cuts
     judge_whole(run)
-    assert table(run) == table(nn.run(experiment, tmp_path / "whole"))
+    whole = nn.run(experiment, tmp_path / "whole")
+    assert as_lanes(whole) == (fuse == "fuse: always")
+    assert table(run) == table(whole)
 
 
 def test_early_stopping_takes_its_turn_too(tmp_path: Path) -> None:
@@ -65,12 +74,14 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path, workers: int) -> 
         cases += [("hyperband", "random"), ("asha", "bayesian")]
     found = {}
     for scheduler, method in cases:
-        folder = tmp_path / f"{scheduler} {method}"
-        folder.mkdir()
-        found[scheduler] = table(nn.run(page(folder, scheduler, method, more=MORE), folder / "out"))
+        for fuse in LANES:
+            folder = tmp_path / f"{scheduler} {method} {fuse[6:]}"
+            folder.mkdir()
+            experiment = page(folder, scheduler, method, more=MORE, resources=fuse)
+            found[folder] = nn.run(experiment, folder / "out")
+            assert as_lanes(found[folder]) == (fuse == "fuse: always")
     ray.shutdown()
-    for scheduler, method in cases:
-        folder = tmp_path / f"{scheduler} {method}"
+    for folder, there in found.items():
         here = nn.run(nn.load(folder / "page.yaml"), folder / "here")
         assert here.result["decided"]["workers"].startswith("1: this process")
-        assert found[scheduler] == table(here), scheduler
+        assert table(there) == table(here), folder.name

@@ -20,7 +20,7 @@ from nnopt_ray.errors import DataError, PartError, RunFolderError
 from nnopt_ray.tables import Part
 
 FORMAT = "nnopt-preprocessing"
-VERSION = 1
+VERSION = 2
 FILE = "preprocessing.json"
 
 
@@ -55,6 +55,7 @@ class Preprocessing:
                     "kind": layout.input.kind,
                     "shape": list(layout.input.shape),
                     "cardinalities": list(layout.input.cardinalities),
+                    "padding": layout.input.padding,
                     "names": list(layout.names),
                 }
                 for layout in self.layouts
@@ -76,7 +77,8 @@ class Preprocessing:
             steps=tuple((Part(step["type"], _keys(step["keys"])), step["learned"]) for step in said["steps"]),
             layouts=tuple(
                 Layout(
-                    Input(entry["kind"], tuple(entry["shape"]), tuple(entry["cardinalities"])), tuple(entry["names"])
+                    Input(entry["kind"], tuple(entry["shape"]), tuple(entry["cardinalities"]), entry["padding"]),
+                    tuple(entry["names"]),
                 )
                 for entry in said["inputs"]
             ),

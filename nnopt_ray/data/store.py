@@ -30,7 +30,7 @@ from nnopt_ray.data.types import Column, Dataset, DataSummary, Input, Rows, Shap
 from nnopt_ray.errors import RunFailed, RunFolderError
 
 FORMAT = "nnopt-data"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 DATASET = "dataset.json"
 SUMMARY = "summary.json"
@@ -214,7 +214,8 @@ def _verify(file: Path, expected: Mapping[str, Any]) -> None:
 
 def _shapes(said: Mapping[str, Any]) -> Shapes:
     inputs = tuple(
-        Input(entry["kind"], tuple(entry["shape"]), tuple(entry["cardinalities"])) for entry in said["inputs"]
+        Input(entry["kind"], tuple(entry["shape"]), tuple(entry["cardinalities"]), entry["padding"])
+        for entry in said["inputs"]
     )
     return Shapes(said["task"], inputs, said["outputs"])
 

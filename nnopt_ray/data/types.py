@@ -10,7 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "language_modelling", "masked_language_modelling"]
+
+LANGUAGE: tuple[Task, ...] = ("language_modelling", "masked_language_modelling")
+CODES = ("categories", "tokens", "lengths")  # kinds of input that are int64
+IGNORED = -100  # a position of a language target at which nothing is asked (torch's ignore_index)
 
 
 @dataclass(frozen=True)
@@ -18,20 +22,25 @@ class Input:
     """One tensor of a batch. `shape` is that of one row.
 
     kind "table": float32 [columns]; "image": float32 [channels, height, width];
-    "categories": int64 [columns], codes for embeddings, `cardinalities[i]` codes in column i.
+    "categories": int64 [columns], codes for embeddings, `cardinalities[i]` codes in column i;
+    "tokens": int64 [length], `cardinalities[0]` codes in all; the rest of a shorter text is `padding`;
+    "sequence": float32 [length, channels], the rest of a shorter one is 0;
+    "lengths": int64 [], steps of the sequence beside it, where they differ from row to row.
     """
 
-    kind: Literal["table", "image", "categories"]
+    kind: Literal["table", "image", "categories", "tokens", "sequence", "lengths"]
     shape: tuple[int, ...]
     cardinalities: tuple[int, ...] = ()
+    padding: int = 0
 
 
 @dataclass(frozen=True)
 class Shapes:
     """What a model is built from. A model is called with one tensor per input, in this order.
 
-    It returns float32 [rows, outputs]: a logit per class, or a value per target. Two classes are
-    two logits.
+    It returns float32 [rows, outputs]: a logit per class, or a value per target (of a forecast: a value per step
+    of the horizon). Two classes are two logits. Of a language task it returns float32 [rows, length, outputs], a
+    logit for each of `outputs` tokens at each position: what comes next, or what was there before it was masked.
     """
 
     task: Task
@@ -39,9 +48,25 @@ class Shapes:
     outputs: int
 
     @property
+    def is_language(self) -> bool:
+        """Whether the target is a token at each position of the input."""
+        return self.task in LANGUAGE
+
+    @property
     def features(self) -> int:
-        """Numbers in one row of the first input (0 when there are only categories)."""
-        return prod(self.inputs[0].shape) if self.inputs[0].kind != "categories" else 0
+        """Numbers in one row of the first input (0 when it holds codes)."""
+        return prod(self.inputs[0].shape) if self.inputs[0].kind not in CODES else 0
+
+    @property
+    def tokens(self) -> Input | None:
+        """The text, when it is the only input."""
+        return self.inputs[0] if len(self.inputs) == 1 and self.inputs[0].kind == "tokens" else None
+
+    @property
+    def sequence(self) -> tuple[int, int] | None:
+        """(length, channels) when the first input is a sequence; "lengths" may follow it."""
+        first = self.inputs[0]
+        return (first.shape[0], first.shape[1]) if first.kind == "sequence" else None
 
     @property
     def categories(self) -> tuple[int, ...]:
@@ -60,7 +85,8 @@ class Rows:
     """One part of the data, memory-mapped.
 
     inputs: one array per input of Shapes, [rows, *shape], float32 or int64.
-    target: int64 [rows] (class index) or float32 [rows, outputs] (in the scaled units of training).
+    target: int64 [rows] (class index), float32 [rows, outputs] (in the scaled units of training), or of a
+        language task int64 [rows, length] (token, or IGNORED).
     source_rows: int64 [rows], the row's number in the source, from 0.
     """
 
@@ -77,7 +103,7 @@ class Column:
     """What was recognised about one column of the source."""
 
     name: str
-    kind: Literal["numeric", "categorical", "boolean", "date", "image", "target", "dropped"]
+    kind: Literal["numeric", "categorical", "boolean", "date", "image", "text", "sequence", "target", "dropped"]
     missing: int
     distinct: int
     note: str = ""  # why it was dropped, how a date is read, ...

@@ -291,15 +291,9 @@ def _confirm(tree: Mapping[str, Any], opened: bool, places: Places) -> None:
 
 
 def _bit_for_bit(tree: Mapping[str, Any], places: Places) -> None:
-    """What `search.reproducible` promises must not hang on a clock, or on how many trials share a step."""
+    """What `search.reproducible` promises must not hang on a clock."""
     if _at(tree, "search", "reproducible") is not True:
         return
-    if _at(tree, "resources", "fuse") == "always":
-        message = (
-            "a reproducible search (search.reproducible) trains its lanes one by one, so that every bit is the same "
-            "at any width. Write auto or never, or search.reproducible: false."
-        )
-        places.add(("resources", "fuse"), "resources.fuse", message)
     if _at(tree, "search", "timeout_s") is not None:
         message = (
             "where the time runs out differs from run to run, and search.reproducible promises the same search. "

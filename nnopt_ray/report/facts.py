@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from nnopt_ray import reading
-from nnopt_ray.data.types import Column, DataSummary
+from nnopt_ray.data.types import Column, DataSummary, Task
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, Range, walk
 from nnopt_ray.report.course import Course, course_of, status_of
@@ -73,7 +73,7 @@ class Facts:
         return min(scored, key=lambda row: sign * (row.value or 0.0), default=None)
 
     @property
-    def task(self) -> Literal["classification", "regression"] | None:
+    def task(self) -> Task | None:
         if self.summary is not None:
             return self.summary.task
         test = self.winner.get("test")

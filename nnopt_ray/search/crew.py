@@ -21,7 +21,7 @@ from nnopt_ray.experiment import plain
 from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir, write_text
 from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report, failure_of, is_memory
-from nnopt_ray.search.shapes import shape_of
+from nnopt_ray.search.shapes import how_many, shape_of
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
@@ -44,6 +44,7 @@ class _Lane:
     shape: str
     until: int | None = None
     copied: int = 0  # the `at` of its last Copy
+    place: int = 0
 
     @property
     def goes_on(self) -> bool:
@@ -89,17 +90,21 @@ class Crew:
 
     def _chosen(self, closed: Experiment, share: float = 1.0) -> Choice:
         """`share`: of the work that is left, which trials of this shape are."""
-        from nnopt_ray.train.choice import Choice, choose
+        from nnopt_ray.train.choice import choose
+        from nnopt_ray.train.exact import choose_exactly
 
-        shape = shape_of(closed)
+        shape, demand = shape_of(closed), self._demand
+        if shape in self._choices:
+            return self._choices[shape]
+        how = self._experiment.resources.fuse, self._experiment.resources.lanes
         if self._experiment.search.reproducible:
-            self._choices.setdefault(shape, Choice(1, "one trial at a time, as search.reproducible asks for it"))
-        if shape not in self._choices:
-            resources = self._experiment.resources
+            trainings = demand.total / min(demand.total, how_many(self._experiment))
+            self._choices[shape] = choose_exactly(lambda: self._trainer(closed), *how, demand.width, trainings)
+        else:
             dataset, _ = self._dataset(closed)
-            steps = share * self._demand.epochs * max(1, len(dataset.train) // closed.train.batch_size)
-            how = resources.fuse, resources.lanes, self._demand.most
-            self._choices[shape] = choose(lambda: self._trainer(closed), *how, lambda step_s: steps * step_s)
+            steps = share * demand.epochs * max(1, len(dataset.train) // closed.train.batch_size)
+            work = demand.most, lambda step_s: steps * step_s
+            self._choices[shape] = choose(lambda: self._trainer(closed), *how, *work)
         return self._choices[shape]
 
     def _trainer(self, closed: Experiment) -> Trainer:
@@ -165,7 +170,7 @@ class Crew:
             self._report(order.trial).parameters = lane.run.parameters
         if order.copy is not None:
             lane = self._copied(order, order.copy)
-        lane.until = order.until
+        lane.until, lane.place = order.until, order.place
         if self._keeps_decisions and order.copy is None and lane.until == lane.run.epoch:
             lane.run.keep_decision(again=False)  # cut off between its last epoch and this
         if lane.run.done:  # it had ended before its driver heard of it
@@ -253,16 +258,27 @@ class Crew:
             by_shape.setdefault(self._lanes[trial].shape, []).append(trial)
         for shape, trials in by_shape.items():
             choice = self._choice_for(shape, trials)
-            for group in _groups(trials, choice.lanes):
+            for group in self._groups(trials, choice):
                 width = choice.cheapest(len(group))
                 if width == 1 or not self._together(choice, width, group):
                     for trial in group:
                         self._guard(trial, lambda trial=trial: self._alone(trial))  # type: ignore[misc]
 
+    def _groups(self, trials: list[str], choice: Choice) -> list[list[str]]:
+        """Those that share a step."""
+        size = max(1, choice.lanes)
+        if not choice.rows_by_place:
+            return [trials[start : start + size] for start in range(0, len(trials), size)]
+        found: dict[int, list[str]] = {}
+        for trial in trials:
+            found.setdefault(self._lanes[trial].place // size, []).append(trial)
+        return list(found.values())
+
     def _choice_for(self, shape: str, trials: list[str]) -> Choice:
         if shape in self._choices:
             return self._choices[shape]
-        if len(trials) < 2 or self._measuring_s > MEASURING_SHARE * self._rounds_s:
+        exact = self._experiment.search.reproducible
+        if not exact and (len(trials) < 2 or self._measuring_s > MEASURING_SHARE * self._rounds_s):
             from nnopt_ray.train.choice import Choice
 
             return Choice(1, "")
@@ -296,7 +312,8 @@ class Crew:
             pack = choice.packs.get(width)
             if pack is None:
                 pack = choice.packs[width] = Pack(choice.shape, width, trainers[0])
-            self._seat(choice, pack, trainers)
+            rows = {id(self._lanes[t].run.trainer): self._lanes[t].place % width for t in trials}
+            self._seat(choice, pack, trainers, rows if choice.rows_by_place else {})
             done = pack.run_epoch(only=set(trainers))
         except CannotFuse as error:
             self._one_by_one(choice, f"{error}")
@@ -309,16 +326,22 @@ class Crew:
             self._guard(trial, lambda trial=trial, came=came: self._came(trial, came))  # type: ignore[misc]
         return True
 
-    def _seat(self, choice: Choice, pack: Pack, trainers: Sequence[Trainer]) -> None:
+    def _seat(self, choice: Choice, pack: Pack, trainers: Sequence[Trainer], rows: Mapping[int, int]) -> None:
+        """Put them into the pack, at these rows where they have one (id of a training → row)."""
         for trainer in trainers:
+            row = rows.get(id(trainer))
             if trainer in pack.lanes:
-                continue
+                if row is None or pack.lanes[row] is trainer:
+                    continue
+                pack.take(trainer)
+            if row is not None and (sits := pack.lanes[row]) is not None:
+                pack.take(sits)
             for other in choice.packs.values():
                 if trainer in other.lanes:
                     other.take(trainer)
             if pack.filled == pack.width:  # one that waits for a decision makes room
                 pack.take(next(lane for lane in pack.lanes if lane is not None and lane not in trainers))
-            pack.put(trainer)
+            pack.put(trainer, row)
 
     def _came(self, trial: str, came: Epoch | NotANumber) -> None:
         if isinstance(came, NotANumber):
@@ -362,10 +385,6 @@ class Crew:
             except RunFailed as full:
                 failure = Failure("storage", str(full))
             self._report(trial).failure = failure
-
-
-def _groups(trials: list[str], size: int) -> list[list[str]]:
-    return [trials[start : start + max(1, size)] for start in range(0, len(trials), max(1, size))]
 
 
 def _same_training(page: Path, closed: Experiment) -> bool:

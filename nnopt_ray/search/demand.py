@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.search.ledger import Ledger
-from nnopt_ray.search.logical import CONCURRENCY
+from nnopt_ray.search.logical import places_of, width_of
 from nnopt_ray.search.messages import Demand
 from nnopt_ray.search.searchers import Asker
 from nnopt_ray.search.space import most_epochs
@@ -24,6 +24,7 @@ def demand_of(experiment: Experiment, asker: Asker, left: int, *, in_turns: bool
     """So many workers → what each of them has to do when `left` trials are left. `in_turns`: in logical order."""
     stops = experiment.search.scheduler.type != "none"
     limit = experiment.search.concurrency
+    places = places_of(experiment, asker)
 
     def demand(workers: int) -> Demand:
         share = max(1, math.ceil(left / workers))
@@ -33,10 +34,10 @@ def demand_of(experiment: Experiment, asker: Asker, left: int, *, in_turns: bool
         if stops:
             most = min(most, LANES_OF_SCHEDULER)
         if in_turns:
-            most = math.ceil((limit or CONCURRENCY) / workers)
+            most = math.ceil(places / workers)
         elif limit is not None:
             most = min(most, math.ceil(limit / workers))
-        return Demand(most, share * most_epochs(experiment))
+        return Demand(most, share * most_epochs(experiment), asker.total, width_of(experiment, asker))
 
     return demand
 

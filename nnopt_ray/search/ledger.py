@@ -152,7 +152,9 @@ class Ledger:
     def confirm(self, name: str, of_trial: str, params: Mapping[str, Any]) -> Trial:
         """A training of the confirmation; the one that is known already when it was begun before."""
         if name not in self.confirming:
-            event = {"event": "asked", "trial": name, "params": dict(params), "confirms": of_trial}
+            event: Event = {"event": "asked", "trial": name, "params": dict(params), "confirms": of_trial}
+            if self.experiment.search.reproducible:
+                event["slot"] = len(self.confirming)
             self.journal.append(event)
             self._asked(event)
         return self.confirming[name]
@@ -328,7 +330,7 @@ class Ledger:
         self._ended(event)
 
     def _at(self, trial: Trial, round_: int | None) -> Event:
-        if round_ is None or not self.experiment.search.reproducible:
+        if round_ is None or trial.confirms or not self.experiment.search.reproducible:
             return {}
         return {"slot": trial.slot, "round": round_}
 

@@ -12,11 +12,28 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from nnopt_ray.experiment import Experiment
 from nnopt_ray.results import Epoch
 from nnopt_ray.search.ledger import Ledger, Trial
 from nnopt_ray.search.messages import Failure, Report
+from nnopt_ray.search.searchers import Asker
 
-CONCURRENCY = 4  # places where the page says none: the machine's number of CPUs would make another search of it
+# Places where the page says none; the machine's number of CPUs would make another search of it. A searcher or a
+# scheduler that learns from what it hears should hear of some before it decides about others.
+CONCURRENCY, CONCURRENCY_LEARNING = 16, 4
+WIDTH = 8  # of a pack, at most: wider ones gain little more, and several workers would each have rows without lanes
+
+
+def places_of(experiment: Experiment, asker: Asker) -> int:
+    """How many trials of a reproducible search are in flight."""
+    learns = asker.adaptive or experiment.search.scheduler.type != "none"
+    return experiment.search.concurrency or (CONCURRENCY_LEARNING if learns else CONCURRENCY)
+
+
+def width_of(experiment: Experiment, asker: Asker) -> int:
+    """Rows of the packs of a reproducible search; place p has row p % width of pack p // width."""
+    lanes = experiment.resources.lanes
+    return lanes if lanes != "auto" else min(places_of(experiment, asker), WIDTH)
 
 
 @dataclass

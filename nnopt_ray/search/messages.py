@@ -31,6 +31,7 @@ class Order:
     copy: Copy | None = None  # to be taken over first; `params` are those that it goes on with
     # What a copy gives it that was ordered before: its folder may have it, and the driver not know, after a kill.
     copied_params: Mapping[str, Any] | None = None
+    place: int = 0  # in the logical order of a reproducible search
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Demand:
 
     most: int
     epochs: int  # left for one worker
+    total: int = 1  # trials that the search asks for, from its first on
+    width: int = 1  # of a reproducible search: rows of its packs
 
 
 def is_memory(error: BaseException) -> bool:

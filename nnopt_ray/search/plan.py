@@ -280,6 +280,8 @@ def lanes_of(experiment: Experiment) -> Lanes:
         return Lanes(1, "one trial at a time, as resources.fuse is never")
     if resources.lanes != "auto":
         return Lanes(resources.lanes, "resources.lanes")
+    if experiment.search.reproducible:
+        return Lanes(None, "where a step is small, as search.reproducible leaves it to no clock")
     return Lanes(None, "chosen by measuring at the start")
 
 

@@ -193,9 +193,9 @@ class Seats:
             return
         if self._here is not None and not self._session.ready:
             return
-        if not self._workers or (
-            not self._session.cluster().embedded and time.monotonic() - self._looked > LOOK_FOR_NODES_S
-        ):
+        # Asking Ray for its nodes takes 2 ms, which is as long as a small trial.
+        joined = self._session.address is not None
+        if not self._workers or (joined and time.monotonic() - self._looked > LOOK_FOR_NODES_S):
             self._hire_all()
 
     def _hire_all(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnopt_ray import tables
 from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.search.space import branches, points
 from nnopt_ray.tables import Part
 
 # What each lane has for itself, whatever the model: see train/lanes.py.
@@ -46,13 +48,25 @@ def _part(room: str, part: Part) -> dict[str, Any]:
     return {"type": part.type, **{key: bool(value) if key in own else value for key, value in part.keys.items()}}
 
 
+def how_many(experiment: Experiment) -> float:
+    """How many shapes the page opens at most; infinite where a range that changes the shape is continuous."""
+    own = (*OF_THE_LANE, *_lane_paths(experiment))
+    found = 1.0
+    for _, path, range_ in branches(experiment.tree):
+        if not _under(path, own):
+            found *= points(range_) or math.inf
+    return found
+
+
 def alike(experiment: Experiment, params: Mapping[str, Any]) -> str:
     """As `shape_of`, from the parameters alone and so in no time; it may tell apart what `shape_of` does not."""
     own = (*OF_THE_LANE, *_lane_paths(experiment))
-    kept = {
-        path: value for path, value in params.items() if not any(path == o or path.startswith(f"{o}.") for o in own)
-    }
+    kept = {path: value for path, value in params.items() if not _under(path, own)}
     return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _under(path: str, own: Sequence[str]) -> bool:
+    return any(path == each or path.startswith(f"{each}.") for each in own)
 
 
 def _lane_paths(experiment: Experiment) -> Iterator[str]:

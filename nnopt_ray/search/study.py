@@ -26,7 +26,7 @@ from nnopt_ray.search.demand import demand_of, seconds_left
 from nnopt_ray.search.display import Display
 from nnopt_ray.search.hopeless import Hopeless
 from nnopt_ray.search.ledger import Ledger, Trial, page_digest
-from nnopt_ray.search.logical import CONCURRENCY, Turns
+from nnopt_ray.search.logical import Turns, places_of, width_of
 from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report
 from nnopt_ray.search.seats import HandedOver, Seat, Seats, death
 from nnopt_ray.search.space import most_epochs
@@ -78,9 +78,8 @@ class Study:
         else:
             self._replay(earlier, digest)
         if self.experiment.search.reproducible:
-            places = self.experiment.search.concurrency or CONCURRENCY
             calls = (self._fill_place, self._finish, self._failed, self._carry_out, self._drop)
-            self.turns = Turns(self.ledger, places, *calls)
+            self.turns = Turns(self.ledger, places_of(self.experiment, self.asker), *calls)
 
     def _replay(self, earlier: list[journals.Event], digest: str) -> None:
         if earlier[0].get("event") != "study":
@@ -212,9 +211,10 @@ class Study:
         if trial.verdict is not None and trial.verdict.kind == "copy" and trial.here >= trial.decided_at:
             copy = Copy(trial.verdict.donor, trial.verdict.donor_epochs, trial.decided_at)
             params = dict(trial.verdict.params)
-            return Order(trial.id, params, self.ledger.judge.next_decision(trial.id, len(trial.values)), copy)
+            until = self.ledger.judge.next_decision(trial.id, len(trial.values))
+            return Order(trial.id, params, until, copy, place=trial.slot)
         copied = trial.verdict.params if trial.verdict is not None and trial.verdict.kind == "copy" else None
-        return Order(trial.id, params, self.ledger.until(trial), None, copied)
+        return Order(trial.id, params, self.ledger.until(trial), None, copied, trial.slot)
 
     def _next(self, seat: Seat) -> Trial | None:
         """A trial for a free lane: one that waits, one that is promoted, or a new one."""
@@ -256,7 +256,10 @@ class Study:
     def _alike(self, trial: Trial) -> str:
         if not trial.alike:
             trial.alike = shapes.alike(self.experiment, trial.params)
-        return trial.alike
+        if not self.experiment.search.reproducible:
+            return trial.alike
+        # Trials whose places are rows of one pack share its steps.
+        return f"{trial.alike} {trial.slot // width_of(self.experiment, self.asker)}"
 
     def _ask(self, slot: int = 0, round_: int = 0) -> Trial | None:
         if self.asked_all or self.closing:

@@ -43,7 +43,8 @@ class Static:
 class Block:
     """Rows of weights.
 
-    flat, gradient: float32 [width, P]. rest: buffers and frozen weights by name, [width, ...].
+    flat, gradient: float32 [width, P]; first: [P], the weights that they begin with.
+    rest: buffers and frozen weights by name, [width, ...].
     loss_values: what the loss has for each lane, [width].
     """
 
@@ -52,7 +53,8 @@ class Block:
     ) -> None:
         self.shape, self.width = shape, width
         # Rows without a lane hold weights too, so that nothing in them slows the arithmetic down.
-        self.flat = flat.detach().repeat(width, 1)
+        self.first = flat.detach().clone()
+        self.flat = self.first.repeat(width, 1)
         self.gradient = torch.zeros_like(self.flat)
         self.rest = {name: torch.stack([tensor] * width) for name, tensor in rest.items()}
         self.loss_values = {
@@ -76,13 +78,13 @@ class Block:
         drops = tuple(torch.ones(self.width, *site.shape, device=self.flat.device) for site in sites)
         static = Static(inputs, target, drops, sites, Program(0, tuple))
         self.shape.model.train()
-        kept = self._values()
+        kept = self.values()
         try:
             with _batchable():
                 static.program = record(lambda: self._step(static), self._places((*inputs, target, *drops)))
             agreed = 0
             for trial in range(TRIALS):
-                self._put_back(kept)
+                self.put_back(kept)
                 agreed += self._prove(static, trial)
                 if agreed == PROVED_ON:
                     break
@@ -92,14 +94,14 @@ class Block:
             told = fusible.reason(error)
             raise CannotFuse(f"its step cannot be taken for several lanes at once: {told}") from error
         finally:
-            self._put_back(kept)
+            self.put_back(kept)
         self.static[rows] = static
 
-    def _values(self) -> list[tuple[Tensor, Tensor]]:
+    def values(self) -> list[tuple[Tensor, Tensor]]:
         live = [self.flat, self.gradient, *self.rest.values(), *self.loss_values.values()]
         return [(tensor, tensor.clone()) for tensor in live]
 
-    def _put_back(self, values: list[tuple[Tensor, Tensor]]) -> None:
+    def put_back(self, values: list[tuple[Tensor, Tensor]]) -> None:
         for tensor, before in values:
             tensor.copy_(before)
 
@@ -137,7 +139,7 @@ class Block:
 
         Raises CannotFuse when it differs by more than a number on the other side of a kink (a ReLU's zero) explains.
         """
-        self._draw(static, torch.Generator().manual_seed(trial))
+        self.draw(static, torch.Generator().manual_seed(trial))
         before = {name: block.clone() for name, block in self.rest.items()}
         losses = static.run()
         agreed = True
@@ -162,7 +164,7 @@ class Block:
             [drop[row] for drop in static.drops],
         )
 
-    def _draw(self, static: Static, generator: torch.Generator) -> None:
+    def draw(self, static: Static, generator: torch.Generator) -> None:
         """Fill a step's memory for a trial: any rows, weights a little off, dropout."""
         train, rows = self.shape.placed.train, static.target.shape[1]
         assert train.target is not None
@@ -198,7 +200,7 @@ class Block:
         def forward() -> tuple[Tensor, ...]:
             return (torch.func.vmap(one, in_dims=(0, 0, None))(self.leaves, self.rest, places),)
 
-        kept = self._values()
+        kept = self.values()
         try:
             with torch.no_grad():
                 with _batchable():
@@ -209,7 +211,7 @@ class Block:
             told = fusible.reason(error)
             raise CannotFuse(f"its evaluation cannot be done for several lanes at once: {told}") from error
         finally:
-            self._put_back(kept)
+            self.put_back(kept)
             self.shape.model.train()
 
     def _prove_evaluation(self, rows: int) -> None:

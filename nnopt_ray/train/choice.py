@@ -26,6 +26,7 @@ RECORD_S = 0.2  # about what the shape and the recording of a small network cost
 MEMORY_SHARE = 0.25  # of what is free: what the lanes of one worker may take
 
 Fuse = Literal["auto", "always", "never"]
+Lanes = int | Literal["auto"]
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Choice:
     step_s: Mapping[int, float] = field(default_factory=dict)
     shape: Shape | None = None  # None: one by one
     packs: dict[int, Pack] = field(default_factory=dict)
+    rows_by_place: bool = False  # see exact.py
 
     def cheapest(self, count: int) -> int:
         """The width of the pack that `count` trainings run in for the least time; 1: one after another."""
@@ -49,7 +51,7 @@ class Choice:
 def choose(
     example: Callable[[], Trainer],
     fuse: Fuse,
-    lanes: int | Literal["auto"],
+    lanes: Lanes,
     most: int,
     work_s: Callable[[float], float],
 ) -> Choice:
@@ -111,7 +113,7 @@ def choose(
     return choice
 
 
-def _widths(wanted: int, lanes: int | Literal["auto"], fitting: int) -> list[int]:
+def _widths(wanted: int, lanes: Lanes, fitting: int) -> list[int]:
     if lanes != "auto":
         return [lanes]
     cap = max(2, min(wanted, fitting))

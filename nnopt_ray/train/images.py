@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nnopt_ray.data.types import Shapes
+from nnopt_ray.data.types import CODES, Shapes
 
 
 def gain_from_channels_last(model: nn.Module, shapes: Shapes, device: str) -> bool:
@@ -19,7 +19,7 @@ def gain_from_channels_last(model: nn.Module, shapes: Shapes, device: str) -> bo
     if device != "cpu" or shapes.image is None or not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         return False
     rows = tuple(
-        torch.zeros(2, *each.shape, dtype=torch.int64 if each.kind == "categories" else torch.float32)
+        torch.zeros(2, *each.shape, dtype=torch.int64 if each.kind in CODES else torch.float32)
         for each in shapes.inputs
     )
     model.eval()

@@ -76,9 +76,12 @@ class Pack:
     def filled(self) -> int:
         return sum(lane is not None for lane in self.lanes)
 
-    def put(self, trainer: Trainer) -> int:
-        """A training takes a free row → its number. Raises CannotFuse when it is of another shape."""
-        slot = self.lanes.index(None)
+    def put(self, trainer: Trainer, row: int | None = None) -> int:
+        """A training takes this row, or the first free one → its number. Raises CannotFuse when it is of another
+        shape."""
+        slot = self.lanes.index(None) if row is None else row
+        if self.lanes[slot] is not None:
+            raise IndexError(f"row {slot} has a lane")
         self.shape.refuse_other(trainer)
         self._rates[slot] = self.shape.rates(trainer)
         block = self.block
