@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import lane_example
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from train_example import MACHINE, Named, accuracy, page, part
+from pack_example import alone, differences, together, trainer
+from train_example import page, part
 
 from nnopt_ray.data.types import Dataset, Input
 from nnopt_ray.errors import NotANumber
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.results import Epoch
 from nnopt_ray.tables import Part
 from nnopt_ray.train import masks
 from nnopt_ray.train.lanes import CannotFuse, Pack, Shape
@@ -39,11 +38,6 @@ TABLE = lane_example.made("classification", (Input("table", (8,)),))
 NUMBERS = lane_example.made("regression", (Input("table", (8,)),))
 IMAGES = lane_example.made("classification", (Input("image", (2, 8, 8)),))
 MIXED = lane_example.made("classification", (Input("table", (4,)), Input("categories", (2,), (5, 3))))
-
-METRICS = {
-    "classification": {"accuracy": Named("max", accuracy), "middle": Named("min", lambda o, t: np.median(o))},
-    "regression": {"mae": Named("min", lambda o, t: np.abs(o - t).mean())},
-}
 
 # One page's training each: all optimizers, schedules, clipping, decisions.
 TRAININGS: list[dict[str, Any]] = [
@@ -77,52 +71,6 @@ def pages(model: Part, varied: Mapping[str, tuple[str, list[Any]]] | None = None
             parts[room] = part(parts[room].type, **{**parts[room].keys, key: values[number % len(values)]})
         made.append(page(**{"seed": number, "batch_size": 32, **training, **both, **parts}))
     return made
-
-
-def trainer(experiment: Experiment, data: Dataset) -> Trainer:
-    return Trainer(experiment, data, MACHINE, METRICS[data.shapes.task])
-
-
-def alone(experiment: Experiment, data: Dataset, epochs: int = 99) -> Trainer:
-    made = trainer(experiment, data)
-    while not made.done and made.epoch < epochs:
-        made.run_epoch()
-    return made
-
-
-def together(experiments: list[Experiment], data: Dataset, width: int) -> list[Trainer]:
-    """All of these, as lanes that join when there is room and leave when they are done."""
-    waiting = [trainer(experiment, data) for experiment in experiments]
-    everyone = list(waiting)
-    pack = Pack(Shape(waiting[0]), width, waiting[0])
-    while waiting or pack.filled:
-        while waiting and pack.filled < width:
-            pack.put(waiting.pop(0))
-        for lane, came in pack.run_epoch():
-            assert isinstance(came, Epoch), came
-            assert came is lane.history[-1]
-            if lane.done:
-                pack.take(lane)
-    return everyone
-
-
-def differences(one: Trainer, two: Trainer) -> dict[str, float]:
-    """Largest difference of each thing that a state holds, in numbers; of all else nothing may differ."""
-    found: dict[str, float] = {}
-    a, b = one.state(), two.state()
-    assert a.tensors.keys() == b.tensors.keys()
-    for name, tensor in a.tensors.items():
-        kind = name.partition(".")[0].partition("-")[0]
-        gap = float((tensor.double() - b.tensors[name].double()).abs().max()) if tensor.numel() else 0.0
-        found[kind] = max(found.get(kind, 0.0), gap)
-    for ours, theirs in zip(a.scalars["history"], b.scalars["history"], strict=True):
-        assert (ours["epoch"], ours["events"], ours["lr"]) == (theirs["epoch"], theirs["events"], theirs["lr"])
-        for name, value in {**ours["metrics"], "norm": ours["grad_norm"]}.items():
-            other = {**theirs["metrics"], "norm": theirs["grad_norm"]}[name]
-            found[name] = max(found.get(name, 0.0), abs(value - other))
-    for name in a.scalars.keys() - {"history", "watch", "base_lr"}:
-        assert a.scalars[name] == b.scalars[name], name
-    return found
 
 
 MLP = {"widths": (16,), "activation": "relu", "norm": "none", "dropout": 0.0, "residual": False}

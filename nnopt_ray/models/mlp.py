@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nnopt_ray.data.types import Shapes
+from nnopt_ray.models.inputs import numbers_and_codes
 
 Activation = Literal["relu", "gelu", "tanh", "silu"]
 Norm = Literal["none", "batch", "layer"]
@@ -55,12 +56,15 @@ class MLP(nn.Module):
     """Multilayer perceptron: hidden layers of the given widths, then one linear layer to the outputs.
 
     All inputs are flattened and joined: float32 [rows, columns] of a table, float32 [rows, channels,
-    height, width] of an image, int64 [rows, columns] codes through one embedding per column. Returns
+    height, width] of an image, float32 [rows, length, channels] of a sequence, int64 [rows, columns] codes
+    through one embedding per column. Returns
     float32 [rows, outputs]. Weights start as torch.nn.Linear and torch.nn.Embedding start them; an
     embedding's unit normal fits numeric columns scaled to unit deviation.
 
     The shortcut is that of He et al. 2015 (arXiv:1512.03385, option B): identity where a layer keeps
     the width, a linear projection without bias where it changes it.
+
+    Raises UserError for text, and for sequences whose length differs from row to row.
 
     Keys:
         widths: neurons of each hidden layer, first to last; an empty list gives a linear model.
@@ -85,6 +89,7 @@ class MLP(nn.Module):
         embedding_dim: Annotated[int, Field(ge=1, le=65536)] | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
+        numbers_and_codes(shapes, "mlp")
         self.embeddings = nn.ModuleList(
             nn.Embedding(cardinality, embedding_size(cardinality) if embedding_dim == "auto" else embedding_dim)
             for cardinality in shapes.categories

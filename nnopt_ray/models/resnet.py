@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnopt_ray.data.types import Shapes
 from nnopt_ray.errors import UserError
+from nnopt_ray.models.inputs import one_image
 
 # depth → basic blocks in each stage. A depth of the form 6n+2 has three stages of n blocks (He et al.
 # 2015, section 4.2); 18 is the first network of the same paper's table 1.
@@ -132,13 +133,7 @@ class ResNet(nn.Module):
 
 def _channels(shapes: Shapes, depth: int, smallest: int) -> int:
     """Channels of the images; refuses data that is no image, or smaller than `smallest` pixels a side."""
-    if shapes.image is None or len(shapes.inputs) != 1:
-        kinds = " and ".join(i.kind for i in shapes.inputs)
-        raise UserError(
-            f"model resnet takes one image per row, and this data has {kinds} input. "
-            "Use model mlp, or a source of images."
-        )
-    channels, height, width = shapes.image
+    channels, height, width = one_image(shapes, "resnet")
     if min(height, width) < smallest:
         raise UserError(
             f"model resnet of depth {depth} halves the image {smallest.bit_length() - 1} times and needs at least "
