@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_lanes import FAMILIES, differences, pages, trainer
+from pack_example import differences, trainer
+from test_lanes import FAMILIES, pages
 from train_example import MACHINE, dataset, page, part
 
 from nnopt_ray.data.types import Dataset
