@@ -211,7 +211,8 @@ class Data(Section):
     )
     ignore: Annotated[tuple[str, ...], Fixed(SPLIT_WHY)] = Field(default=(), description="columns not to learn from")
     split: Annotated[Part, InRoom("split"), Fixed(SPLIT_WHY)] = Field(
-        default=by_default("random"), description="training, validation and test part"
+        default=by_default("random"),
+        description="training, validation and test part; `given` where the source has a test set of its own (idx)",
     )
     steps: Annotated[tuple[Part, ...], InRoom("step")] = Field(
         default=(), description="preprocessing in this order; what it needs to know is fitted on the training part only"

@@ -6,6 +6,8 @@ SOURCES: dict[str, str] = {
     "parquet": "nnopt_ray.data.sources:Parquet",
     "arrow": "nnopt_ray.data.sources:Arrow",
     "numpy": "nnopt_ray.data.arrays:Numpy",
+    "idx": "nnopt_ray.data.idx:Idx",
+    "text_lines": "nnopt_ray.data.text_files:TextLines",
 }
 
 SPLITS: dict[str, str] = {

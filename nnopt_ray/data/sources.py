@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -38,7 +38,11 @@ class Source(ABC):
     `fingerprint` answers with a text that changes whenever the content does; a modification time is not
     enough. `read` gives the rows as they are; trimming and checking them is `table.tidy`'s work. Both raise
     DataError; `base` is the folder of the page.
+
+    own_parts: the source comes with a test set of its own; `split: given` is the default then.
     """
+
+    own_parts: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, base: Path) -> Table:

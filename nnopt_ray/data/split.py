@@ -295,34 +295,66 @@ class Time(Split):
 
 
 class Given(Split):
-    """The source says it: a column that holds train, validation or test.
+    """The source says it: a column that holds train, validation or test, or a test set of the source's own.
 
-    Understood are also training, valid, val, dev and testing, in any case. The column is not learned from.
+    Understood are also training, valid, val, dev and testing, in any case. The column is not learned from. Where
+    no row is for validation, rows of the training part are drawn for it, classes in their shares.
 
     Keys:
-        column: the column with the part of each row.
+        column: the column with the part of each row; without it the parts that the source came with (idx, folders).
+        validation: share of the training rows to draw, where none are given.
+        seed: what the draw depends on; without it the page's seed.
     """
 
-    def __init__(self, *, column: str) -> None:
+    def __init__(
+        self,
+        *,
+        column: str | None = None,
+        validation: Annotated[float, Field(gt=0, lt=1)] = 0.15,
+        seed: Annotated[int, Field(ge=0)] | None = None,
+    ) -> None:
         self.column = column
-        self.hidden = (column,)
+        self.validation = validation
+        self.seed = seed
+        self.hidden = () if column is None else (column,)
 
     def divide(self, table: Table, target: Target) -> Parts:
+        part = self._of_column(table, self.column) if self.column is not None else table.own_parts
+        if part is None:
+            raise DataError(
+                f"data.split: {table.origin} does not divide its rows itself. "
+                "Name the column that does, {type: given, column: NAME}, or choose another split."
+            )
+        parts = {name: np.flatnonzero(part == name) for name in PARTS}
+        if not len(parts["validation"]) and len(parts["train"]) > 1:
+            parts["train"], parts["validation"] = self._drawn(parts["train"], target)
+        cure = f"Mark rows as such in the column '{self.column}'." if self.column else "Choose another split."
+        return _checked(parts, cure)
+
+    def _drawn(self, train: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:
+        random = _generator(self.seed)
+        order = random.permutation(train)
+        wanted = min(max(1, round(len(train) * self.validation)), len(train) - 1)
+        classes = target.task == "classification"
+        validation = _drawn(order, target.values, wanted, random) if classes else order[:wanted]
+        return np.setdiff1d(train, validation), validation
+
+    @staticmethod
+    def _of_column(table: Table, name: str) -> np.ndarray:
         from nnopt_ray.data.columns import text
 
-        column = table.column(self.column, "data.split.column")
+        column = table.column(name, "data.split.column")
         if column.null_count:
             raise DataError(
-                f"data.split.column: '{self.column}' is missing in {column.null_count} rows. "
+                f"data.split.column: '{name}' is missing in {column.null_count} rows. "
                 "Write train, validation or test there."
             )
-        encoded = text(column, self.column)
+        encoded = text(column, name)
         unknown = [word for word in encoded.words if word.lower() not in GIVEN_NAMES]
         if unknown:
             raise DataError(
-                f"data.split.column: '{self.column}' holds {', '.join(map(repr, unknown[:5]))}; "
+                f"data.split.column: '{name}' holds {', '.join(map(repr, unknown[:5]))}; "
                 "it may hold train, validation and test only."
             )
-        part = np.array([GIVEN_NAMES[word.lower()] for word in encoded.words])[encoded.codes]
-        parts = {name: np.flatnonzero(part == name) for name in PARTS}
-        return _checked(parts, f"Mark rows as such in the column '{self.column}'.")
+        parts: np.ndarray = np.array([GIVEN_NAMES[word.lower()] for word in encoded.words])[encoded.codes]
+        return parts

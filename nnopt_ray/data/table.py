@@ -25,6 +25,7 @@ class Table:
     images: [rows, channels, height, width], any real dtype; None when there are none.
     target: the column that is the source's own target where the source has no name for it (arrays);
         the page's `data.target` may call it anything.
+    own_parts: [rows] of train, validation and test, where the source itself divides its rows (`split: given`).
     origin: what it was read from, in words, for messages and the report.
     """
 
@@ -32,6 +33,7 @@ class Table:
     columns: pa.Table
     images: np.ndarray | None = None
     target: str | None = None
+    own_parts: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -48,6 +50,7 @@ class Table:
             self,
             columns=self.columns.take(rows),
             images=None if self.images is None else self.images[rows],
+            own_parts=None if self.own_parts is None else self.own_parts[rows],
         )
 
     def column(self, name: str, asked_by: str) -> Any:

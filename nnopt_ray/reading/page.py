@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nnopt_ray.errors import PageError, RunFolderError
+from nnopt_ray import tables
+from nnopt_ray.errors import MissingExtra, PageError, PartError, RunFolderError
 from nnopt_ray.experiment import Experiment, Range, plain
 from nnopt_ray.experiment import ranges as all_ranges
 from nnopt_ray.reading import rules, yaml_text
@@ -196,7 +197,7 @@ def _as_page(value: Any, places: Places, path: str, depth: int) -> Any:
 def _experiment(raw: dict[str, Any], file: Path | None, places: Places, known: Known | None = None) -> Experiment:
     if known is None:
         make_importable(file)
-    tree, experiment = resolve(raw, places, file, known)
+    tree, experiment = resolve(_with_own_split(raw), places, file, known)
     rules.check(tree, places, _check_closed)
     if places.faults or experiment is None:
         raise PageError(places.faults)
@@ -204,6 +205,20 @@ def _experiment(raw: dict[str, Any], file: Path | None, places: Places, known: K
     experiment._tree = tree
     experiment._file = file
     return experiment
+
+
+def _with_own_split(raw: dict[str, Any]) -> dict[str, Any]:
+    """The page with `split: given` where its source has a test set of its own and the page names no split."""
+    data = raw.get("data")
+    source = data.get("source") if isinstance(data, dict) else None
+    named = source.get("type") if isinstance(source, dict) else source
+    if not isinstance(data, dict) or not isinstance(named, str) or "split" in data:
+        return raw
+    try:
+        own_parts = tables.find("source", named).own_parts
+    except (PartError, MissingExtra):  # said with its place by resolve
+        return raw
+    return {**raw, "data": {**data, "split": "given"}} if own_parts else raw
 
 
 def _check_closed(raw: dict[str, Any], places: Places) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from data_example import amounts, classes, table
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from nnopt_ray import tables
 from nnopt_ray.data import SPLITS
 from nnopt_ray.data.split import PARTS, Given, Grouped, Random, Split, Time
+from nnopt_ray.data.table import Table
 from nnopt_ray.errors import DataError
 
 ROWS = 300
@@ -162,7 +164,8 @@ def test_time_reads_dates_written_as_text() -> None:
         (Time(column="t"), {"t": ["a", "b"] * 20}, [0, 1] * 20, "holds no times"),
         (Time(column="t"), {"t": [1, None] * 20}, [0, 1] * 20, "missing in 20 rows"),
         (Given(column="p"), {"p": ["train", "holdout"] * 20}, [0, 1] * 20, "'holdout'"),
-        (Given(column="p"), {"p": ["train", "test"] * 20}, [0, 1] * 20, "validation part has no rows"),
+        (Given(column="p"), {"p": ["train", "val"] * 20}, [0, 1] * 20, "test part has no rows"),
+        (Given(), {"p": ["train", "val"] * 20}, [0, 1] * 20, "does not divide its rows itself"),
         (Given(column="p"), {"p": ["train", None] * 20}, [0, 1] * 20, "missing in 20 rows"),
     ],
 )
@@ -176,3 +179,20 @@ def test_shares_that_leave_no_rows_to_train_on_are_refused(part: Any) -> None:
     needed = {Random: {}, Grouped: {"group": "g"}, Time: {"column": "t"}}[part]
     with pytest.raises(DataError, match="below 1"):
         part(validation=0.6, test=0.4, **needed)
+
+
+def test_a_given_test_set_stays_whole_and_validation_is_drawn_from_the_training_rows() -> None:
+    part = np.array(["train"] * 200 + ["test"] * 50)
+    codes = np.arange(250) % 10 // 9  # one row in ten
+    rows = Table("arrays", pa.table({"x": np.zeros(250)}), own_parts=part)
+    parts = Given(validation=0.2, seed=4).divide(rows, classes(codes))
+    assert parts["test"].tolist() == list(range(200, 250))
+    assert [len(parts[name]) for name in PARTS] == [160, 40, 50]
+    assert codes[parts["validation"]].sum() == 4
+    assert codes[parts["train"]].sum() == 16
+    assert not set(parts["train"].tolist()) & set(parts["validation"].tolist())
+    as_column = table({"p": part.tolist()})
+    again = Given(column="p", validation=0.2, seed=4).divide(as_column, classes(codes))
+    assert all((parts[name] == again[name]).all() for name in PARTS)
+    other = Given(validation=0.2, seed=5).divide(rows, classes(codes))
+    assert other["validation"].tolist() != parts["validation"].tolist()
