@@ -143,7 +143,7 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     task = dataset.shapes.task
     wanted = [
         *(metric for _, metric in experiment.objectives),
-        "val_accuracy" if task == "classification" else "val_mae",
+        {"classification": "val_accuracy", "regression": "val_mae"}.get(task, "val_perplexity"),
     ]
     if experiment.train.early_stopping is not None:
         wanted.append(experiment.train.early_stopping.monitor)

@@ -131,13 +131,13 @@ def test_a_fit_that_does_not_converge_warns_nobody() -> None:
     y = generator.integers(0, 3, 60)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        from nnopt_ray.models import baseline
+        from nnopt_ray.models import linear
 
-        before, baseline.MAX_ITERATIONS = baseline.MAX_ITERATIONS, 2
+        before, linear.MAX_ITERATIONS = linear.MAX_ITERATIONS, 2
         try:
             fitted(Shapes("classification", (Input("table", (300,)),), 3), "linear", [x], y)
         finally:
-            baseline.MAX_ITERATIONS = before
+            linear.MAX_ITERATIONS = before
 
 
 def test_weights_are_set_in_place() -> None:

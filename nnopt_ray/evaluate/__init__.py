@@ -12,4 +12,6 @@ METRICS: dict[str, str] = {
     "mae": "nnopt_ray.evaluate.metrics:MeanAbsoluteError",
     "rmse": "nnopt_ray.evaluate.metrics:RootMeanSquaredError",
     "r2": "nnopt_ray.evaluate.metrics:R2",
+    "perplexity": "nnopt_ray.evaluate.language:Perplexity",
+    "token_accuracy": "nnopt_ray.evaluate.language:TokenAccuracy",
 }

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from nnopt_ray import rundir, tables
-from nnopt_ray.data.types import Dataset, Rows, Task
+from nnopt_ray.data.types import IGNORED, LANGUAGE, Dataset, Rows, Task
 from nnopt_ray.errors import PartError
 from nnopt_ray.evaluate import intervals, metrics
 from nnopt_ray.evaluate.intervals import Gain
@@ -25,16 +25,19 @@ from nnopt_ray.evaluate.metrics import Loss, Metric
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed
 from nnopt_ray.results import Scores
+from nnopt_ray.train import language
+from nnopt_ray.train.losses import Loss as TrainingLoss
 
 Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
+TOLD_LOGITS = 2**24  # of a language task: logits at a time, 64 MiB
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the winner said about one part. outputs: logits or user's units, [rows, outputs].
+    """What the winner said about one part. outputs: as `predict` gives them.
 
-    target: int64 [rows] class indices, or float64 [rows, outputs] in the user's units.
+    target: int64 [rows] class indices or [rows, length] tokens, or float64 [rows, outputs] in the user's units.
     """
 
     source_rows: np.ndarray
@@ -86,13 +89,19 @@ class _Measured:
 def predict(model: nn.Module, rows: Rows, dataset: Dataset, machine: Machine, batch: int = 1024) -> np.ndarray:
     """What the model says about the rows, in evaluation mode, `batch` rows at a time.
 
-    Classification: logits float32 [rows, outputs]; regression: the user's units, float64 [rows, outputs].
+    Classification: logits float32 [rows, outputs]; regression: the user's units, float64 [rows, outputs]; a
+    language task: what `train.language.told` makes of the logits, float32 [rows, length, 3].
     Raises PartError when the model returns another shape.
     """
     model = model.to(machine.device)
     training = model.training
     model.eval()
-    outputs = np.empty((len(rows), dataset.shapes.outputs), dtype=np.float32)
+    shapes = dataset.shapes
+    length = shapes.inputs[0].shape if shapes.is_language else ()
+    outputs: np.ndarray = np.empty((len(rows), shapes.outputs), dtype=np.float32)
+    if shapes.is_language:
+        outputs = np.empty((len(rows), *length, len(language.TOLD)), dtype=np.float32)
+        batch = max(1, min(batch, TOLD_LOGITS // (length[0] * shapes.outputs)))
     lower = machine.precision == "bfloat16"
     try:
         with torch.inference_mode(), torch.autocast(machine.device, torch.bfloat16, enabled=lower):
@@ -101,25 +110,30 @@ def predict(model: nn.Module, rows: Rows, dataset: Dataset, machine: Machine, ba
                 # np.array copies: torch cannot take a read-only memory map.
                 inputs = [torch.from_numpy(np.array(x[part])).to(machine.device) for x in rows.inputs]
                 said = model(*inputs)
-                expected = (len(inputs[0]), dataset.shapes.outputs)
+                expected = (len(inputs[0]), *length, shapes.outputs)
                 if tuple(said.shape) != expected:
                     raise PartError(
                         f"the model {type(model).__name__} returned a tensor of shape {tuple(said.shape)} for "
-                        f"{expected[0]} rows, and must return {expected}: rows, outputs."
+                        f"{expected[0]} rows, and must return {expected}: rows, {'length, ' if length else ''}outputs."
                     )
-                outputs[part] = said.float().cpu().numpy()
+                if shapes.is_language:
+                    target = torch.from_numpy(np.array(rows.target[part])).to(machine.device)
+                    said = language.told(said.float(), target)
+                    outputs[part] = said.cpu().numpy()
+                else:
+                    outputs[part] = said.float().cpu().numpy()
     finally:
         model.train(training)
-    if dataset.shapes.task == "classification":
-        return outputs
-    return dataset.user_units(outputs.astype(np.float64))
+    if shapes.task == "regression":
+        return dataset.user_units(outputs.astype(np.float64))
+    return outputs
 
 
 def targets(rows: Rows, dataset: Dataset) -> np.ndarray:
-    """int64 [rows] class indices, or float64 [rows, outputs] in the user's units."""
-    if dataset.shapes.task == "classification":
-        return np.asarray(rows.target)
-    return dataset.user_units(np.asarray(rows.target, dtype=np.float64))
+    """int64 [rows] class indices or [rows, length] tokens, or float64 [rows, outputs] in the user's units."""
+    if dataset.shapes.task == "regression":
+        return dataset.user_units(np.asarray(rows.target, dtype=np.float64))
+    return np.asarray(rows.target)
 
 
 def page_loss(experiment: Experiment, dataset: Dataset) -> Loss:
@@ -128,6 +142,8 @@ def page_loss(experiment: Experiment, dataset: Dataset) -> Loss:
     classes = shapes.task == "classification"
     counts = np.bincount(dataset.train.target, minlength=shapes.outputs) if classes else None
     loss = tables.build("loss", experiment.train.loss, shapes, counts)
+    if shapes.is_language:
+        return _token_loss(loss)
 
     def training_units(values: np.ndarray) -> torch.Tensor:
         if classes:
@@ -146,6 +162,21 @@ def page_loss(experiment: Experiment, dataset: Dataset) -> Loss:
             losses = np.array([float(loss(said[row], true[row])) for row in rows])
             weights = np.array([float(loss.weight(true[row])) for row in rows])
         return losses, weights
+
+    return Loss(mean, by_row)
+
+
+def _token_loss(loss: TrainingLoss) -> Loss:
+    """The page's loss of a language task as a metric of what `train.language.told` gives."""
+
+    def by_row(told: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked = target != IGNORED
+        counts = asked.sum(axis=1).astype(np.float64)
+        return np.where(asked, loss.of_told(told.astype(np.float64)), 0.0).sum(axis=1) / np.maximum(counts, 1), counts
+
+    def mean(told: np.ndarray, target: np.ndarray) -> float:
+        losses, counts = by_row(told, target)
+        return float(losses @ counts / counts.sum())
 
     return Loss(mean, by_row)
 
@@ -175,7 +206,7 @@ def _measure(
 ) -> _Measured:
     target = targets(rows, dataset)
     classes = dataset.classes if dataset.shapes.task == "classification" else ()
-    bad = int((~np.isfinite(outputs)).any(axis=1).sum())
+    bad = int((~np.isfinite(outputs)).reshape(len(outputs), -1).any(axis=1).sum())
     if bad:
         note = f"Nothing is measured on the {part} part: the model's outputs are not finite in {bad} of its rows."
         values = dict.fromkeys(measured, math.nan)
@@ -323,7 +354,8 @@ def write(evaluation: Evaluation, run: rundir.RunDir) -> None:
 
 
 def _write_predictions(evaluation: Evaluation, run: rundir.RunDir) -> None:
-    """predictions.parquet: source_row, part, true, predicted and for classes p_<class>, in the source's order."""
+    """predictions.parquet: source_row, part, true, predicted and for classes p_<class>, in the source's order; of a
+    language task the tokens asked for in each block, their mean log loss (nats), and how many were right."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -335,7 +367,13 @@ def _write_predictions(evaluation: Evaluation, run: rundir.RunDir) -> None:
             "part": pa.array([part] * len(order), pa.string()),
         }
         outputs, target = predictions.outputs[order], predictions.target[order]
-        if evaluation.task == "classification":
+        if evaluation.task in LANGUAGE:
+            asked = target != IGNORED
+            counts = np.maximum(asked.sum(axis=1), 1)
+            columns["tokens"] = asked.sum(axis=1)
+            columns["log_loss"] = np.where(asked, outputs[..., 0], 0.0).sum(axis=1, dtype=np.float64) / counts
+            columns["right"] = ((outputs[..., 2] == target) & asked).sum(axis=1)
+        elif evaluation.task == "classification":
             classes = np.array(evaluation.winner[part].classes, dtype=object)
             columns["true"] = pa.array(classes[target], pa.string())
             columns["predicted"] = pa.array(classes[outputs.argmax(axis=1)], pa.string())

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nnopt_ray import tables
+from nnopt_ray.data.types import LANGUAGE
 from nnopt_ray.errors import UserError
 
 Mode = Literal["min", "max"]
@@ -63,7 +64,7 @@ class Loss(Metric):
     """
 
     mode: Mode = "min"
-    tasks: tuple[str, ...] = ("classification", "regression")
+    tasks: tuple[str, ...] = ("classification", "regression", *LANGUAGE)
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from nnopt_ray.data.types import Shapes
+from nnopt_ray.errors import UserError
+from nnopt_ray.models.linear import logistic, quiet, ridge
 from nnopt_ray.models.mlp import MLP
-
-# On standardised digits, wine, iris and breast_cancer lbfgs ends by itself after 15 to 32 iterations; a fit
-# that needs more than this is used as it stands.
-MAX_ITERATIONS = 1000
+from nnopt_ray.models.text_baseline import CountedTokens, FollowingTokens
 
 # Beyond 2**27 numbers (1 GiB in float64) the standardised matrix is held in float32.
 FLOAT64_NUMBERS = 2**27
@@ -26,8 +24,9 @@ class Baseline(nn.Module):
     Takes one tensor per input and returns float32 [rows, outputs], like every model. `kind` holds the
     kind that was chosen. The constant and the linear kind are not trained by gradients: `fit_directly`
     fits them at once (scikit-learn's LogisticRegression and Ridge with their default penalties on
-    standardised columns, images flattened, categories one-hot), and what was fitted is folded into
-    plain weights on the inputs as they are.
+    standardised columns, images and sequences flattened, categories one-hot), and what was fitted is folded
+    into plain weights on the inputs as they are. Of a text the linear kind is that of TF-IDF weighted token
+    counts; of a language task it is a table of which token follows which (bigram).
 
     Keys:
         kind: majority: class shares or the mean; linear: logistic or ridge; mlp: one hidden layer of 64; auto: linear.
@@ -37,8 +36,24 @@ class Baseline(nn.Module):
 
     def __init__(self, shapes: Shapes, *, kind: Literal["auto", "majority", "linear", "mlp"] = "auto") -> None:
         super().__init__()
-        self.kind: Literal["majority", "linear", "mlp"] = "linear" if kind == "auto" else kind
+        self.kind: str = "linear" if kind == "auto" else kind
+        self.text: CountedTokens | FollowingTokens | None = None
+        if shapes.tokens is not None and (shapes.is_language or self.kind != "majority"):
+            if self.kind == "mlp":
+                raise UserError("the baseline of kind mlp reads no text. Write kind: auto, or leave it out.")
+            if shapes.is_language:
+                self.text = FollowingTokens(shapes, pairs=self.kind == "linear")
+                self.kind = "bigram" if self.text.pairs else "unigram"
+            else:
+                self.text = CountedTokens(shapes)
+                self.kind = "TF-IDF, linear"
+            return
         self._is_codes = tuple(i.kind == "categories" for i in shapes.inputs)
+        if any(i.kind == "tokens" for i in shapes.inputs) and self.kind != "majority":
+            raise UserError(
+                "the baseline reads a text alone, and this data has other inputs beside it. "
+                "Write evaluate.baseline: {type: baseline, kind: majority}."
+            )
         if self.kind == "mlp":
             self.mlp = MLP(shapes, widths=(64,))
             return
@@ -54,13 +69,18 @@ class Baseline(nn.Module):
             self.register_buffer("offsets", torch.from_numpy(offsets), persistent=False)
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        if self.text is not None:
+            told: Tensor = self.text(*inputs)
+            return told
         if self.kind == "mlp":
             trained: Tensor = self.mlp(*inputs)
             return trained
         outputs = self.bias.expand(len(inputs[0]), -1)
         if self.kind == "majority":
             return outputs
-        numbers = [x.flatten(1) for is_codes, x in zip(self._is_codes, inputs, strict=True) if not is_codes]
+        numbers = [
+            x.reshape(len(x), -1).float() for is_codes, x in zip(self._is_codes, inputs, strict=True) if not is_codes
+        ]
         if self.weight is not None:
             outputs = outputs + torch.cat(numbers, dim=1) @ self.weight.T
         if self.codes is not None:
@@ -74,6 +94,9 @@ class Baseline(nn.Module):
         inputs: one array per input, [rows, *shape]. target: int64 [rows] class indices, or float32
         [rows, outputs]. The fits draw nothing, so `seed` changes nothing. Weights are set in place.
         """
+        if self.text is not None:
+            self.text.fit(inputs[0], target)
+            return True
         if self.kind == "mlp":
             return False
         bias = _constant(target, shapes)
@@ -114,18 +137,10 @@ def _linear(
     numbers: list[np.ndarray], columns: list[np.ndarray], target: np.ndarray, shapes: Shapes
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights float64 [outputs, features + codes] and bias [outputs] on the inputs as they are."""
-    from threadpoolctl import threadpool_limits
-
     matrix, mean, scale = _standardised(numbers, columns, shapes.categories)
-    # BLAS splits sums over threads; the page's thread count is torch's, so the same page fits the same.
-    with threadpool_limits(torch.get_num_threads(), user_api="blas"), warnings.catch_warnings():
-        from sklearn.exceptions import ConvergenceWarning
-
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if shapes.task == "classification":
-            weight, bias = _logistic(matrix, target, shapes.outputs)
-        else:
-            weight, bias = _ridge(matrix, target)
+    with quiet():
+        fit = logistic if shapes.task == "classification" else ridge
+        weight, bias = fit(matrix, target, shapes.outputs)
     folded = weight / scale
     return folded, bias - folded @ mean
 
@@ -158,29 +173,3 @@ def _standardised(
         np.concatenate([mean, np.zeros(codes)]),
         np.concatenate([scale, np.ones(codes)]),
     )
-
-
-def _logistic(matrix: Any, target: np.ndarray, outputs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Multinomial logistic regression. A class without a row gets a constant logit below all others' constants."""
-    from sklearn.linear_model import LogisticRegression
-
-    fitted = LogisticRegression(max_iter=MAX_ITERATIONS).fit(matrix, target)
-    weight = np.zeros((outputs, matrix.shape[1]))
-    bias = np.full(outputs, fitted.intercept_.min() - np.log(2 * len(target)))
-    seen = fitted.classes_
-    if len(seen) == 2:  # scikit-learn gives one row then: the logit of the second class against the first
-        weight[seen[1]] = fitted.coef_[0]
-        bias[seen] = 0.0, fitted.intercept_[0]
-        bias[np.setdiff1d(np.arange(outputs), seen)] = -abs(fitted.intercept_[0]) - np.log(2 * len(target))
-    else:
-        weight[seen] = fitted.coef_
-        bias[seen] = fitted.intercept_
-    return weight, bias
-
-
-def _ridge(matrix: Any, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.linear_model import Ridge
-
-    # The tolerance matters for sparse matrices only, where the solver is iterative.
-    fitted = Ridge(tol=1e-6).fit(matrix, np.asarray(target, dtype=np.float64))
-    return np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)

@@ -153,7 +153,7 @@ def _better(metric: str) -> str:
 def _not_for_task(tree: Mapping[str, Any], name: str) -> str | None:
     """Why a metric does not measure the page's task, where the page says it in so many words."""
     task = _at(tree, "data", "task")
-    if task not in ("classification", "regression") or task in tables.find("metric", name).tasks:
+    if task in (None, "auto") or task in tables.find("metric", name).tasks:
         return None
     fitting = [other for other in tables.table("metric") if task in tables.find("metric", other).tasks]
     return f"'{name}' does not measure {task} (data.task). Metrics that do: {', '.join(fitting)}."
@@ -181,7 +181,7 @@ def _loss(tree: Mapping[str, Any], places: Places) -> None:
     task = _at(tree, "data", "task")
     for way, path, value in _nodes(_at(tree, "train", "loss"), ("train", "loss"), "train.loss"):
         name = value.get("type") if isinstance(value, Mapping) else None
-        if task not in ("classification", "regression") or name not in tables.table("loss"):
+        if task in (None, "auto") or name not in tables.table("loss"):
             continue
         if task not in tables.find("loss", name).tasks:
             fitting = [n for n in tables.table("loss") if task in tables.find("loss", n).tasks]

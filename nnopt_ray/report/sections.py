@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nnopt_ray import reading
+from nnopt_ray.data.types import LANGUAGE
 from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
 from nnopt_ray.report.conduct import conduct
@@ -298,9 +299,8 @@ def data(facts: Facts) -> Section | None:
     if seen is None:
         return None
     parts = words.listed([f"{number:,} for {words.PARTS.get(part, part)}" for part, number in seen.parts.items()])
-    blocks: list[Block] = [
-        Text(f"{seen.rows:,} rows from {seen.source}; {seen.task} of {seen.target}. {words.capital(parts)}.")
-    ]
+    told = seen.task.replace("_", " ") + (f" of {seen.target}" if seen.task not in LANGUAGE else "")
+    blocks: list[Block] = [Text(f"{seen.rows:,} rows from {seen.source}; {told}. {words.capital(parts)}.")]
     blocks += [Text(note, "muted") for note in seen.notes]
     if seen.class_counts:
         blocks.append(predictions.class_counts(seen.class_counts))

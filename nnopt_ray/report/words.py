@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 # Shares of rows read best in per cent; differences between them are percentage points.
-PERCENT = frozenset({"accuracy", "balanced_accuracy", "precision", "recall"})
+PERCENT = frozenset({"accuracy", "balanced_accuracy", "precision", "recall", "token_accuracy"})
 UNIT = frozenset({"f1", "roc_auc", "r2"})  # best is 1; three decimals
 IN_TARGET_UNITS = frozenset({"mae", "rmse"})
 
@@ -22,9 +22,16 @@ NAMES = {
     "mae": "mean absolute error",
     "rmse": "root mean squared error",
     "r2": "R²",
+    "perplexity": "perplexity",
+    "token_accuracy": "token accuracy",
 }
 
-HEADLINES = {"classification": "accuracy", "regression": "rmse"}
+HEADLINES = {
+    "classification": "accuracy",
+    "regression": "rmse",
+    "language_modelling": "perplexity",
+    "masked_language_modelling": "perplexity",
+}
 PARTS = {"val": "validation", "train": "training", "test": "test"}
 NBSP = "\u00a0"
 

@@ -235,11 +235,13 @@ class Trainer:
 
     def _check_outputs(self, outputs: object, rows: int) -> None:
         """A target of shape [rows, 1] would be broadcast against outputs [rows] without a word."""
-        expected = (rows, self.dataset.shapes.outputs)
+        shapes = self.dataset.shapes
+        expected = (rows, *(shapes.inputs[0].shape if shapes.is_language else ()), shapes.outputs)
         if not isinstance(outputs, Tensor) or outputs.shape != expected:
             found = f"shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            asked = "[rows, length, outputs]" if shapes.is_language else "[rows, outputs]"
             raise PartError(
-                f"the model '{self.experiment.model.type}' must return one tensor of shape [rows, outputs], here "
+                f"the model '{self.experiment.model.type}' must return one tensor of shape {asked}, here "
                 f"{list(expected)}, and returned {found}."
             )
         if not outputs.requires_grad:

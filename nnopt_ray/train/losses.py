@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from nnopt_ray.data.types import Shapes, Task
+from nnopt_ray.data.types import IGNORED, LANGUAGE, Shapes, Task
 from nnopt_ray.errors import PartError
 
 if TYPE_CHECKING:
@@ -34,17 +34,21 @@ class Loss:
     def __init__(self, shapes: Shapes, class_counts: np.ndarray | None) -> None:
         if shapes.task not in self.tasks:
             raise PartError(
-                f"the loss {type(self).__name__} is for {' and '.join(self.tasks)}, and the task is {shapes.task}: "
+                f"the loss {type(self).__name__} is for {', '.join(self.tasks)}, and the task is {shapes.task}: "
                 "set train.loss to auto."
             )
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Scalar float32 mean of a batch.
 
-        outputs: float32 [rows, outputs], logits or values in training units.
-        target: int64 [rows] class index, or float32 [rows, outputs].
+        outputs: float32 [rows, outputs], logits or values in training units; of a language task [rows, length,
+        outputs]. target: int64 [rows] class index, float32 [rows, outputs], or int64 [rows, length] tokens.
         """
         raise NotImplementedError
+
+    def of_told(self, told: np.ndarray) -> np.ndarray:
+        """Of a language task: the loss of each position, [rows, length], from `train.language.told`'s numbers."""
+        raise PartError(f"the loss {type(self).__name__} does not say what it is at each token (of_told).")
 
     def weight(self, target: Tensor) -> float | Tensor:
         """What the batch counts in a mean over batches: its rows, unless a class counts more."""
@@ -66,14 +70,15 @@ class Loss:
 class CrossEntropy(Loss):
     """Cross entropy of the softmax of the logits (torch.nn.CrossEntropyLoss).
 
-    With class weights, the mean is weighted: divided by the sum of the weights of the batch's rows.
+    With class weights, the mean is weighted: divided by the sum of the weights of the batch's rows. Of a language
+    task it is the mean over all tokens of the batch that are asked for.
 
     Keys:
-        label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
+        label_smoothing: share of the target spread over all classes or tokens (Szegedy et al. 2016).
         class_weights: none; balanced, rows / (classes * rows of the class) as in scikit-learn; or a number a class.
     """
 
-    tasks = ("classification",)
+    tasks = ("classification", *LANGUAGE)
     lane_keys = ("label_smoothing",)
 
     def __init__(
@@ -87,16 +92,30 @@ class CrossEntropy(Loss):
     ) -> None:
         super().__init__(shapes, class_counts)
         self.label_smoothing = label_smoothing
-        self._classes = shapes.outputs
+        self._classes, self._of_tokens = shapes.outputs, shapes.is_language
+        if self._of_tokens and class_weights != "none":
+            raise PartError("class_weights are for classification, and the task is a language: leave them out.")
         self._class_weights = _weights_of(class_weights, shapes.outputs, class_counts)
         self._on_device: Tensor | None = None
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(outputs, target, weight=self._weights(outputs), label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing
+        if not self._of_tokens:
+            return cross_entropy(outputs, target, weight=self._weights(outputs), label_smoothing=smoothing)
+        # A batch in which nothing is asked has a loss of 0, and counts for nothing.
+        logits, tokens = outputs.flatten(0, 1), target.flatten()
+        total = cross_entropy(logits, tokens, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
+        return total / (target != IGNORED).sum().clamp(min=1)
+
+    def of_told(self, told: np.ndarray) -> np.ndarray:
+        found: np.ndarray = (1 - self.label_smoothing) * told[..., 0] + self.label_smoothing * told[..., 1]
+        return found
 
     def weight(self, target: Tensor) -> float | Tensor:
+        if self._of_tokens:
+            return (target != IGNORED).sum()
         weights = self._weights(target)
         return float(len(target)) if weights is None else weights[target].sum()
 
@@ -106,12 +125,18 @@ class CrossEntropy(Loss):
         return {"keep": 1 - self.label_smoothing, "spread": self.label_smoothing / self._classes}
 
     def lane_weight(self, rows: int) -> float | None:
-        return float(rows) if self._class_weights is None else None
+        return float(rows) if self._class_weights is None and not self._of_tokens else None
 
     def lane(self, outputs: Tensor, target: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         # In parts, as the batched form of nll_loss imports sympy (0.6 s); the same gradients, bit for bit.
         from torch.nn.functional import log_softmax
 
+        if self._of_tokens:
+            logs = log_softmax(outputs, dim=-1)
+            asked = target != IGNORED
+            picked = -logs.gather(-1, target.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+            each = picked if not values else picked * values["keep"] - logs.sum(dim=-1) * values["spread"]
+            return (each * asked).sum() / asked.sum().clamp(min=1)
         weights = self._weights(outputs)
         logs = log_softmax(outputs, dim=1)
         picked = -logs.gather(1, target.unsqueeze(1)).squeeze(1)
@@ -205,15 +230,20 @@ class Huber(Loss):
 
 
 class Auto(Loss):
-    """Cross entropy for classes, mean squared error for numbers."""
+    """Cross entropy for classes and tokens, mean squared error for numbers."""
+
+    tasks = ("classification", "regression", *LANGUAGE)
 
     def __init__(self, shapes: Shapes, class_counts: np.ndarray | None) -> None:
         super().__init__(shapes, class_counts)
-        chosen = CrossEntropy if shapes.task == "classification" else MeanSquaredError
+        chosen = MeanSquaredError if shapes.task == "regression" else CrossEntropy
         self._loss: Loss = chosen(shapes, class_counts)
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         return self._loss(outputs, target)
+
+    def of_told(self, told: np.ndarray) -> np.ndarray:
+        return self._loss.of_told(told)
 
     def weight(self, target: Tensor) -> float | Tensor:
         return self._loss.weight(target)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nnopt_ray.data.types import Dataset
+from nnopt_ray.train import language
 from nnopt_ray.train.batches import Part, evaluation_sizes
 from nnopt_ray.train.losses import Loss
 
@@ -19,7 +20,9 @@ Forward = Callable[[tuple[Tensor, ...]], Tensor]
 
 
 class Metric(Protocol):
-    """outputs [rows, outputs] (logits, or values in the user's units), target in the same units → a number."""
+    """outputs [rows, outputs] (logits, or values in the user's units), target in the same units → a number.
+
+    Of a language task: what `language.told` gives, [rows, length, 3], and the tokens asked for [rows, length]."""
 
     @property
     def mode(self) -> Literal["min", "max"]: ...
@@ -41,7 +44,7 @@ class Validation:
     """Loss and metrics over the validation part.
 
     Accuracy and mean absolute error are added up on the device, batch by batch. For any other metric the
-    outputs of all rows are brought to the CPU as one array.
+    outputs of all rows are brought to the CPU as one array; of a language task, what `language.told` makes of them.
     """
 
     def __init__(
@@ -49,13 +52,13 @@ class Validation:
     ) -> None:
         self.dataset, self.part, self.loss = dataset, part, loss
         self.rows_a_batch = rows_a_batch
-        own = {"classification": "accuracy", "regression": "mae"}[dataset.shapes.task]
+        own = {"classification": "accuracy", "regression": "mae"}.get(dataset.shapes.task, "")
         self.names = [name for name in metrics if name != "loss"]  # val_loss is always there
         self.own = own if own in self.names else None
         self.others = {name: metrics[name] for name in self.names if name != own}
         self._scale = torch.as_tensor(dataset.target_scale, dtype=torch.float64, device=part.device)
         target = np.asarray(dataset.validation.target)
-        self._target = target if dataset.shapes.task == "classification" else dataset.user_units(target)
+        self._target = dataset.user_units(target) if dataset.shapes.task == "regression" else target
 
     def measure(self, forward: Forward) -> dict[str, float]:
         """val_loss, then val_NAME in the order of the metrics. NaN where the outputs are not finite."""
@@ -75,7 +78,7 @@ class Validation:
         if self.own is not None:
             found.own.append(self._own_sum(outputs, target))
         if self.others:
-            found.outputs.append(outputs)
+            found.outputs.append(language.told(outputs, target) if self.dataset.shapes.is_language else outputs)
 
     def end(self, found: Collected) -> dict[str, float]:
         """What `measure` returns, when all batches are there."""
