@@ -122,7 +122,7 @@ def test_each_key_is_explained(name: str) -> None:
 
 
 def test_a_loss_of_another_task_is_refused() -> None:
-    with pytest.raises(PartError, match="CrossEntropy is for classification, .*, and the task is regression"):
+    with pytest.raises(PartError, match=r"CrossEntropy is for classification, .*, and the task is regression"):
         build("cross_entropy", "regression", None)
     with pytest.raises(PartError, match=r"set train\.loss to auto"):
         build("mse", "classification", np.ones(CLASSES))
