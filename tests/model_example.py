@@ -70,7 +70,10 @@ ROUNDING, CHAOS = 2e-5, 0.02  # as in tests/test_lanes.py
 
 EXAMPLES: dict[str, Example] = {
     "baseline": Example(
-        takes={"table": BOTH, "mixed": BOTH, "categories": BOTH, "image": BOTH},
+        takes={
+            **dict.fromkeys(("table", "mixed", "categories", "image", "sequence", "sequence_lengths"), BOTH),
+            "tokens": TASKS,
+        },
         lanes="in a way of its own",
         takes_more=True,
     ),
