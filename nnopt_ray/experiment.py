@@ -269,9 +269,17 @@ class Train(Section):
     """Training of one network."""
 
     epochs: Count = Field(default=20, description="passes over the training part, at most")
-    batch_size: Count = Field(default=64, description="rows a step")
+    batch_size: Count = Field(default=64, description="rows a batch")
+    accumulate: Count = Field(
+        default=1, description="batches that an optimizer step takes, by the mean over all their rows"
+    )
     optimizer: Annotated[Part, InRoom("optimizer")] = Field(
         default=by_default("adam"), description="how gradients are applied"
+    )
+    weight_decay_on: Literal["weights", "all"] = Field(
+        default="weights",
+        description="weights: the optimizer's weight_decay leaves out biases and the weights of norms; "
+        "all: it leaves out nothing, as in torch.optim",
     )
     loss: Annotated[Part, InRoom("loss")] = Field(default=by_default("auto"), description="what training minimizes")
     schedule: Annotated[Part, InRoom("schedule")] = Field(

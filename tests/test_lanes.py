@@ -51,6 +51,7 @@ TRAININGS: list[dict[str, Any]] = [
     },
     {
         "optimizer": part("sgd", lr=0.05, momentum=0.8, dampening=0.1, weight_decay=0.01),
+        "weight_decay_on": "all",
         "early": {"monitor": "val_loss", "patience": 1, "min_delta": 0.1, "restore_best_weights": True},
         "epochs": 5,
     },
@@ -99,6 +100,14 @@ FAMILIES: dict[str, tuple[Dataset, Part, Any, dict[str, Any], float]] = {
         mlp(),
         SMOOTHED,
         {"loss": part("cross_entropy", class_weights=(1.0, 0.5, 3.0))},
+        ROUNDING,
+    ),
+    "mlp accumulating": (WIDE, mlp(dropout=0.1), RATES, {"accumulate": 3}, 0.0),
+    "mlp accumulating weighted": (
+        WIDE,
+        mlp(),
+        {},
+        {"loss": part("cross_entropy", class_weights=(1.0, 0.5, 3.0)), "accumulate": 2},
         ROUNDING,
     ),
     "mlp narrow": (TABLE, mlp(widths=(5, 3)), {}, {}, ROUNDING),
@@ -325,6 +334,7 @@ def test_turns_in_a_pack_and_alone_are_one_training() -> None:
         ({"model": mlp(activation="tanh")}, "another model"),
         ({"model": mlp(widths=(12, 13))}, "other weights"),
         ({"batch_size": 16}, "other batches"),
+        ({"accumulate": 2}, "other batches"),
         ({"loss": part("cross_entropy")}, "another loss"),
         ({"model": mlp(dropout=0.0)}, "dropout is not at the same places"),
     ],
@@ -427,7 +437,8 @@ OPTIMIZERS: list[tuple[Part, Any]] = [
 
 
 def test_optimizers_of_all_rows_at_once_are_those_of_torch() -> None:
-    lanes = [trainer(page(model=mlp(), optimizer=optimizer), TABLE) for optimizer, _ in OPTIMIZERS]
+    pages_ = [page(model=mlp(), optimizer=optimizer, weight_decay_on="all") for optimizer, _ in OPTIMIZERS]
+    lanes = [trainer(each, TABLE) for each in pages_]
     pack = Pack(Shape(lanes[0]), len(lanes) + 1, lanes[0], vector=True)
     slots = [pack.put(lane) for lane in lanes]
     vector = pack._vector

@@ -20,6 +20,7 @@ from nnopt_ray.machine import Machine, derived_seed
 from nnopt_ray.train import batches, state
 from nnopt_ray.train.batches import batch_sizes, evaluation_sizes
 from nnopt_ray.train.loop import Trainer
+from nnopt_ray.train.weights import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,13 +74,28 @@ def plain_loop(experiment: Experiment, data: Dataset, optimizer: Any, **clip: fl
     ("name", "make", "keys", "clip"),
     [
         ("adam", lambda p: torch.optim.Adam(p, lr=0.01), {"lr": 0.01}, {}),
-        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.01), {"lr": 0.01}, {"norm": 0.1}),
+        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.01), {"lr": 0.01}, {"norm": 0.1, "weight_decay_on": "all"}),
+        (
+            "adamw",
+            lambda p: torch.optim.AdamW(
+                [
+                    {"params": [w for w in p if w.dim() > 1]},
+                    {"params": [w for w in p if w.dim() < 2], "weight_decay": 0},
+                ],
+                lr=0.01,
+                weight_decay=0.5,
+            ),
+            {"lr": 0.01, "weight_decay": 0.5},
+            {},
+        ),
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), {"lr": 0.1, "momentum": 0.9}, {"value": 0.02}),
         ("rmsprop", lambda p: torch.optim.RMSprop(p, lr=0.01), {"lr": 0.01}, {"norm": 0.2, "value": 0.05}),
     ],
 )
-def test_an_epoch_is_that_of_a_plain_loop(name: str, make: Any, keys: dict[str, Any], clip: dict[str, float]) -> None:
-    train = {f"clip_{how}": most for how, most in clip.items()}
+def test_an_epoch_is_that_of_a_plain_loop(name: str, make: Any, keys: dict[str, Any], clip: dict[str, Any]) -> None:
+    clip = dict(clip)
+    decay = {"weight_decay_on": clip.pop("weight_decay_on", "weights")}
+    train = decay | {f"clip_{how}": most for how, most in clip.items()}
     experiment = page(optimizer=part(name, **keys), **train)
     model, expected = plain_loop(experiment, dataset(), make, **clip)
     trainer = trained(experiment)
@@ -102,7 +118,8 @@ def test_l1_adds_its_gradient_to_every_weight_and_not_to_the_recorded_loss() -> 
     weights = [p for p in model.parameters() if p.requires_grad]
     penalty = 0.5 * torch.stack([p.abs().sum() for p in weights]).sum()
     (loss + penalty).backward()  # type: ignore[no-untyped-call]
-    for (name, ours), theirs in zip(trainer.weights.trainable, weights, strict=True):
+    for name, ours in trainer.weights.trainable:
+        theirs = model.get_parameter(name)
         torch.testing.assert_close(ours, theirs.detach() - 0.01 * theirs.grad, msg=name)  # type: ignore[operator]
     assert trainer.history[0].metrics["train_loss"] == pytest.approx(loss.item(), rel=1e-6)
 
@@ -232,7 +249,8 @@ def test_early_stopping_ends_training_and_keeps_the_best(restore: bool) -> None:
     assert not trainer.model.training
     best = Net(dataset().shapes)
     best.load_state_dict(trainer.best())
-    assert torch.equal(torch.cat([p.flatten() for p in best.parameters() if p.requires_grad]), flats[1])
+    for name, weight in split(flats[1], trainer.weights.layout).items():
+        assert torch.equal(best.get_parameter(name), weight), name
 
 
 def test_min_delta_and_the_objective_may_call_different_epochs_best() -> None:
@@ -307,9 +325,9 @@ def test_monitors_know_their_direction() -> None:
         MACHINE,
         {**ACCURACY, **scripted([])},
     )
-    assert trainer._watch.stopper is not None
-    assert trainer._watch.plateau is not None
-    assert (trainer._watch.stopper.mode, trainer._watch.plateau.mode) == ("max", "max")
+    assert trainer.watch.stopper is not None
+    assert trainer.watch.plateau is not None
+    assert (trainer.watch.stopper.mode, trainer.watch.plateau.mode) == ("max", "max")
 
 
 def test_a_model_that_cannot_be_trained_is_refused() -> None:

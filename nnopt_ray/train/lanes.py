@@ -166,7 +166,7 @@ class Pack:
         losses, norms = [], []
         vector = self._vector
         if vector is not None and all(vector.takes(lane.optimizer) for _, lane in live):
-            vector.begin(live, len(shape.sizes))
+            vector.begin(live, live[0][1].steps_per_epoch)
         else:
             vector = None
         weights: dict[int, list[float | Tensor]] = {slot: [] for slot, _ in live}
@@ -183,20 +183,27 @@ class Pack:
                 losses.append(self._first(live))
             else:
                 losses.append(static.run())
-            if vector is not None:
-                norms.append(vector.descend(number))
-            else:
-                norms.append(torch.stack([lane.descend(number) for _, lane in live]))
             weight = shape.loss.lane_weight(rows)
+            due = True
             for slot, lane in live:
-                weights[slot].append(lane.loss.weight(static.target[slot]) if weight is None else weight)
+                counts = lane.loss.weight(static.target[slot]) if weight is None else weight
+                weights[slot].append(counts)
+                due = lane.gather(number, counts)
+            if due:
+                step = number // shape.accumulate
+                each = (
+                    vector.descend(step)
+                    if vector is not None
+                    else torch.stack([lane.descend(step) for _, lane in live])
+                )
+                norms.append(each)
         by_step = torch.stack(losses).t().tolist()
         if vector is not None:
             vector.end()
         normed = torch.stack(norms).t().tolist()
         found = {}
         for index, (slot, lane) in enumerate(live):
-            tally = Tally()
+            tally = Tally(shape.accumulate)
             broken = tally.take(by_step[slot], weights[slot], normed[index])
             found[slot] = (tally, broken, lane.last_lr())
         return found

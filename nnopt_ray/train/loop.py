@@ -5,8 +5,8 @@ running; so a training that was stopped at the end of an epoch and goes on from 
 on one device, the training that was never stopped. What a model of your own keeps outside its weights and
 buffers is not part of the state.
 
-A step: gradient of the mean loss of the batch, plus l1 * sign(weight); its norm is recorded; then it is
-scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the weights.
+A step: gradient of the mean loss of the batch (with `accumulate`, of several), plus l1 * sign(weight); its norm is
+recorded; then it is scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the weights.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from nnopt_ray.errors import NotANumber, PartError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.results import Epoch
-from nnopt_ray.train import batches, images, start
+from nnopt_ray.train import batches, images, resuming, start
+from nnopt_ray.train.descent import Accumulation, Descent
 from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.schedules import Schedule
-from nnopt_ray.train.state import State, from_line, lists, to_line
+from nnopt_ray.train.state import State
 from nnopt_ray.train.tally import Broken, Tally
 from nnopt_ray.train.validate import Metric, Validation
 from nnopt_ray.train.watch import Watch
-from nnopt_ray.train.weights import FlatWeights, Snapshot, aliases, put
+from nnopt_ray.train.weights import FlatWeights, Snapshot, put
 
 # Steps between two looks at the losses, each a wait for the device: often enough to end a run of one long
 # epoch soon after its loss is no number, seldom enough to cost nothing.
@@ -91,15 +92,21 @@ class Trainer:
         self.validation = Validation(
             dataset, self.placed.validation, self.loss, metrics, batches.evaluation_size(shapes, train.batch_size)
         )
-        self._watch = Watch(experiment, self.schedule, {name: metric.mode for name, metric in metrics.items()})
-        self._warm_up = round(train.warmup_epochs * len(self.sizes))
+        self.watch = Watch(experiment, self.schedule, {name: metric.mode for name, metric in metrics.items()})
+        self._every = train.accumulate
+        if self._every > max(len(self.sizes), 1):
+            raise UserError(
+                f"train.accumulate is {self._every}, and an epoch has {len(self.sizes)} batches of {train.batch_size} "
+                "rows: lower it, or train.batch_size."
+            )
+        self._warm_up = round(train.warmup_epochs * self.steps_per_epoch)
 
         self.epoch = 0
         self.history: list[Epoch] = []
         self.done = False
         self.reason = ""
         self.at_boundary = True  # False in the middle of an epoch: the state is no epoch's then
-        self._snapshots: dict[int, Snapshot] = {}  # epoch → weights at its end: the best, and what to end with
+        self.snapshots: dict[int, Snapshot] = {}  # epoch → weights at its end: the best, and what to end with
         self.decided = self._decided()
 
     def _take_weights(self) -> None:
@@ -107,10 +114,20 @@ class Trainer:
         self.slots = self.optimizer.slots(self.weights.flat)
         self.step = 0  # optimizer steps taken, also by the run that this one continues
         self.base_lr = self.optimizer.lr  # what a plateau lowers
+        train = self.experiment.train
+        self.descent = Descent(train, self.optimizer, self.weights)
+        self._sum = Accumulation(train.accumulate, self.weights.gradient) if train.accumulate > 1 else None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that the optimizer takes in an epoch."""
+        return -(-len(self.sizes) // self._every)
 
     def _decided(self) -> dict[str, str]:
         last = self.sizes[-1] if self.sizes else 0
-        rows = f"{len(self.sizes)} steps an epoch"
+        rows = f"{self.steps_per_epoch} steps an epoch"
+        if self._every > 1:
+            rows += f" of {self._every} batches each, {len(self.sizes)} batches in all"
         if last != self.experiment.train.batch_size:
             rows += f", the last of {last} rows"
         decided = {"data": self.placed.decided, "batches": rows}
@@ -178,7 +195,7 @@ class Trainer:
         self._seed_noise()
         self.model.train()
         gradient = self.weights.gradient
-        tally = Tally()
+        tally = Tally(self._every)
         for number, (inputs, target) in enumerate(self.placed.train.batches(self.sizes, order)):
             gradient.zero_()
             outputs = self._forward(inputs)
@@ -188,7 +205,9 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             if number == 0:
                 self.weights.check()
-            tally.add(loss.detach(), self.loss.weight(target), self.descend(number))
+            weight = self.loss.weight(target)
+            due = self.gather(number, weight)
+            tally.add(loss.detach(), weight, self.descend(number // self._every) if due else None)
             if number % LOOK_EVERY_STEPS == LOOK_EVERY_STEPS - 1:
                 self._look(tally.settle())
         self._look(tally.settle())
@@ -207,19 +226,18 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
+    def gather(self, number: int, weight: float | Tensor) -> bool:
+        """Whether a step is due, when the gradient of batch `number` of this epoch, which counts `weight`, is there."""
+        if self._sum is None:
+            return True
+        return self._sum.add(number, len(self.sizes), self.weights.gradient, weight)
+
     def descend(self, number: int) -> Tensor:
         """Let the optimizer take step `number` of this epoch by the gradient that is there → its norm, unclipped."""
-        train, weights, gradient = self.experiment.train, self.weights.flat, self.weights.gradient
-        if train.l1:
-            gradient.add_(weights.detach().sign(), alpha=train.l1)
-        norm: Tensor = torch.linalg.vector_norm(gradient)
-        if train.clip_norm is not None:  # the meaning of torch.nn.utils.clip_grad_norm_
-            gradient.mul_((train.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
-        if train.clip_value is not None:
-            gradient.clamp_(-train.clip_value, train.clip_value)
+        weights, gradient = self.weights.flat, self.weights.gradient
+        norm = self.descent.limit(weights, gradient)
         self.step += 1
-        lr = self.lr_of(number)
-        self.optimizer.update(weights, gradient, self.slots, self.step, lr)
+        self.descent.update(weights, gradient, self.slots, self.step, self.lr_of(number))
         return norm
 
     def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -265,16 +283,17 @@ class Trainer:
         """The learning rate of a step of this run, counted from 0."""
         if step < self._warm_up:
             return self.base_lr * (step + 1) / self._warm_up
-        steps = self.experiment.train.epochs * len(self.sizes)
-        return self.base_lr * self.schedule.factor(step - self._warm_up, len(self.sizes), steps - self._warm_up)
+        each = self.steps_per_epoch
+        steps = self.experiment.train.epochs * each
+        return self.base_lr * self.schedule.factor(step - self._warm_up, each, steps - self._warm_up)
 
     def lr_of(self, number: int) -> float:
         """The learning rate of step `number` of this epoch."""
-        return self._lr(self.epoch * len(self.sizes) + number)
+        return self._lr(self.epoch * self.steps_per_epoch + number)
 
     def last_lr(self) -> float:
         """The learning rate of the last step of this epoch."""
-        return self.lr_of(len(self.sizes) - 1)
+        return self.lr_of(self.steps_per_epoch - 1)
 
     def _look(self, broken: Broken | None) -> None:
         if broken is not None:
@@ -283,7 +302,7 @@ class Trainer:
     def not_a_number(self, broken: Broken) -> NotANumber:
         """The error that tells which value of this epoch is no number, and what to do about it."""
         step, what, value = broken
-        first = self.epoch * len(self.sizes)
+        first = self.epoch * self.steps_per_epoch
         lr = self._lr(first + step)
         cure = "Lower train.optimizer.lr" + (
             "." if self.experiment.train.clip_norm is not None else ", or set train.clip_norm (1.0, say)."
@@ -319,63 +338,32 @@ class Trainer:
     def _end_of_epoch(self, metrics: Mapping[str, float]) -> list[str]:
         """Best weights, plateau, early stopping, the last epoch: decides, and says what happened."""
         last = self.epoch + 1 >= self.experiment.train.epochs
-        self.base_lr, reason, events = self._watch.end_of_epoch(self.epoch, metrics, self.base_lr)
+        self.base_lr, reason, events = self.watch.end_of_epoch(self.epoch, metrics, self.base_lr)
         if reason or last:
             self.done, self.reason = True, reason or ALL_DONE
-        kept = {self.best_epoch, self._watch.keep_epoch}
+        kept = {self.best_epoch, self.watch.keep_epoch}
         if self.epoch in kept:
-            self._snapshots[self.epoch] = self.weights.snapshot()
-        self._snapshots = {epoch: taken for epoch, taken in self._snapshots.items() if epoch in kept}
+            self.snapshots[self.epoch] = self.weights.snapshot()
+        self.snapshots = {epoch: taken for epoch, taken in self.snapshots.items() if epoch in kept}
         return events
 
     @property
     def best_epoch(self) -> int:
-        return self._watch.best_epoch
+        return self.watch.best_epoch
 
     @property
     def best_value(self) -> float:
-        return self._watch.best_value
+        return self.watch.best_value
 
     # ── state ────────────────────────────────────────────────────────────────────────────────────────
 
     def state(self) -> State:
         """All that a resumed training needs; copies. Only between epochs (AssertionError in the middle of one)."""
-        assert self.at_boundary, "the state in the middle of an epoch is none to go on from"
-        tensors = {"weights": self.weights.flat.clone()}
-        tensors |= {f"rest.{name}": tensor.clone() for name, tensor in self.weights.rest.items()}
-        tensors |= {f"optimizer.{name}": tensor.clone() for name, tensor in self.slots.items()}
-        for epoch, taken in self._snapshots.items():
-            tensors[f"epoch-{epoch}.weights"] = taken.flat.clone()
-            tensors |= {f"epoch-{epoch}.rest.{name}": tensor.clone() for name, tensor in taken.rest.items()}
-        scalars = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "base_lr": self.base_lr,
-            "done": self.done,
-            "reason": self.reason,
-            "watch": self._watch.state_dict(),
-            "snapshots": list(self._snapshots),
-            "history": [to_line(epoch) for epoch in self.history],
-            "layout": self.weights.layout,
-            "aliases": aliases(self.model),
-            "optimizer": self.experiment.train.optimizer.type,
-            "data": self.dataset.key,
-        }
-        return State(tensors, scalars)
+        return resuming.state_of(self)
 
     def load_state(self, state: State) -> None:
         """Go on from a state of the same page. Raises UserError when it is of another one."""
-        tensors, scalars = state.tensors, state.scalars
-        self._refuse_other(state)
-        self.weights.restore(_snapshot(tensors, ""))
-        for name, slot in self.slots.items():
-            slot.copy_(tensors[f"optimizer.{name}"])
-        device = self.weights.flat.device
-        self._snapshots = {e: _snapshot(tensors, f"epoch-{e}.", device) for e in scalars["snapshots"]}
-        self.epoch, self.step, self.base_lr = scalars["epoch"], scalars["step"], scalars["base_lr"]
-        self.done, self.reason = scalars["done"], scalars["reason"]
-        self.history = [from_line(line) for line in scalars["history"]]
-        self._watch.load_state_dict(scalars["watch"])
+        resuming.load(self, state)
         if self.reason == ALL_DONE and self.epoch < self.experiment.train.epochs:
             self.done, self.reason = False, ""  # the page now asks for more epochs
         self.at_boundary = True
@@ -385,41 +373,20 @@ class Trainer:
 
         The learning rate starts again from the page's. Raises UserError when it is of another shape.
         """
-        self._refuse_other(state)
-        self.weights.restore(_snapshot(state.tensors, ""))
-        for name, slot in self.slots.items():
-            slot.copy_(state.tensors[f"optimizer.{name}"])
-        self.step = state.scalars["step"]
+        resuming.adopt(self, state)
         self.base_lr = self.optimizer.lr
-
-    def _refuse_other(self, state: State) -> None:
-        scalars = state.scalars
-        differing = {
-            "other weights": ([[name, list(shape)] for name, shape in self.weights.layout], lists(scalars["layout"])),
-            "another optimizer": (self.experiment.train.optimizer.type, scalars["optimizer"]),
-            "other state of the optimizer": (
-                sorted(f"optimizer.{name}" for name in self.slots),
-                sorted(name for name in state.tensors if name.startswith("optimizer.")),
-            ),
-            "other data": (self.dataset.key, scalars["data"]),
-        }
-        for what, (here, there) in differing.items():
-            if here != there:
-                raise UserError(
-                    f"this training cannot be resumed with this page: its checkpoint has {what}. "
-                    "Start a new run, or start from its weights with train.from."
-                )
 
     def _start(self, with_optimizer: bool) -> None:
         """Take weights, and the optimizer's state if asked, from the run that train.from names."""
         found = start.find(self.experiment)
         put(self.model, found.weights, found.origin)
         if with_optimizer:
-            self.step = start.put_optimizer(found, self.experiment.train.optimizer.type, self.slots)
+            kind, layout = self.experiment.train.optimizer.type, self.weights.layout
+            self.step = start.put_optimizer(found, kind, self.slots, layout)
 
     def best(self) -> dict[str, Tensor]:
         """Weights and buffers at the end of `best_epoch`, as state_dict() names them; copies."""
-        return self.weights.named(self._snapshots[self.best_epoch])
+        return self.weights.named(self.snapshots[self.best_epoch])
 
     def finalize(self) -> None:
         """Give the model the weights that training ends with, and put it in evaluation.
@@ -427,15 +394,7 @@ class Trainer:
         With early_stopping.restore_best_weights those of the epoch that early stopping calls best, whether
         it stopped training or not (as in Keras); else the last epoch's. `best()` is not changed by it.
         """
-        end = self._watch.keep_epoch
+        end = self.watch.keep_epoch
         if end is not None:
-            self.weights.restore(self._snapshots[end])
+            self.weights.restore(self.snapshots[end])
         self.model.eval()
-
-
-def _snapshot(tensors: Mapping[str, Tensor], prefix: str, device: torch.device | None = None) -> Snapshot:
-    rest = {name.removeprefix(f"{prefix}rest."): t for name, t in tensors.items() if name.startswith(f"{prefix}rest.")}
-    flat = tensors[f"{prefix}weights"]
-    return Snapshot(
-        flat.clone().to(device or flat.device), {n: t.clone().to(device or t.device) for n, t in rest.items()}
-    )

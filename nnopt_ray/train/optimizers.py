@@ -33,10 +33,14 @@ Tiny = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Optimizer:
     """Base of all optimizers. An object holds the keys and no state: state lives in `slots`.
 
-    `lr` is the base learning rate; a schedule multiplies it step by step.
+    `lr` is the base learning rate; a schedule multiplies it step by step. `elementwise`: each weight is updated
+    by itself, so `update` may be called for some of them, and for those that are not to decay on a copy of the
+    optimizer with a `weight_decay` of 0.
     """
 
     lr: float
+    weight_decay: float = 0.0
+    elementwise: ClassVar[bool] = False
     slot_names: ClassVar[tuple[str, ...]] = ()
 
     def slots(self, weights: Tensor) -> dict[str, Tensor]:
@@ -61,6 +65,8 @@ class SGD(Optimizer):
         nesterov: look ahead along the momentum; needs momentum above 0 and no dampening.
         weight_decay: L2 penalty, added to the gradient as weight_decay * weights.
     """
+
+    elementwise = True
 
     def __init__(
         self,
@@ -109,6 +115,7 @@ class Adam(Optimizer):
         weight_decay: L2 penalty, added to the gradient as weight_decay * weights.
     """
 
+    elementwise = True
     slot_names = ("mean", "square")
 
     def __init__(
@@ -197,6 +204,8 @@ class RMSprop(Optimizer):
         weight_decay: L2 penalty, added to the gradient as weight_decay * weights.
         centered: divide by the gradient's deviation instead of its root mean square.
     """
+
+    elementwise = True
 
     def __init__(
         self,

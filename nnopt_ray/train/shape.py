@@ -10,6 +10,7 @@ from nnopt_ray.tables import Part
 from nnopt_ray.train import fusible, images, masks
 from nnopt_ray.train.fusible import CannotFuse
 from nnopt_ray.train.loop import Trainer
+from nnopt_ray.train.weights import trainable
 
 
 class Shape:
@@ -32,6 +33,7 @@ class Shape:
         self.model = model.to(device=example.machine.device, dtype=torch.float32)
         self.placed, self.loss, self.machine = example.placed, example.loss, example.machine
         self.sizes = tuple(example.sizes)
+        self.accumulate = example.experiment.train.accumulate
         self.layout = example.weights.layout
         self.validation = example.validation
         self.page, self.data = example.experiment, example.dataset.key
@@ -42,7 +44,7 @@ class Shape:
         self.sites = {rows: self._sites(rows) for rows in set(self.sizes)}
 
     def _try(self, example: Trainer) -> None:
-        if [(name, tuple(p.shape)) for name, p in self.model.named_parameters() if p.requires_grad] != self.layout:
+        if [(name, tuple(p.shape)) for name, p in trainable(self.model)[0]] != self.layout:
             raise CannotFuse("its weights have other shapes at another seed")
         try:
             fusible.observe(self.model, [self._rows(rows) for rows in sorted(set(self.sizes))])
@@ -84,6 +86,7 @@ class Shape:
             "another loss": _same("loss", page.train.loss, self.page.train.loss)
             and trainer.loss.lane_values().keys() == self.loss.lane_values().keys(),
             "other batches": tuple(trainer.sizes) == self.sizes
+            and page.train.accumulate == self.accumulate
             and trainer.validation.rows_a_batch == self.validation.rows_a_batch,
             "other data": trainer.dataset.key == self.data,
             "another device or precision": (trainer.machine.device, trainer.machine.precision)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nnopt_ray import rundir
@@ -14,7 +15,7 @@ from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.rundir import RunDir, TrialDir
 from nnopt_ray.train import checkpoints, state
-from nnopt_ray.train.weights import split
+from nnopt_ray.train.weights import Layout, split
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def find(experiment: Experiment) -> Found:
     return _whole(kept[int(epoch)])
 
 
-def put_optimizer(found: Found, optimizer: str, slots: Mapping[str, Tensor]) -> int:
+def put_optimizer(found: Found, optimizer: str, slots: Mapping[str, Tensor], layout: Layout) -> int:
     """Fill the optimizer's slots in place → the steps it had taken. Raises UserError when it is another one."""
     there = found.scalars["optimizer"]
     if there != optimizer:
@@ -71,8 +72,13 @@ def put_optimizer(found: Found, optimizer: str, slots: Mapping[str, Tensor]) -> 
             f"train.from.optimizer: {found.origin} keeps {kept} and the page's {optimizer} "
             f"needs {needed}: give it the same keys, or optimizer: false."
         )
+    order = [name for name, _ in layout]
     for name, slot in slots.items():
-        slot.copy_(found.optimizer[name])
+        there = found.optimizer[name]
+        if there.dim():  # by name, as the weights may lie in another order there
+            parts = split(there, found.scalars["layout"])
+            there = torch.cat([parts[own].reshape(-1) for own in order])
+        slot.copy_(there)
     return int(found.scalars["step"])
 
 

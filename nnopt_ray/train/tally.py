@@ -12,36 +12,50 @@ Broken = tuple[int, str, float]  # step of the epoch, what it is, its value
 
 
 class Tally:
-    """Losses and gradient norms of an epoch: kept on the device, looked at seldom."""
+    """Losses and gradient norms of an epoch: kept on the device, looked at seldom.
 
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Tensor, float | Tensor, Tensor]] = []
+    every: batches that an optimizer step takes; each has a loss, the last of them a gradient norm too.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self._every = every
+        self._waiting: list[tuple[Tensor, float | Tensor]] = []
+        self._waiting_norms: list[Tensor] = []
         self._loss_sum = self._weight_sum = self._norm_sum = 0.0
-        self._steps = 0
+        self._batches = self._steps = 0
 
-    def add(self, loss: Tensor, weight: float | Tensor, norm: Tensor) -> None:
-        self._waiting.append((loss, weight, norm))
+    def add(self, loss: Tensor, weight: float | Tensor, norm: Tensor | None) -> None:
+        self._waiting.append((loss, weight))
+        if norm is not None:
+            self._waiting_norms.append(norm)
 
     def settle(self) -> Broken | None:
         """Add up what waits → the first value that is no number, if there is one."""
         if not self._waiting:
             return None
-        losses, weights, norms = zip(*self._waiting, strict=True)
-        numbers = torch.stack([*losses, *norms]).tolist()
+        losses, weights = zip(*self._waiting, strict=True)
+        numbers = torch.stack([*losses, *self._waiting_norms]).tolist()
         self._waiting.clear()
+        self._waiting_norms.clear()
         return self.take(numbers[: len(losses)], weights, numbers[len(losses) :])
 
     def take(self, losses: Sequence[float], weights: Sequence[float | Tensor], norms: Sequence[float]) -> Broken | None:
-        """Add up the steps of which the numbers are known → the first that is no number, if there is one."""
-        for index, (loss, weight, norm) in enumerate(zip(losses, weights, norms, strict=True)):
-            for name, value in (("training loss", loss), ("gradient", norm)):
-                if not math.isfinite(value):
-                    return self._steps + index, name, value
+        """Add up batches and steps of which the numbers are known → the first that is no number, if there is one."""
+        broken: list[Broken] = []
+        for index, (loss, weight) in enumerate(zip(losses, weights, strict=True)):
+            if not math.isfinite(loss):
+                broken.append(((self._batches + index) // self._every, "training loss", loss))
+                break
             self._loss_sum += loss * float(weight)
             self._weight_sum += float(weight)
+        for index, norm in enumerate(norms):
+            if not math.isfinite(norm):
+                broken.append((self._steps + index, "gradient", norm))
+                break
             self._norm_sum += norm
-        self._steps += len(losses)
-        return None
+        self._batches += len(losses)
+        self._steps += len(norms)
+        return min(broken, key=lambda each: each[0], default=None)  # of one step, the loss
 
     @property
     def loss(self) -> float:

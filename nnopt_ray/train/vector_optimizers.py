@@ -17,7 +17,7 @@ from nnopt_ray.train.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 if TYPE_CHECKING:
     from nnopt_ray.train.loop import Trainer
 
-Columns = dict[str, Tensor]  # key → float32 [rows, 1]
+Columns = dict[str, Tensor]  # key → float32 [rows, 1]; weight_decay [rows, P] where it leaves weights out
 Slots = dict[str, Tensor]  # name → float32 [rows, P]
 
 
@@ -76,6 +76,12 @@ class _Group:
         # 1 - 0.999 in float32 is 5e-5 off.
         given |= {f"1-{key}": [1 - value for value in values] for key, values in given.items()}
         self.keys = {key: _column(values, device) for key, values in given.items()}
+        size = lanes[0][1].weights.flat.numel()
+        if any(lane.descent.decaying < size for _, lane in lanes):
+            decays = self.keys["weight_decay"].repeat(1, size)
+            for row, (_, lane) in zip(decays, lanes, strict=True):
+                row[lane.descent.decaying :] = 0.0
+            self.keys["weight_decay"] = decays
         told: dict[str, list[list[float]]] = {"lr": [], "step": []}
         told |= {"correction1": [], "correction2": []} if "beta1" in keys else {}
         for number in range(steps):

@@ -15,6 +15,13 @@ from torch import Tensor, nn
 
 from nnopt_ray.errors import PartError, UserError
 
+NORMS = (
+    nn.modules.batchnorm._NormBase,  # batch norm and instance norm
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
 Layout = list[tuple[str, tuple[int, ...]]]  # name and shape of each trainable weight, in flat order
 
 
@@ -31,11 +38,12 @@ class FlatWeights:
 
     flat, gradient: float32 [P]; the parameters of the model and their `.grad` are views into them.
     A weight that a step does not use has a gradient of zero (torch.optim would skip it instead).
+    decaying: the first so many numbers are those of weights proper, the rest those of biases and norms.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.trainable, self.decaying = trainable(model)
         self.layout: Layout = [(name, tuple(p.shape)) for name, p in self.trainable]
         size = sum(p.numel() for _, p in self.trainable)
         device = next((p.device for _, p in self.trainable), torch.device("cpu"))
@@ -120,6 +128,20 @@ class FlatWeights:
         taken = snapshot or self.snapshot()
         kept = {**split(taken.flat, self.layout), **taken.rest}
         return {name: kept[own].clone() for name, own in aliases(self.model).items()}
+
+
+def trainable(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], int]:
+    """Trainable weights by name in flat order, and how many numbers stand in front of the biases and norms.
+
+    Weights proper come first, so that what is to act on them alone acts on one piece. A tensor of one dimension
+    counts as a bias or as the scale of a norm, whatever its layer calls it.
+    """
+    norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    behind = [p.dim() <= 1 or name.endswith("bias") or id(p) in norms for name, p in named]
+    first = [each for each, last in zip(named, behind, strict=True) if not last]
+    rest = [each for each, last in zip(named, behind, strict=True) if last]
+    return [*first, *rest], sum(p.numel() for _, p in first)
 
 
 def aliases(model: nn.Module) -> dict[str, str]:

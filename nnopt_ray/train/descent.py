@@ -1,0 +1,108 @@
+"""From a gradient to new weights: L1, clipping, weight decay, the optimizer's step.
+
+Weight decay pulls weights to 0, which a bias or the scale of a norm has no reason to go to; recipes of the field
+leave those out (timm's `filter_bias_and_bn`, transformers' Trainer, nanoGPT), torch.optim does not by itself.
+`train.weight_decay_on` chooses. The weights that decay lie in front of all others (`weights.trainable`), so leaving
+the others out is the optimizer's kernel called for two pieces instead of one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nnopt_ray.experiment import Train
+from nnopt_ray.train.optimizers import Optimizer
+from nnopt_ray.train.weights import FlatWeights
+
+_Part = tuple[Optimizer, Tensor, Tensor, dict[str, Tensor]]
+
+
+class Accumulation:
+    """The gradient of a step that takes several batches: that of the mean over all their rows.
+
+    every: batches a step; the last step of an epoch takes those that are left, of `batches` in all.
+    """
+
+    def __init__(self, every: int, gradient: Tensor) -> None:
+        self._every = every
+        self._sum = torch.zeros_like(gradient)
+        self._weight: float | Tensor = 0.0
+
+    def add(self, number: int, batches: int, gradient: Tensor, weight: float | Tensor) -> bool:
+        """Take in the gradient of batch `number` of an epoch, the mean over its rows, which counts `weight`.
+
+        → whether a step is due; its gradient lies in `gradient` then.
+        """
+        if number % self._every == 0:
+            self._sum.zero_()
+            self._weight = 0.0
+        if isinstance(weight, Tensor):
+            self._sum.addcmul_(gradient, weight)
+        else:
+            self._sum.add_(gradient, alpha=weight)
+        self._weight = self._weight + weight
+        if (number + 1) % self._every and number + 1 < batches:
+            return False
+        torch.div(self._sum, self._weight, out=gradient)
+        return True
+
+
+class Descent:
+    """What a step does with its gradient. It keeps nothing: state is in the weights and in the optimizer's slots.
+
+    decaying: weight decay acts on the first so many numbers of the weights.
+    """
+
+    def __init__(self, train: Train, optimizer: Optimizer, weights: FlatWeights) -> None:
+        self._l1, self._norm, self._value = train.l1, train.clip_norm, train.clip_value
+        self._optimizer = optimizer
+        size = weights.flat.numel()
+        self.decaying = size
+        if train.weight_decay_on == "weights" and getattr(optimizer, "elementwise", False) and optimizer.weight_decay:
+            self.decaying = weights.decaying
+            self._rest = copy.copy(optimizer)
+            self._rest.weight_decay = 0.0
+        self._whole = self.decaying == size
+        self._parts: tuple[tuple[Tensor, ...], list[_Part]] = ((), [])
+
+    def limit(self, weights: Tensor, gradient: Tensor) -> Tensor:
+        """The L1 penalty and clipping, in place → the norm of the gradient in between, float32 []."""
+        if self._l1:
+            gradient.add_(weights.detach().sign(), alpha=self._l1)
+        norm: Tensor = torch.linalg.vector_norm(gradient)
+        if self._norm is not None:  # the meaning of torch.nn.utils.clip_grad_norm_
+            gradient.mul_((self._norm / (norm + 1e-6)).clamp_(max=1.0))
+        if self._value is not None:
+            gradient.clamp_(-self._value, self._value)
+        return norm
+
+    def update(self, weights: Tensor, gradient: Tensor, slots: Mapping[str, Tensor], step: int, lr: float) -> None:
+        """Weight decay and the optimizer's step, in place; arguments as of `Optimizer.update`."""
+        if self._whole:
+            self._optimizer.update(weights, gradient, slots, step, lr)
+            return
+        for optimizer, w, g, s in self._split(weights, gradient, slots):
+            optimizer.update(w, g, s, step, lr)
+
+    def _split(self, weights: Tensor, gradient: Tensor, slots: Mapping[str, Tensor]) -> list[_Part]:
+        """The numbers that decay, then the others; made anew only when the tensors are others than at the last step."""
+        given = (weights, gradient, *slots.values())
+        known, parts = self._parts
+        if len(known) != len(given) or any(one is not two for one, two in zip(known, given, strict=True)):
+            at = self.decaying
+            parts = [
+                (
+                    optimizer,
+                    weights[piece],
+                    gradient[piece],
+                    {name: slot[piece] if slot.shape == weights.shape else slot for name, slot in slots.items()},
+                )
+                for optimizer, piece in ((self._optimizer, slice(0, at)), (self._rest, slice(at, None)))
+                if weights[piece].numel()
+            ]
+            self._parts = given, parts
+        return parts

@@ -1,0 +1,119 @@
+"""What a training goes on from: its state as tensors and numbers, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nnopt_ray.data.types import Dataset
+from nnopt_ray.errors import UserError
+from nnopt_ray.experiment import Experiment
+from nnopt_ray.results import Epoch
+from nnopt_ray.train.state import State, from_line, lists, to_line
+from nnopt_ray.train.watch import Watch
+from nnopt_ray.train.weights import FlatWeights, Snapshot, aliases
+
+
+class Training(Protocol):
+    """What `loop.Trainer` has that is kept, or that a state must fit."""
+
+    experiment: Experiment
+    dataset: Dataset
+    weights: FlatWeights
+    slots: dict[str, Tensor]
+    watch: Watch
+    snapshots: dict[int, Snapshot]
+    history: list[Epoch]
+    epoch: int
+    step: int
+    base_lr: float
+    done: bool
+    reason: str
+    at_boundary: bool
+
+    @property
+    def model(self) -> nn.Module: ...
+
+
+def state_of(trainer: Training) -> State:
+    """All that a resumed training needs; copies. Only between epochs (AssertionError in the middle of one)."""
+    assert trainer.at_boundary, "the state in the middle of an epoch is none to go on from"
+    tensors = _tensors(trainer.weights.flat, trainer.weights.rest, "")
+    tensors |= {f"optimizer.{name}": tensor.clone() for name, tensor in trainer.slots.items()}
+    for epoch, taken in trainer.snapshots.items():
+        tensors |= _tensors(taken.flat, taken.rest, f"epoch-{epoch}.")
+    scalars = {
+        "epoch": trainer.epoch,
+        "step": trainer.step,
+        "base_lr": trainer.base_lr,
+        "done": trainer.done,
+        "reason": trainer.reason,
+        "watch": trainer.watch.state_dict(),
+        "snapshots": list(trainer.snapshots),
+        "history": [to_line(epoch) for epoch in trainer.history],
+        "layout": trainer.weights.layout,
+        "aliases": aliases(trainer.model),
+        "optimizer": trainer.experiment.train.optimizer.type,
+        "data": trainer.dataset.key,
+    }
+    return State(tensors, scalars)
+
+
+def load(trainer: Training, state: State) -> None:
+    """Put a training where the state was taken. Raises UserError when it is of another page."""
+    tensors, scalars = state.tensors, state.scalars
+    _take(trainer, state)
+    device = trainer.weights.flat.device
+    trainer.snapshots = {e: _snapshot(tensors, f"epoch-{e}.", device) for e in scalars["snapshots"]}
+    trainer.epoch, trainer.step, trainer.base_lr = scalars["epoch"], scalars["step"], scalars["base_lr"]
+    trainer.done, trainer.reason = scalars["done"], scalars["reason"]
+    trainer.history = [from_line(line) for line in scalars["history"]]
+    trainer.watch.load_state_dict(scalars["watch"])
+
+
+def adopt(trainer: Training, state: State) -> None:
+    """Take over weights and optimizer only. Raises UserError when they are of another shape."""
+    _take(trainer, state)
+    trainer.step = state.scalars["step"]
+
+
+def _take(trainer: Training, state: State) -> None:
+    _refuse_other(trainer, state)
+    trainer.weights.restore(_snapshot(state.tensors, ""))
+    for name, slot in trainer.slots.items():
+        slot.copy_(state.tensors[f"optimizer.{name}"])
+
+
+def _refuse_other(trainer: Training, state: State) -> None:
+    scalars = state.scalars
+    differing = {
+        "other weights": ([[name, list(shape)] for name, shape in trainer.weights.layout], lists(scalars["layout"])),
+        "another optimizer": (trainer.experiment.train.optimizer.type, scalars["optimizer"]),
+        "other state of the optimizer": (
+            sorted(f"optimizer.{name}" for name in trainer.slots),
+            sorted(name for name in state.tensors if name.startswith("optimizer.")),
+        ),
+        "other data": (trainer.dataset.key, scalars["data"]),
+    }
+    for what, (here, there) in differing.items():
+        if here != there:
+            raise UserError(
+                f"this training cannot be resumed with this page: its checkpoint has {what}. "
+                "Start a new run, or start from its weights with train.from."
+            )
+
+
+def _tensors(flat: Tensor, rest: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Copies, named as `_snapshot` reads them."""
+    return {f"{prefix}weights": flat.clone(), **{f"{prefix}rest.{n}": tensor.clone() for n, tensor in rest.items()}}
+
+
+def _snapshot(tensors: Mapping[str, Tensor], prefix: str, device: torch.device | None = None) -> Snapshot:
+    rest = {name.removeprefix(f"{prefix}rest."): t for name, t in tensors.items() if name.startswith(f"{prefix}rest.")}
+    flat = tensors[f"{prefix}weights"]
+    return Snapshot(
+        flat.clone().to(device or flat.device), {n: t.clone().to(device or t.device) for n, t in rest.items()}
+    )
