@@ -84,7 +84,7 @@ EXAMPLES: dict[str, Example] = {
     "resnet": Example(
         takes={"image": BOTH},
         keys={"depth": 8, "width": 8},
-        values={"width": (1, 4, 9)},
+        values={"width": (1, 4, 9), "depth": (8, 14, 18, 20, 50), "stem": ("auto", "small"), "weights": (None,)},
         refused=(
             (IMAGE + CATEGORIES, {}, "image and categories input"),
             (
@@ -92,9 +92,48 @@ EXAMPLES: dict[str, Example] = {
                 {"depth": 8},
                 "halves the image 2 times and needs at least 4x4 pixels, and these are 3x8",
             ),
-            (image(1, 7, 7), {"depth": 18}, "needs at least 8x8 pixels, and these are 7x7. Use a depth other than 18"),
+            (
+                image(1, 7, 7),
+                {"depth": 18},
+                "needs at least 8x8 .* and these are 7x7. Use a depth of three stages",
+            ),
+            (IMAGE, {"depth": 50, "stem": "imagenet"}, "halves the image 5 times and .* 32x32 .* Use stem: small, or"),
         ),
         lanes=CHAOS,
+    ),
+    "vgg": Example(
+        takes={"image": BOTH},
+        keys={"width": 4, "dropout": 0.0},
+        values={"width": (1, 4), "classifier_width": (1, 16), "weights": (None,)},
+        refused=(
+            (IMAGE, {"halvings": 4}, "halves the image 4 times and needs at least 16x16 pixels, .* Use fewer halvings"),
+            (image(1, 1, 9), {}, "needs at least 2x2 pixels, and these are 1x9"),
+        ),
+        lanes=CHAOS,
+    ),
+    "efficientnet": Example(
+        takes={"image": BOTH},
+        keys={"dropout": 0.0, "stochastic_depth": 0.1},
+        values={"size": ("tiny",), "stem": ("auto", "small", "imagenet"), "weights": (None,)},
+        refused=(
+            (IMAGE, {"size": "b0"}, "halves the image 4 times and needs at least 16x16 pixels, .* Use size: tiny"),
+            (image(1, 8, 7), {"stem": "imagenet"}, "needs at least 8x8 pixels, and these are 8x7. Use stem: small"),
+            (image(1, 3, 3), {}, "needs at least 4x4 pixels, and these are 3x3. Use model mlp"),
+        ),
+        lanes=CHAOS,
+    ),
+    "vit": Example(
+        takes={"image": BOTH},
+        keys={"width": 16, "depth": 2, "heads": 2},
+        values={"width": (8, 12), "patch": ("auto", 1, 3, 4), "heads": (1, 2, 4), "depth": (1, 2), "weights": (None,)},
+        refused=(
+            (IMAGE, {"heads": 3}, "3 heads do not divide 16"),
+            (IMAGE, {"patch": 3}, "3 does not divide 8x8 pixels. Give patch: 2, 4 or 8."),
+            (image(1, 28, 7), {"patch": 4}, "Give patch: 7."),
+            (image(1, 29, 31), {}, "no patch divides 29x31 pixels into 4 to 64 patches. Bring the images"),
+        ),
+        lanes=ROUNDING,
+        lr=3e-3,
     ),
 }
 

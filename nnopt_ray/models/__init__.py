@@ -4,4 +4,7 @@ MODELS: dict[str, str] = {
     "baseline": "nnopt_ray.models.baseline:Baseline",
     "mlp": "nnopt_ray.models.mlp:MLP",
     "resnet": "nnopt_ray.models.resnet:ResNet",
+    "vgg": "nnopt_ray.models.vgg:VGG",
+    "efficientnet": "nnopt_ray.models.efficientnet:EfficientNet",
+    "vit": "nnopt_ray.models.vit:ViT",
 }
