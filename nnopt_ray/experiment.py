@@ -13,35 +13,40 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
+from nnopt_ray.recipe import Checkpoint, EarlyStopping, Start, Train
+from nnopt_ray.section import Beside, Count, Fixed, Fraction, InRoom, NonNegative, Positive, Section, by_default
 from nnopt_ray.tables import Part
 
+__all__ = [
+    "SCALARS",
+    "TRIAL_FACTS",
+    "Beside",
+    "Checkpoint",
+    "Confirm",
+    "Data",
+    "EarlyStopping",
+    "Evaluate",
+    "Experiment",
+    "Fixed",
+    "InRoom",
+    "Range",
+    "Resources",
+    "Search",
+    "Section",
+    "Start",
+    "Train",
+    "Tree",
+    "count",
+    "plain",
+    "ranges",
+    "walk",
+]
+
 Tree = dict[str, Any]  # a page as plain data; a Range may stand where a value or a sub-page would
-
-
-@dataclass(frozen=True)
-class InRoom:
-    """Marks a field whose value is a part of this room, or a list of such parts."""
-
-    room: str
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Marks a field (and all below it) in which no range may stand, with the reason in words."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Beside:
-    """Marks a key that names a file or folder, relative to the page; the resolved page names it in full.
-
-    A resolved page is kept in a run folder and read from there, where a relative path would lead nowhere.
-    """
 
 
 @dataclass(frozen=True)
@@ -177,27 +182,6 @@ def walk(node: Any, choose: Any, path: str = "", branch: str = "") -> Any:
     return node
 
 
-def by_default(name: str) -> Any:
-    """The part that stands where the page names none, as a page would write it; reading makes it a Part."""
-    return {"type": name}
-
-
-class Section(BaseModel):
-    """Base of all sections: closed, immutable, no guessing of types."""
-
-    bare: ClassVar[str | None] = None  # the key that a word alone, instead of the mapping, stands for
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True, populate_by_name=True
-    )
-
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Mode = Literal["auto", "min", "max"]
-
 SPLIT_WHY = "trials can only be compared on the same rows"
 
 
@@ -221,80 +205,6 @@ class Data(Section):
         default=True,
         description="regression: train on a target of mean 0 and deviation 1; scores stay in the user's units",
     )
-
-
-class EarlyStopping(Section):
-    """Stop when the monitored value has not improved for `patience` epochs (Keras' meaning)."""
-
-    monitor: str = Field(
-        default="objective", description="a metric such as val_loss; objective: what the page optimizes"
-    )
-    patience: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs without improvement before stopping")
-    min_delta: Annotated[float, Field(allow_inf_nan=False)] = Field(
-        default=0.0, description="smallest change that counts as improvement"
-    )
-    mode: Mode = Field(default="auto", description="auto: the metric knows its direction")
-    baseline: float | None = Field(default=None, description="the value to beat; without it the wait goes on")
-    start_from_epoch: Annotated[int, Field(ge=0)] = Field(default=0, description="epochs to wait before watching")
-    restore_best_weights: bool = Field(default=False, description="go back to the weights of the best epoch at the end")
-    verbose: bool = Field(default=False, description="say each decision in the log of epochs")
-
-
-class Checkpoint(Section):
-    """When the state of training is written, and how many files are kept."""
-
-    every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="epochs between checkpoints; auto: as often as costs at most about 3 % of the time"
-    )
-    keep: Count = Field(default=2, description="newest checkpoints kept, beside the best epoch's")
-
-
-class Start(Section):
-    """Start from the weights of an earlier run; a word alone is the run."""
-
-    bare = "run"
-
-    run: Annotated[str, Beside(), Fixed("it names one place")] = Field(
-        description="a run folder, or a trial's folder inside one"
-    )
-    epoch: Annotated[int, Field(ge=0)] | Literal["best", "last"] = Field(
-        default="best", description="which epoch's weights"
-    )
-    optimizer: bool = Field(
-        default=False, description="true: continue with the optimizer's state; false: fine-tune afresh"
-    )
-
-
-class Train(Section):
-    """Training of one network."""
-
-    epochs: Count = Field(default=20, description="passes over the training part, at most")
-    batch_size: Count = Field(default=64, description="rows a batch")
-    accumulate: Count = Field(
-        default=1, description="batches that an optimizer step takes, by the mean over all their rows"
-    )
-    optimizer: Annotated[Part, InRoom("optimizer")] = Field(
-        default=by_default("adam"), description="how gradients are applied"
-    )
-    weight_decay_on: Literal["weights", "all"] = Field(
-        default="weights",
-        description="weights: the optimizer's weight_decay leaves out biases and the weights of norms; "
-        "all: it leaves out nothing, as in torch.optim",
-    )
-    loss: Annotated[Part, InRoom("loss")] = Field(default=by_default("auto"), description="what training minimizes")
-    schedule: Annotated[Part, InRoom("schedule")] = Field(
-        default=by_default("constant"), description="the learning rate over time"
-    )
-    warmup_epochs: NonNegative = Field(default=0.0, description="epochs of linear warm-up in front of the schedule")
-    early_stopping: EarlyStopping | None = Field(default=None, description="when to stop before `epochs`")
-    checkpoint: Checkpoint = Field(default=Checkpoint(), description="when the state is written")
-    clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient of all weights together")
-    clip_value: Positive | None = Field(default=None, description="largest absolute value of one gradient entry")
-    l1: NonNegative = Field(default=0.0, description="strength of the L1 penalty on all weights")
-    precision: Annotated[Literal["auto", "float32", "bfloat16"], Fixed("it belongs to the machine")] = Field(
-        default="auto", description="number format of the forward and backward pass"
-    )
-    start: Start | None = Field(default=None, alias="from", description="start from an earlier run's weights")
 
 
 class Confirm(Section):

@@ -110,6 +110,10 @@ FAULTS: list[tuple[str, str, str]] = [
     ("monitor", DATA + "model: mlp\ntrain: {early_stopping: {monitor: val_acc}}\n", "no epoch records 'val_acc'. Did you mean 'val_accuracy'?"),
     ("plateau", DATA + "model: mlp\ntrain: {schedule: {choice: [constant, {type: reduce_on_plateau, monitor: loss}]}}\n", "3:74: train.schedule.monitor: a metric of the validation part begins with val_: 'val_loss'."),
     ("evaluate", DATA + "model: mlp\nevaluate: {metrics: [acuracy]}\n", "3:22: evaluate.metrics.0: unknown metric 'acuracy'. Did you mean 'accuracy'?"),
+    # training
+    ("two averages", DATA + "model: mlp\ntrain: {ema: {decay: 0.9}, swa: {lr: 0.1}}\n", "3:33: train.swa: train.ema averages the weights already"),
+    ("late average", DATA + "model: mlp\ntrain: {epochs: 5, swa: {start_epoch: 5}}\n", "3:39: train.swa.start_epoch: it counts from 0 and train.epochs is 5, so nothing would ever be averaged"),
+    ("nowhere to anneal", DATA + "model: mlp\ntrain: {swa: {anneal_epochs: 2}}\n", "train.swa.anneal_epochs: the learning rate goes to train.swa.lr in these epochs, which the page does not say."),
     # search
     ("grid", DATA + "model: {type: mlp, dropout: {uniform: [0, 0.4]}}\nsearch: {method: grid}\n", "2:29: model.dropout: a grid needs values that can be counted, and uniform is continuous. Write {step: [0, 0.4, 0.1]}"),
     ("listed", DATA + "model: mlp\nsearch: {trials: [{seed: 1}]}\n", "a list of trials is for the manual method, and the method is bayesian"),

@@ -16,6 +16,7 @@ from train_example import page, part
 from nnopt_ray.data.types import Dataset, Input
 from nnopt_ray.errors import NotANumber
 from nnopt_ray.experiment import Experiment
+from nnopt_ray.recipe import Ema, Swa
 from nnopt_ray.tables import Part
 from nnopt_ray.train import masks
 from nnopt_ray.train.lanes import CannotFuse, Pack, Shape
@@ -151,6 +152,34 @@ def test_a_lane_is_the_training_alone(family: str) -> None:
             # The bias of a key in attention, and one before batch norm, have no gradient but rounding, which Adam
             # makes steps of: such weights differ, and what the network gives does not.
             assert max(value for name, value in found.items() if name.startswith(("val", "norm"))) < most, found
+
+
+@pytest.mark.parametrize(("family", "vector"), [("mlp dropout", False), ("mlp dropout", True), ("net", False)])
+def test_lanes_average_each_in_its_own_way(family: str, vector: bool) -> None:
+    data, model, varied, both, _ = FAMILIES[family]
+    ways = [{"ema": Ema(decay=0.9)}, {}, {"swa": Swa(start_epoch=1, lr=0.01)}, {"ema": Ema(decay=0.5, warmup=False)}]
+    experiments = [
+        each.model_copy(update={"train": each.train.model_copy(update=way)})
+        for each, way in zip(pages(model, varied, **both), ways, strict=False)
+    ]
+    lanes = [trainer(experiment, data) for experiment in experiments]
+    pack = Pack(Shape(lanes[0]), len(lanes), lanes[0], vector=vector)
+    for lane in lanes:
+        pack.put(lane)
+    while live := {lane for lane in lanes if not lane.done}:
+        pack.run_epoch(only=live)
+    for experiment, lane in zip(experiments, lanes, strict=True):
+        pack.take(lane)
+        end = alone(experiment, data)
+        found = differences(end, lane)
+        assert ("average" in found) == (experiment.train.ema is not None or experiment.train.swa is not None)
+        if vector:
+            assert found.pop("optimizer") < 1e-3
+        assert found.pop("train_loss") < ROUNDING
+        assert max(found.values()) <= (0.0 if family.startswith("mlp") and not vector else ROUNDING), found
+        lane.finalize()
+        end.finalize()
+        torch.testing.assert_close(lane.weights.flat, end.weights.flat)
 
 
 @pytest.mark.parametrize(("family", "bitwise"), [("mlp dropout", True), ("conv norm dropout", False)])

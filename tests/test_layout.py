@@ -29,6 +29,8 @@ ORDER = (
     "tables",
     "rundir",
     "machine",
+    "section",
+    "recipe",
     "experiment",
     "results",
     "trials",

@@ -44,7 +44,7 @@ BEYOND = {
     "pbt too late", "pbt of nothing", "pbt by a model", "pbt by hand", "hyperband of one bracket", "late median",
     "grace of trials by hand", "one point", "one point by grid", "one point of words", "equal ends", "confirm nothing",
     "confirm more than there are", "confirm more than listed", "confirm more than points",
-    "reproducible and fused", "reproducible by the clock", "lanes that may not be",
+    "reproducible by the clock", "lanes that may not be", "two averages", "late average", "nowhere to anneal",
 }  # fmt: skip
 
 

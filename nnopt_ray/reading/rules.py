@@ -10,6 +10,7 @@ from nnopt_ray.experiment import SCALARS, TRIAL_FACTS, Range, count, plain, rang
 from nnopt_ray.reading.closing import close_tree
 from nnopt_ray.reading.methods import check_method, check_starts
 from nnopt_ray.reading.places import Places, Way, dotted, shown
+from nnopt_ray.reading.training import check_training
 
 NOT_TOLD = ("random", "quasi_random")  # methods that ask for points whatever came of the last ones
 
@@ -22,6 +23,7 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     _monitors(tree, places)
     _evaluated(tree, places)
     _loss(tree, places)
+    check_training(tree, _longest(tree), places)
     method = _at(tree, "search", "method", "type")
     trials = _at(tree, "search", "trials")
     opened = list(_opened(tree))

@@ -25,6 +25,8 @@ OF_THE_LANE = (
     "train.clip_norm",
     "train.clip_value",
     "train.l1",
+    "train.ema",
+    "train.swa",
     "train.from",
 )
 

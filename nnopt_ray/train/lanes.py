@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import accumulate
 from typing import Any
 
@@ -141,10 +142,14 @@ class Pack:
             for name, rows_of in kept.items():  # the step of all rows has moved their running statistics too
                 self.block.rest[name][resting] = rows_of
         # A lane that broke is not measured, as it would not be alone: a metric may raise at what it gives.
-        measured = self._measure([(slot, lane) for slot, lane in live if tallies[slot][1] is None])
-        self._epochs += 1
-        seconds = (time.perf_counter() - started) / len(live)
-        return [(lane, self._close(lane, *tallies[slot], measured.get(slot, {}), seconds)) for slot, lane in live]
+        whole = [(slot, lane) for slot, lane in live if tallies[slot][1] is None]
+        with ExitStack() as worn:
+            for _, lane in whole:
+                worn.enter_context(lane.counting_weights())
+            measured = self._measure(whole)
+            self._epochs += 1
+            seconds = (time.perf_counter() - started) / len(live)
+            return [(lane, self._close(lane, *tallies[slot], measured.get(slot, {}), seconds)) for slot, lane in live]
 
     @staticmethod
     def _close(

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from nnopt_ray.errors import NotANumber, PartError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.results import Epoch
-from nnopt_ray.train import batches, images, resuming, start
+from nnopt_ray.train import averaging, batches, images, resuming, start
 from nnopt_ray.train.descent import Accumulation, Descent
 from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.optimizers import Optimizer
@@ -101,6 +102,9 @@ class Trainer:
             )
         self._warm_up = round(train.warmup_epochs * self.steps_per_epoch)
 
+        self.average = averaging.average_of(train)
+        self._averaged = ""  # what happened to it in this epoch
+
         self.epoch = 0
         self.history: list[Epoch] = []
         self.done = False
@@ -147,11 +151,11 @@ class Trainer:
         self.open_epoch()
         directly = self._fit_directly()
         train_loss, grad_norm, lr = (self._train_loss(), 0.0, 0.0) if directly else self._train()
-        self.model.eval()
-        measured = self.validation.measure(self._forward)
-        return self.close_epoch(
-            train_loss, measured, lr, grad_norm, time.perf_counter() - started, ended="fitted directly" * directly
-        )
+        with self.counting_weights():
+            self.model.eval()
+            measured = self.validation.measure(self._forward)
+            seconds = time.perf_counter() - started
+            return self.close_epoch(train_loss, measured, lr, grad_norm, seconds, ended="fitted directly" * directly)
 
     def open_epoch(self) -> None:
         """What comes before the steps of an epoch. Raises RuntimeError when training has ended."""
@@ -160,6 +164,25 @@ class Trainer:
         if self.epoch == 0 and self.experiment.train.start is not None:
             self._start(self.experiment.train.start.optimizer)
         self.at_boundary = False
+
+    @contextmanager
+    def counting_weights(self) -> Iterator[None]:
+        """Within, after the steps of an epoch and until it is closed, the model has the weights that count.
+
+        These are the averaged ones where the page averages; the optimizer goes on from its own.
+        """
+        self._averaged = ""
+        if self.average is None:
+            yield
+            return
+        self._averaged = self.average.after_epoch(self.weights, self.epoch, self._renew_batch_norm)
+        with self.average.worn(self.weights):
+            yield
+
+    def _renew_batch_norm(self) -> None:
+        seed_torch(derived_seed(self.experiment.seed, "swa", self.epoch))
+        rows = self.placed.train.batches(self.sizes, self.order())
+        averaging.renew_batch_norm(self.model, (inputs for inputs, _ in rows), self._forward)
 
     def close_epoch(
         self,
@@ -175,7 +198,7 @@ class Trainer:
         measured: val_NAME → value. ended: why training ends here for a reason of its own.
         """
         metrics = {"train_loss": train_loss, **measured}
-        events = self._end_of_epoch(metrics)
+        events = [*([self._averaged] if self._averaged else []), *self._end_of_epoch(metrics)]
         if ended:
             self.done, self.reason = True, ended
         record = Epoch(self.epoch, metrics, lr, grad_norm, seconds, tuple(events))
@@ -238,6 +261,8 @@ class Trainer:
         norm = self.descent.limit(weights, gradient)
         self.step += 1
         self.descent.update(weights, gradient, self.slots, self.step, self.lr_of(number))
+        if self.average is not None:
+            self.average.after_step(self.weights)
         return norm
 
     def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -281,6 +306,16 @@ class Trainer:
 
     def _lr(self, step: int) -> float:
         """The learning rate of a step of this run, counted from 0."""
+        swa = self.experiment.train.swa
+        if swa is not None and swa.lr is not None:
+            first = averaging.first_averaged(swa, self.experiment.train.epochs) * self.steps_per_epoch
+            if step >= first:
+                before = self._scheduled(max(0, first - 1))
+                return averaging.annealed(before, swa, (step - first) // self.steps_per_epoch)
+        return self._scheduled(step)
+
+    def _scheduled(self, step: int) -> float:
+        """Warm-up, then the schedule."""
         if step < self._warm_up:
             return self.base_lr * (step + 1) / self._warm_up
         each = self.steps_per_epoch
@@ -392,9 +427,12 @@ class Trainer:
         """Give the model the weights that training ends with, and put it in evaluation.
 
         With early_stopping.restore_best_weights those of the epoch that early stopping calls best, whether
-        it stopped training or not (as in Keras); else the last epoch's. `best()` is not changed by it.
+        it stopped training or not (as in Keras); else the last epoch's, averaged where the page averages.
+        `best()` is not changed by it.
         """
         end = self.watch.keep_epoch
         if end is not None:
             self.weights.restore(self.snapshots[end])
+        elif self.average is not None and self.average.snapshot is not None:
+            self.weights.restore(self.average.snapshot)
         self.model.eval()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.results import Epoch
+from nnopt_ray.train.averaging import Average
 from nnopt_ray.train.state import State, from_line, lists, to_line
 from nnopt_ray.train.watch import Watch
 from nnopt_ray.train.weights import FlatWeights, Snapshot, aliases
@@ -24,6 +23,7 @@ class Training(Protocol):
     dataset: Dataset
     weights: FlatWeights
     slots: dict[str, Tensor]
+    average: Average | None
     watch: Watch
     snapshots: dict[int, Snapshot]
     history: list[Epoch]
@@ -41,10 +41,13 @@ class Training(Protocol):
 def state_of(trainer: Training) -> State:
     """All that a resumed training needs; copies. Only between epochs (AssertionError in the middle of one)."""
     assert trainer.at_boundary, "the state in the middle of an epoch is none to go on from"
-    tensors = _tensors(trainer.weights.flat, trainer.weights.rest, "")
+    tensors = Snapshot(trainer.weights.flat, trainer.weights.rest).tensors("")
     tensors |= {f"optimizer.{name}": tensor.clone() for name, tensor in trainer.slots.items()}
     for epoch, taken in trainer.snapshots.items():
-        tensors |= _tensors(taken.flat, taken.rest, f"epoch-{epoch}.")
+        tensors |= taken.tensors(f"epoch-{epoch}.")
+    average = trainer.average
+    if average is not None and average.snapshot is not None:
+        tensors |= average.snapshot.tensors("average.")
     scalars = {
         "epoch": trainer.epoch,
         "step": trainer.step,
@@ -52,6 +55,7 @@ def state_of(trainer: Training) -> State:
         "done": trainer.done,
         "reason": trainer.reason,
         "watch": trainer.watch.state_dict(),
+        "averaged": average.count if average is not None else 0,
         "snapshots": list(trainer.snapshots),
         "history": [to_line(epoch) for epoch in trainer.history],
         "layout": trainer.weights.layout,
@@ -67,7 +71,7 @@ def load(trainer: Training, state: State) -> None:
     tensors, scalars = state.tensors, state.scalars
     _take(trainer, state)
     device = trainer.weights.flat.device
-    trainer.snapshots = {e: _snapshot(tensors, f"epoch-{e}.", device) for e in scalars["snapshots"]}
+    trainer.snapshots = {e: Snapshot.of(tensors, f"epoch-{e}.", device) for e in scalars["snapshots"]}
     trainer.epoch, trainer.step, trainer.base_lr = scalars["epoch"], scalars["step"], scalars["base_lr"]
     trainer.done, trainer.reason = scalars["done"], scalars["reason"]
     trainer.history = [from_line(line) for line in scalars["history"]]
@@ -82,9 +86,14 @@ def adopt(trainer: Training, state: State) -> None:
 
 def _take(trainer: Training, state: State) -> None:
     _refuse_other(trainer, state)
-    trainer.weights.restore(_snapshot(state.tensors, ""))
+    trainer.weights.restore(Snapshot.of(state.tensors, ""))
     for name, slot in trainer.slots.items():
         slot.copy_(state.tensors[f"optimizer.{name}"])
+    if trainer.average is not None:
+        trainer.average.count = state.scalars["averaged"] if "average.weights" in state.tensors else 0
+        trainer.average.snapshot = None
+        if trainer.average.count:
+            trainer.average.snapshot = Snapshot.of(state.tensors, "average.", trainer.weights.flat.device)
 
 
 def _refuse_other(trainer: Training, state: State) -> None:
@@ -104,16 +113,3 @@ def _refuse_other(trainer: Training, state: State) -> None:
                 f"this training cannot be resumed with this page: its checkpoint has {what}. "
                 "Start a new run, or start from its weights with train.from."
             )
-
-
-def _tensors(flat: Tensor, rest: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Copies, named as `_snapshot` reads them."""
-    return {f"{prefix}weights": flat.clone(), **{f"{prefix}rest.{n}": tensor.clone() for n, tensor in rest.items()}}
-
-
-def _snapshot(tensors: Mapping[str, Tensor], prefix: str, device: torch.device | None = None) -> Snapshot:
-    rest = {name.removeprefix(f"{prefix}rest."): t for name, t in tensors.items() if name.startswith(f"{prefix}rest.")}
-    flat = tensors[f"{prefix}weights"]
-    return Snapshot(
-        flat.clone().to(device or flat.device), {n: t.clone().to(device or t.device) for n, t in rest.items()}
-    )

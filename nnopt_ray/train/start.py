@@ -15,7 +15,7 @@ from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.rundir import RunDir, TrialDir
 from nnopt_ray.train import checkpoints, state
-from nnopt_ray.train.weights import Layout, split
+from nnopt_ray.train.weights import Layout, Snapshot, split
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def find(experiment: Experiment) -> Found:
         why = "the best epoch, which optimizer: true needs whole, is" if asked.epoch == "best" else "epoch"
         there = ", ".join(str(number) for number in sorted(kept))
         raise UserError(f"train.from: {why} {epoch}, which {trial.root} has not kept. Kept are: {there}.")
-    return _whole(kept[int(epoch)])
+    return _whole(kept[int(epoch)], asked.optimizer)
 
 
 def put_optimizer(found: Found, optimizer: str, slots: Mapping[str, Tensor], layout: Layout) -> int:
@@ -82,11 +82,13 @@ def put_optimizer(found: Found, optimizer: str, slots: Mapping[str, Tensor], lay
     return int(found.scalars["step"])
 
 
-def _whole(path: Path) -> Found:
+def _whole(path: Path, to_go_on: bool) -> Found:
+    """A state. Averaged weights are what counted in that training, but its optimizer went on from its own."""
     taken = state.load(path)
     tensors, prefix = taken.tensors, "optimizer."
-    rest = {name.removeprefix("rest."): t for name, t in tensors.items() if name.startswith("rest.")}
-    named = {**split(tensors["weights"], taken.scalars["layout"]), **rest}
+    averaged = "average.weights" in tensors and not to_go_on
+    weights = Snapshot.of(tensors, "average." if averaged else "")
+    named = {**split(weights.flat, taken.scalars["layout"]), **weights.rest}
     aliases = taken.scalars["aliases"]
     return Found(
         origin=f"{path}",

@@ -164,6 +164,8 @@ class VectorOptimizer:
                 self.slots[name][group.rows] = rows
         for _, lane in self._lanes:
             lane.step += 1
+            if lane.average is not None:
+                lane.average.after_step(lane.weights)
         return norm
 
     def end(self) -> None:

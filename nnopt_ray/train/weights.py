@@ -32,6 +32,21 @@ class Snapshot:
     flat: Tensor
     rest: dict[str, Tensor]
 
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """Copies of all, for a state, named with this prefix; `of` is the way back."""
+        rest = {f"{prefix}rest.{name}": tensor.clone() for name, tensor in self.rest.items()}
+        return {f"{prefix}weights": self.flat.clone(), **rest}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], prefix: str, device: torch.device | None = None) -> Snapshot:
+        """The one that `tensors` named so, copied to this device."""
+        begin = f"{prefix}rest."
+        rest = {name.removeprefix(begin): t for name, t in tensors.items() if name.startswith(begin)}
+        flat = tensors[f"{prefix}weights"]
+        return cls(
+            flat.clone().to(device or flat.device), {n: t.clone().to(device or t.device) for n, t in rest.items()}
+        )
+
 
 class FlatWeights:
     """The weights of one network.

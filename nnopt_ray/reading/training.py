@@ -1,0 +1,31 @@
+"""What the keys of `train` must be to each other, and to those that say how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnopt_ray.reading.places import Places
+
+
+def check_training(tree: Mapping[str, Any], longest: int | None, places: Places) -> None:
+    """Note a fault for each contradiction. longest: the most epochs that a trial trains, None where not known."""
+    train = tree.get("train")
+    if isinstance(train, Mapping):
+        _averages(train, longest, places)
+
+
+def _averages(train: Mapping[str, Any], longest: int | None, places: Places) -> None:
+    swa = train.get("swa")
+    if not isinstance(swa, Mapping):
+        return
+    if isinstance(train.get("ema"), Mapping):
+        message = "train.ema averages the weights already, and only one average can be what counts. Remove one of them."
+        places.add(("train", "swa"), "train.swa", message)
+    first = swa.get("start_epoch")
+    if isinstance(first, int) and longest is not None and first >= longest:
+        message = f"it counts from 0 and train.epochs is {longest}, so nothing would ever be averaged. Lower it."
+        places.add(("train", "swa", "start_epoch"), "train.swa.start_epoch", message)
+    if swa.get("anneal_epochs") and swa.get("lr") is None:
+        message = "the learning rate goes to train.swa.lr in these epochs, which the page does not say. Give it, or 0."
+        places.add(("train", "swa", "anneal_epochs"), "train.swa.anneal_epochs", message)
