@@ -19,6 +19,8 @@ PACKAGES = (
     "pandas",
     "pyarrow",
     "scikit-learn",
+    "tokenizers",
+    "sentencepiece",
     "optuna",
     "pydantic",
     "safetensors",

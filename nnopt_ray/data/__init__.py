@@ -21,4 +21,5 @@ STEPS: dict[str, str] = {
     "impute": "nnopt_ray.data.steps:Impute",
     "scale": "nnopt_ray.data.steps:Scale",
     "encode": "nnopt_ray.data.steps:Encode",
+    "tokenize": "nnopt_ray.data.tokenize:Tokenize",
 }

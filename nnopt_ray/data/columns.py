@@ -17,7 +17,7 @@ from nnopt_ray.data.frame import Feature, Numeric, Text
 from nnopt_ray.data.table import LARGEST, Table, is_number, is_text, numbers, quoted
 from nnopt_ray.errors import DataError
 
-Kind = Literal["numeric", "categorical", "boolean", "date"]
+Kind = Literal["numeric", "categorical", "boolean", "date", "text"]
 
 # Two words that make a text column a boolean, the false one first; any case.
 BOOLEAN_WORDS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("off", "on"))
@@ -25,6 +25,11 @@ BOOLEAN_WORDS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("off
 # Names under which tables keep their row numbers and keys.
 ID_NAME = re.compile(r"(?i:(^|[_\W])(id|ids|uuid|guid|index|rowid|row_?n(umber|um|o)?)$|^unnamed_\d+$)|[a-z](Id|ID)$")
 ID_NAME_ROWS = 20  # fewer rows may well differ in all values by chance
+
+# Text is free text, to be read and not a set of categories, when half of its values are of so many words or more (names
+# and addresses have fewer) and so many of them occur once.
+FREE_WORDS = 5
+FREE_DISTINCT = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,12 @@ class Reading:
         return asdict(self)
 
 
-def recognise(table: Table, names: list[str]) -> tuple[tuple[Reading, ...], dict[str, str]]:
+def recognise(
+    table: Table, names: list[str], as_text: frozenset[str] = frozenset()
+) -> tuple[tuple[Reading, ...], dict[str, str]]:
     """How each of these columns is read, and those that cannot be learned from (name → reason).
+
+    as_text: columns that a step reads as text, whatever they look like.
 
     Raises DataError for infinite numbers and for kinds that have no numbers (lists, bytes).
     """
@@ -56,7 +65,8 @@ def recognise(table: Table, names: list[str]) -> tuple[tuple[Reading, ...], dict
         if column.null_count == len(column):
             empty[name] = "every value is missing"
             continue
-        reading = _recognise(name, column)
+        is_read = name in as_text and (is_text(column.type) or is_number(column.type))
+        reading = Reading(name, "text") if is_read else _recognise(name, column)
         if reading is None:
             strange.append(f"'{name}' ({column.type})")
             continue
@@ -124,7 +134,10 @@ def _text(name: str, column: Any) -> Reading:
             f"is text that looks like numbers but for {told}: if they mean a missing value, add to data.source: missing"
         )
         return Reading(name, "categorical", doubt=f"{doubt}: [{told}]")
-    return Reading(name, "categorical")
+    spaces = pc.count_substring_regex(sample, r"\s+")
+    wordy = float(pc.mean(pc.greater_equal(spaces, FREE_WORDS - 1)).as_py()) >= 0.5
+    free = wordy and pc.count_distinct(sample).as_py() > FREE_DISTINCT * len(sample)
+    return Reading(name, "text" if free else "categorical")
 
 
 def _date(name: str, column: Any, form: str) -> Reading:
@@ -163,11 +176,11 @@ def _features(reading: Reading, column: Any) -> dict[str, Feature] | None:
 
     name = reading.name
     if pa.types.is_null(column.type):  # new rows may lack every value
-        column = column.cast(pa.float64() if reading.kind != "categorical" else pa.string())
+        column = column.cast(pa.float64() if reading.kind not in ("categorical", "text") else pa.string())
         if reading.kind == "date":
             column = column.cast(pa.timestamp("s"))
-    if reading.kind == "categorical":
-        return {name: text(column, name)}
+    if reading.kind in ("categorical", "text"):
+        return {name: text(column, name, free=reading.kind == "text")}
     if reading.kind == "date":
         if not (dates.is_date(column.type) or is_text(column.type)):
             return None
@@ -212,7 +225,7 @@ def _truth(column: Any) -> np.ndarray | None:
     return None
 
 
-def text(column: Any, origin: str) -> Text:
+def text(column: Any, origin: str, free: bool = False) -> Text:
     """Any column as words and codes; whole numbers are written without a point."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -223,7 +236,7 @@ def text(column: Any, origin: str) -> Text:
         column = column.cast(pa.string())
     encoded = pc.dictionary_encode(column).combine_chunks()
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return Text(codes, tuple(encoded.dictionary.to_pylist()), origin)
+    return Text(codes, tuple(encoded.dictionary.to_pylist()), origin, free)
 
 
 def useless(
@@ -232,9 +245,9 @@ def useless(
     """Features to drop (name → reason) and remarks on kept ones, judged on the training rows.
 
     Dropped are features without any value or with one value throughout, and identifiers: text that is
-    different in more than nine of ten rows, and whole numbers that never repeat and either are named like a
-    key or fill a range no wider than the table is long. `keep` holds columns that a step names: of
-    those only the ones without any value go.
+    different in more than nine of ten rows (free text stays), and whole numbers that never repeat and
+    either are named like a key or fill a range no wider than the table is long. `keep` holds columns that
+    a step names: of those only the ones without any value go.
     """
     dropped: dict[str, str] = {}
     remarks: dict[str, str] = {}
@@ -248,7 +261,7 @@ def useless(
         elif distinct == 1 and present == len(train):
             dropped[name] = "it has one and the same value in all training rows"
         elif isinstance(feature, Text):
-            if present >= ID_NAME_ROWS and distinct > 0.9 * present:
+            if not feature.free and present >= ID_NAME_ROWS and distinct > 0.9 * present:
                 dropped[name] = f"an identifier or free text: {distinct} different values in {present} training rows"
         elif isinstance(feature, Numeric) and name == feature.origin and distinct == present >= ID_NAME_ROWS:
             values = feature.values[train]
@@ -271,4 +284,4 @@ def _counts(feature: Feature, train: np.ndarray) -> tuple[int, int]:
         codes = feature.codes[train]
         codes = codes[codes >= 0]
         return len(codes), len(np.unique(codes))
-    return len(train), feature.cardinality
+    return len(train), feature.cardinality  # codes and tokens are made by steps, later

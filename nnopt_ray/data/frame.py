@@ -1,7 +1,8 @@
 """What the steps work on: features in columns, and the image.
 
-A feature is one of three: Numeric (floats, NaN where missing), Text (words behind codes, -1 where
-missing) and Codes (indices for an embedding, never missing). Only the step `encode` makes Codes.
+A feature is one of four: Numeric (floats, NaN where missing), Text (words behind codes, -1 where
+missing), Codes (indices for an embedding, never missing; only the step `encode` makes them) and Tokens (a text
+that the step `tokenize` has read).
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ class Numeric:
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """codes: int64 [rows] into words, -1 where missing. The order of words means nothing."""
+    """codes: int64 [rows] into words, -1 where missing. The order of words means nothing.
+
+    free: these are texts to be read, not names of categories.
+    """
 
     codes: np.ndarray
     words: tuple[str, ...]
     origin: str
+    free: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +48,55 @@ class Codes:
     origin: str
 
 
-Feature = Numeric | Text | Codes
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """flat: int32 [tokens] of all rows one behind the other; those of row r are flat[starts[r]:starts[r + 1]].
+
+    starts: int64 [rows + 1]. Each token is in 0..cardinality-1. As an input a row has `length` tokens; framed: the
+    first one is `first` ([CLS]), and `last` ([SEP]) follows the text.
+    """
+
+    flat: np.ndarray
+    starts: np.ndarray
+    length: int
+    cardinality: int
+    padding: int
+    unknown: int
+    first: int
+    last: int
+    mask: int
+    framed: bool
+    origin: str
+
+    @property
+    def sizes_inside(self) -> np.ndarray:
+        """int64 [rows]: tokens of each row, without its frame."""
+        sizes: np.ndarray = np.diff(self.starts)
+        return sizes
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """int64 [rows]: tokens of each row with its frame."""
+        return self.sizes_inside + 2 * self.framed
+
+    def count_of(self, token: int, rows: np.ndarray) -> int:
+        """How often a token stands in these rows."""
+        before = np.concatenate([[0], np.cumsum(self.flat == token)])
+        return int((before[self.starts[rows + 1]] - before[self.starts[rows]]).sum())
+
+    def rows(self) -> np.ndarray:
+        """int64 [rows, length]: cut at the end, or filled up."""
+        filled = np.full((len(self.starts) - 1, self.length), self.padding, dtype=np.int64)
+        room = self.length - 2 * self.framed
+        for row, (start, end) in enumerate(zip(self.starts[:-1], self.starts[1:], strict=True)):
+            inside = self.flat[start : min(end, start + room)]
+            if self.framed:
+                filled[row, 0], filled[row, len(inside) + 1] = self.first, self.last
+            filled[row, self.framed : len(inside) + self.framed] = inside
+        return filled
+
+
+Feature = Numeric | Text | Codes | Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +151,7 @@ class Layout:
 
 
 def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
-    """The inputs of the network in their order (image, table, categories), over all rows.
+    """The inputs of the network in their order (image, tokens, table, categories), over all rows.
 
     Raises DataError, with the line to add to the page, for text that no step encoded and for missing
     values that no step filled; and for numbers that float32 cannot hold.
@@ -116,6 +169,11 @@ def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
             )
         layouts.append(Layout(Input("image", image.shape[1:]), ()))
         arrays.append(image)
+    for name, feature in frame.features.items():
+        if isinstance(feature, Tokens):
+            tokens = Input("tokens", (feature.length,), (feature.cardinality,), feature.padding)
+            layouts.append(Layout(tokens, (name,)))
+            arrays.append(feature.rows())
     numeric = {name: feature for name, feature in frame.features.items() if isinstance(feature, Numeric)}
     if numeric:
         with np.errstate(over="ignore"):
@@ -141,14 +199,19 @@ def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
 
 
 def _refuse_text(frame: Frame) -> None:
-    texts = list(dict.fromkeys(feature.origin for feature in frame.features.values() if isinstance(feature, Text)))
-    if texts:
-        listed = ", ".join(_yaml_word(name) for name in texts)
+    texts = {feature.origin: feature for feature in frame.features.values() if isinstance(feature, Text)}
+    cures = []
+    for free, cure in ((True, "type: tokenize"), (False, "type: encode, method: one_hot")):
+        named = ", ".join(_yaml_word(name) for name, feature in texts.items() if feature.free == free)
+        if named:
+            cures.append(f"- {{{cure}, columns: [{named}]}}")
+    if cures:
+        kind = "free text" if all(feature.free for feature in texts.values()) else "text"
         raise DataError(
-            f"{_columns(texts)} text, which a network cannot read. "
-            f"Add to data.steps: - {{type: encode, method: one_hot, columns: [{listed}]}}  "
+            f"{_columns(list(texts))} {kind}, which a network cannot read. "
+            f"Add to data.steps: {'  and: '.join(cures)}  "
             "or list what is not to be learned from in data.ignore."
-            + "".join(f" '{name}' {frame.doubts[name]}." for name in texts[:8] if name in frame.doubts)
+            + "".join(f" '{name}' {frame.doubts[name]}." for name in list(texts)[:8] if name in frame.doubts)
         )
 
 

@@ -10,6 +10,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +21,8 @@ import numpy as np
 from nnopt_ray import tables
 from nnopt_ray.data import preprocessing, store
 from nnopt_ray.data.columns import Reading, recognise
-from nnopt_ray.data.frame import Layout
-from nnopt_ray.data.preprocessing import Preprocessing, apply
+from nnopt_ray.data.frame import Layout, Tokens
+from nnopt_ray.data.preprocessing import Fitted, apply
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import PARTS, Split
 from nnopt_ray.data.store import open_dataset, place
@@ -42,7 +43,8 @@ def prepare(experiment: Experiment, cache: Path | None = None) -> Dataset:
     data = experiment.data
     base = experiment.file.resolve().parent if experiment.file is not None else Path.cwd()
     source: Source = tables.build("source", data.source)
-    key = _key(data, source.fingerprint(base))
+    files = [tables.build("step", part).fingerprint(base) for part in data.steps]
+    key = _key(data, [source.fingerprint(base), *files])
     folder = (cache or default_cache()) / key
     if folder.is_dir():
         try:
@@ -59,14 +61,14 @@ def default_cache() -> Path:
     return Path(said).expanduser() if said else Path.home() / ".cache" / "nnopt" / "data"
 
 
-def _key(data: Data, fingerprint: str) -> str:
+def _key(data: Data, fingerprints: list[str]) -> str:
     """What the prepared data follows from: the content, the page's section, and the code that reads both."""
     parts = {"split": (data.split,), "step": data.steps, "source": (data.source,)}
     said = {
-        "content": fingerprint,
+        "content": fingerprints,
         "code": _own_code(),
         "source": _unplaced(data.source),
-        "parts": [part.page() for part in (data.split, *data.steps)],
+        "parts": [_unplaced(part) for part in (data.split, *data.steps)],
         "brought": {part.type: _code_of(room, part) for room, chosen in parts.items() for part in chosen},
         "target": data.target,
         "task": data.task,
@@ -83,7 +85,7 @@ def _own_code() -> str:
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
-    for package in ("pyarrow", "numpy", "scikit-learn"):
+    for package in ("pyarrow", "numpy", "scikit-learn", "tokenizers", "sentencepiece"):
         digest.update(importlib.metadata.version(package).encode())
     return digest.hexdigest()
 
@@ -113,22 +115,24 @@ def _content(data: Data, read: Table) -> store.Content:
     split: Split = tables.build("split", data.split)
     not_learned = _not_learned(data, table, rows.column, split)
     names = [name for name in table.names if name != rows.column and name not in not_learned]
-    readings, empty = recognise(rows.table, names)
+    as_text = frozenset(name for part in data.steps for name in preprocessing.read_as_text(part) or ())
+    readings, empty = recognise(rows.table, names, as_text)
     parts = split.divide(rows.table, rows.target)
     _check_training(rows.target, parts["train"])
-    done, inputs, remarks = preprocessing.fit(
+    fitted = preprocessing.fit(
         rows.table,
         readings,
         {**not_learned, **empty},
         tuple(dict.fromkeys((rows.column, data.target))),
         data.steps,
-        parts["train"],
+        parts,
     )
+    done = fitted.preprocessing
     target, mean, scale = _target_values(rows.target, parts["train"], data.scale_target)
     outputs = len(rows.target.classes) if rows.target.task == "classification" else 1
     return store.Content(
         shapes=Shapes(rows.target.task, tuple(layout.input for layout in done.layouts), outputs),
-        inputs=inputs,
+        inputs=fitted.inputs,
         target=target,
         source_rows=rows.source_rows,
         parts=parts,
@@ -136,7 +140,7 @@ def _content(data: Data, read: Table) -> store.Content:
         target_mean=mean,
         target_scale=scale,
         feature_names=_feature_names(done.layouts),
-        summary=_summary(data, table, rows, parts, readings, done, remarks),
+        summary=_summary(data, table, rows, parts, readings, fitted),
         preprocessing=done.to_json(),
         audit=tuple((int(row), "left out", "no target") for row in rows.without),
     )
@@ -202,9 +206,9 @@ def _summary(
     rows: _Rows,
     parts: dict[str, np.ndarray],
     readings: tuple[Reading, ...],
-    done: Preprocessing,
-    remarks: dict[str, str],
+    fitted: Fitted,
 ) -> DataSummary:
+    done, remarks = fitted.preprocessing, fitted.remarks
     read = {reading.name: reading for reading in readings}
     columns: list[Column] = []
     if table.images is not None:
@@ -232,14 +236,32 @@ def _summary(
         columns=tuple(columns),
         parts={part: len(parts[part]) for part in PARTS},
         class_counts=counted,
-        notes=_notes(rows, table, columns, counted, remarks),
+        notes=(*_notes(rows, table, columns, counted, remarks), *fitted.notes, *_cut(fitted, parts)),
     )
 
 
-def _unplaced(source: Part) -> dict[str, Any]:
-    """The source with files by their names alone: the same content is the same data wherever it lies."""
-    files = {key: Path(str(source.keys[key])).name for key in ("path", "x", "y") if source.keys.get(key)}
-    return {**source.page(), **files}
+def _unplaced(part: Part) -> dict[str, Any]:
+    """The part with files by their names alone: the same content is the same data wherever it lies."""
+    files = {key: Path(str(part.keys[key])).name for key in ("path", "x", "y", "file") if part.keys.get(key)}
+    return {**part.page(), **files}
+
+
+def _cut(fitted: Fitted, parts: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """How long the rows of a text are, and how many were cut."""
+    tokens = next((f for f in fitted.frame.features.values() if isinstance(f, Tokens)), None)
+    if tokens is None:
+        return ()
+    quantile = next((state["quantile"] for _, state in fitted.preprocessing.steps if "quantile" in state), None)
+    why = ""
+    if quantile is not None:
+        how = "rounded up" if quantile <= tokens.length else "and auto takes no more than this"
+        why = f" (99 % of the training rows have at most {quantile:,}, {how})"
+    cut = {part: int((tokens.sizes[parts[part]] > tokens.length).sum()) for part in PARTS}
+    said = f"A row is {tokens.length:,} tokens{why}"
+    if not any(cut.values()):
+        return (f"{said}; none is longer.",)
+    told = ", ".join(f"{count:,} of {len(parts[part]):,} rows of the {part} part" for part, count in cut.items())
+    return (f"{said}; longer ones were cut at their end: {told}.",)
 
 
 def _described(source: Part) -> str:
@@ -258,7 +280,7 @@ def _distinct(values: Any) -> int:
 
 
 def _notes(
-    rows: _Rows, table: Table, columns: list[Column], counted: dict[str, dict[str, int]], remarks: dict[str, str]
+    rows: _Rows, table: Table, columns: list[Column], counted: dict[str, dict[str, int]], remarks: Mapping[str, str]
 ) -> tuple[str, ...]:
     notes = [*table.notes]
     if len(rows.without):

@@ -13,7 +13,7 @@ import numpy as np
 
 from nnopt_ray import rundir, tables
 from nnopt_ray.data.columns import Reading, features, useless
-from nnopt_ray.data.frame import Feature, Frame, Layout, assemble
+from nnopt_ray.data.frame import Feature, Frame, Layout, Text, assemble
 from nnopt_ray.data.table import Table, quoted, tidy
 from nnopt_ray.data.types import Input, PreprocessingState
 from nnopt_ray.errors import DataError, PartError, RunFolderError
@@ -125,20 +125,35 @@ def _frame(
     return Frame({name: made[name] for name in made if name not in left_out}, table.images, left_out, doubts)
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What `fit` learned, and what it made of all rows.
+
+    frame: after the last step. inputs: one array per layout. remarks: on columns that were kept (name → remark).
+    notes: sentences for the user.
+    """
+
+    preprocessing: Preprocessing
+    frame: Frame
+    inputs: tuple[np.ndarray, ...]
+    remarks: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
 def fit(
     table: Table,
     readings: tuple[Reading, ...],
     left_out: Mapping[str, str],
     targets: tuple[str, ...],
     steps: tuple[Part, ...],
-    train: np.ndarray,
-) -> tuple[Preprocessing, tuple[np.ndarray, ...], dict[str, str]]:
-    """Fit the steps in their order on the training rows.
-
-    Gives the preprocessing, the inputs of all rows, and remarks on columns that were kept (name → remark).
-    """
+    parts: Mapping[str, np.ndarray],
+) -> Fitted:
+    """Fit the steps in their order on the training rows. parts: train, validation, test → rows of the table."""
+    train = parts["train"]
     made = features(table, readings)
     named = frozenset(name for part in steps for name in part.keys.get("columns") or ())
+    if any(read_as_text(part) == () for part in steps):  # any text may be meant
+        named |= {name for name, feature in made.items() if isinstance(feature, Text)}
     useless_ones, remarks = useless(made, train, table.rows, named)
     left_out = {**left_out, **useless_ones}
     origins = {feature.origin for name, feature in made.items() if name not in left_out}
@@ -147,11 +162,13 @@ def fit(
             left_out[reading.name] = "it has one and the same value in all training rows"
     frame = _frame(table, made, readings, left_out)
     fitted: list[tuple[Part, PreprocessingState]] = []
+    notes: list[str] = []
     for part in steps:
         step = tables.build("step", part)
         state = _survives_json(step.fit(frame, train), part)
         frame = step.transform(frame, state)
         fitted.append((part, state))
+        notes += step.notes(frame, state, parts)
     layouts, arrays = assemble(frame)
     image_shape = None if table.images is None else tuple(int(size) for size in table.images.shape[1:])
     kept_readings = tuple(reading for reading in readings if reading.name in origins)
@@ -162,7 +179,12 @@ def fit(
                 f"data.steps made {len(array)} rows out of {table.rows}: a step must keep the number of rows."
             )
     doubts = {reading.name: reading.doubt for reading in kept_readings if reading.doubt}
-    return done, arrays, {**doubts, **remarks}
+    return Fitted(done, frame, arrays, {**doubts, **remarks}, tuple(notes))
+
+
+def read_as_text(part: Part) -> tuple[str, ...] | None:
+    """The columns that a step reads as text; none named when it finds them itself, None when it reads no text."""
+    return tuple(part.keys.get("columns") or ()) if tables.find("step", part.type).reads_text else None
 
 
 def _survives_json(state: PreprocessingState, part: Part) -> PreprocessingState:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text
+from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text, Tokens
 from nnopt_ray.data.table import quoted
 from nnopt_ray.data.types import PreprocessingState
 from nnopt_ray.errors import DataError
@@ -23,7 +25,11 @@ class Step(ABC):
     `fit` sees the frame of all rows and the numbers of the training rows (int64 [rows]); it must look at
     no other. What it returns must survive JSON. `transform` gets that back, also in another process and
     on rows never seen, and returns a new frame with as many rows.
+
+    reads_text: the columns it names are texts to be read, whatever they look like.
     """
+
+    reads_text: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
@@ -32,6 +38,14 @@ class Step(ABC):
     @abstractmethod
     def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
         """The frame after this step."""
+
+    def fingerprint(self, base: Path) -> str:
+        """A digest of the files that the step reads, paths being relative to `base`; empty when it reads none."""
+        return ""
+
+    def notes(self, frame: Frame, state: PreprocessingState, parts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        """Sentences for the user about the frame after this step; parts: train, validation, test → rows."""
+        return ()
 
 
 class Impute(Step):
@@ -77,7 +91,7 @@ class Impute(Step):
 
     def _value(self, feature: Feature, rows: np.ndarray) -> float | str | None:
         """What this feature is filled with; None when the strategy does not fit its kind."""
-        if isinstance(feature, Codes):
+        if isinstance(feature, (Codes, Tokens)):
             return None
         if self.strategy == "constant":
             default: float | str = 0.0 if isinstance(feature, Numeric) else "missing"
@@ -122,6 +136,7 @@ def _missing(feature: Feature) -> np.ndarray:
     """bool [rows]"""
     if isinstance(feature, Codes):
         return np.zeros(len(feature.values), dtype=bool)
+    assert not isinstance(feature, Tokens)  # fit gives no value for them
     gaps: np.ndarray = np.isnan(feature.values) if isinstance(feature, Numeric) else feature.codes < 0
     return gaps
 
@@ -133,7 +148,7 @@ def _filled(feature: Feature, value: float | str) -> Feature:
         return Numeric(np.where(gaps, float(value), feature.values), feature.origin, binary)
     assert isinstance(feature, Text)  # fit gives no value for codes
     words = feature.words if value in feature.words else (*feature.words, str(value))
-    return Text(np.where(gaps, words.index(str(value)), feature.codes), words, feature.origin)
+    return Text(np.where(gaps, words.index(str(value)), feature.codes), words, feature.origin, feature.free)
 
 
 class Scale(Step):
@@ -230,7 +245,7 @@ class Encode(Step):
     Keys:
         method: one_hot, ordinal or embedding.
         min_count: categories with fewer training rows are treated as not met in training.
-        columns: the columns to encode, also numbers that are codes; all text columns when left out.
+        columns: the columns to encode, also numbers that are codes; when left out all text columns but free text.
     """
 
     def __init__(
@@ -251,7 +266,8 @@ class Encode(Step):
         learned: dict[str, Any] = {}
         for name in names:
             feature = frame.features[name]
-            if isinstance(feature, Text) or (self.columns is not None and isinstance(feature, Numeric)):
+            named = self.columns is not None
+            if (isinstance(feature, Text) and (named or not feature.free)) or (named and isinstance(feature, Numeric)):
                 learned[name] = self._learn(as_text(feature), rows)
         made = sum(len(entry["categories"]) for entry in learned.values())
         if self.method == "one_hot" and made > MOST_ONE_HOT:

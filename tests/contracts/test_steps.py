@@ -16,7 +16,7 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, OrdinalEncoder, R
 
 from nnopt_ray import tables
 from nnopt_ray.data import STEPS
-from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text, assemble
+from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text, Tokens, assemble
 from nnopt_ray.data.steps import Encode, Impute, Scale, Step
 from nnopt_ray.errors import DataError
 
@@ -27,6 +27,9 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     *(("scale", {"method": method}) for method in ("standard", "minmax", "robust")),
     *(("encode", {"method": method, "min_count": count})
       for method in ("one_hot", "ordinal", "embedding") for count in (1, 3)),
+    *(("tokenize", {"method": method, "vocabulary_size": 20 if method != "bpe" else 270, "columns": ("word",)})
+      for method in ("wordpiece", "bpe", "sentencepiece", "characters", "words")),
+    ("tokenize", {"method": "words", "vocabulary_size": 20, "length": 3, "special_tokens": False}),
 ]  # fmt: skip
 WORDS = ("amber", "blue", "cyan", "dun")
 
@@ -51,7 +54,12 @@ def build(name: str, keys: Mapping[str, Any]) -> Step:
 
 
 def arrays(given: Frame) -> dict[str, np.ndarray]:
-    found = {name: f.codes if isinstance(f, Text) else f.values for name, f in given.features.items()}
+    def values(feature: Feature) -> np.ndarray:
+        if isinstance(feature, Tokens):
+            return feature.rows()
+        return feature.codes if isinstance(feature, Text) else feature.values
+
+    found = {name: values(feature) for name, feature in given.features.items()}
     return found if given.image is None else {**found, "image": given.image}
 
 
@@ -133,7 +141,7 @@ def test_a_step_leaves_what_it_was_given_untouched(name: str, keys: dict[str, An
 
 @pytest.mark.parametrize("name", STEPS)
 def test_columns_restrict_a_step(name: str) -> None:
-    keys: dict[str, Any] = {"columns": ("word",) if name == "encode" else ("a",)}
+    keys: dict[str, Any] = {"columns": ("word",) if name in ("encode", "tokenize") else ("a",)}
     whole = frame(40, seed=5)
     step = build(name, keys)
     done = step.transform(whole, step.fit(whole, np.arange(30)))
