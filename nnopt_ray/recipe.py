@@ -109,6 +109,11 @@ class Train(Section):
     clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient of all weights together")
     clip_value: Positive | None = Field(default=None, description="largest absolute value of one gradient entry")
     l1: NonNegative = Field(default=0.0, description="strength of the L1 penalty on all weights")
+    l1_form: Literal["subgradient", "proximal"] = Field(
+        default="subgradient",
+        description="subgradient: l1 * sign(weight) joins the gradient; proximal: after each step every weight comes "
+        "closer to 0 by lr * l1, and those that are no farther off become exactly 0",
+    )
     precision: Annotated[Literal["auto", "float32", "bfloat16"], Fixed("it belongs to the machine")] = Field(
         default="auto", description="number format of the forward and backward pass"
     )

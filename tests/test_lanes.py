@@ -57,7 +57,13 @@ TRAININGS: list[dict[str, Any]] = [
         "epochs": 5,
     },
     {"optimizer": part("rmsprop", lr=0.003, weight_decay=0.1), "schedule": part("one_cycle"), "epochs": 2},
-    {"optimizer": part("sgd", lr=0.1), "schedule": part("step", every_epochs=1), "epochs": 3},
+    {
+        "optimizer": part("sgd", lr=0.1),
+        "schedule": part("step", every_epochs=1),
+        "l1": 0.01,
+        "l1_form": "proximal",
+        "epochs": 3,
+    },
 ]
 
 

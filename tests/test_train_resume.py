@@ -35,6 +35,7 @@ PAGES: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": part("adamw"), "schedule": part("cosine"), "warmup_epochs": 1.5, "early": EARLY},
     "sgd": {"optimizer": part("sgd", momentum=0.9, dampening=0.1), "schedule": PLATEAU, "l1": 1e-3},
     "accumulate": {"optimizer": part("adamw", lr=0.01), "accumulate": 2, "schedule": part("one_cycle")},
+    "proximal": {"optimizer": part("sgd", lr=0.1), "l1": 0.02, "l1_form": "proximal"},
     "ema": {"ema": Ema(decay=0.95), "early": EARLY},
     "swa": {"swa": Swa(start_epoch=2, lr=0.005, anneal_epochs=3), "schedule": PLATEAU},
     "rmsprop": {"optimizer": part("rmsprop", momentum=0.5, centered=True), "clip_norm": 0.5, "early": EARLY},

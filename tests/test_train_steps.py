@@ -5,17 +5,19 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from train_example import ACCURACY, MACHINE, Net, dataset, page, part
 
+from nnopt_ray.data.types import Shapes
 from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Train
 from nnopt_ray.machine import derived_seed
 from nnopt_ray.tables import build
-from nnopt_ray.train.descent import Descent
+from nnopt_ray.train.descent import Descent, sparsity
 from nnopt_ray.train.loop import Trainer
 from nnopt_ray.train.weights import FlatWeights
 
@@ -154,3 +156,58 @@ def test_the_steps_are_those_of_torchs_parameter_groups(name: str, keys: dict[st
         if step == 15:  # in other memory, as a lane's are when it goes into a pack
             slots = {key: slot.clone() for key, slot in slots.items()}
     torch.testing.assert_close(ours.flat, theirs.flat, rtol=1e-5, atol=2e-6)
+
+
+# ── L1 ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Linear(nn.Module):
+    """y = x w, no bias: with squared error and the L1 penalty the lasso."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        self.out = nn.Linear(shapes.features, shapes.outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(x)
+        return out
+
+
+def test_proximal_gradient_descent_finds_the_lasso() -> None:
+    """scikit-learn minimizes |y - xw|² / (2 rows) + alpha |w|, half of mean squared error and of an L1 of 2 alpha."""
+    from sklearn.linear_model import Lasso
+
+    data = dataset("regression")
+    alpha = 0.3
+    lasso = Lasso(alpha=alpha, fit_intercept=False, tol=1e-10).fit(data.train.inputs[0], data.train.target[:, 0])
+    keys = {"batch_size": 150, "epochs": 200, "optimizer": part("sgd", lr=0.1), "l1": 2 * alpha}
+    found = {}
+    for form in ("proximal", "subgradient"):
+        experiment = page(model=part("test_train_steps:Linear"), l1_form=form, objective="minimize val_loss", **keys)
+        trainer = Trainer(experiment, data, MACHINE, {})
+        while not trainer.done:
+            trainer.run_epoch()
+        found[form] = trainer
+    weights = found["proximal"].weights.flat
+    np.testing.assert_allclose(weights.numpy(), lasso.coef_, atol=1e-5)
+    assert list(weights.numpy() == 0) == list(lasso.coef_ == 0)
+    assert 0 < float((weights == 0).float().mean()) < 1
+    assert found["proximal"].history[-1].metrics["sparsity"] == float((weights == 0).double().mean())
+    assert found["subgradient"].history[-1].metrics["sparsity"] == 0.0
+
+
+def test_a_soft_threshold_by_hand() -> None:
+    weights = flat()
+    before = weights.flat.clone()
+    optimizer = build("optimizer", part("sgd", lr=0.5))
+    descent = Descent(Train(l1=0.4, l1_form="proximal"), optimizer, weights)
+    assert descent.limit(weights.flat, torch.zeros_like(before)) == 0  # no part of the gradient, nor of its norm
+    descent.update(weights.flat, torch.zeros_like(before), {}, 1, 0.5)
+    expected = before.sign() * (before.abs() - 0.2).clamp(min=0)
+    assert torch.equal(weights.flat, expected)
+    assert sparsity(weights.flat) == pytest.approx(float((before.abs() <= 0.2).double().mean()))
+    assert sparsity(torch.tensor([0.0, 1e-9, -1e-9, 1e-7])) == 0.75
+
+
+def test_sparsity_is_measured_only_where_the_page_asks_for_it() -> None:
+    assert "sparsity" not in trained(epochs=1).history[0].metrics

@@ -124,7 +124,9 @@ def _summary(result: dict[str, Any], screen: Any) -> None:
     metric = result["objective"]["metric"]
     values = f"  {said(best['values'])}" if best["values"] else ""
     value = number(best["metrics"].get(metric))
-    screen.note(f"best: trial {best['trial']}, {metric} {value} at epoch {best['epoch']}{values}")
+    zero = best["metrics"].get("sparsity")
+    zero = "" if zero is None else f", {100 * zero:.1f} % of the weights 0"
+    screen.note(f"best: trial {best['trial']}, {metric} {value} at epoch {best['epoch']}{zero}{values}")
     base = result["baseline"]
     screen.note(f"{'on the test part':<24}{'best':<10}{'interval':<26}{base['type']}")
     for name, value in result["test"].items():

@@ -13,6 +13,9 @@ def check_training(tree: Mapping[str, Any], longest: int | None, places: Places)
     train = tree.get("train")
     if isinstance(train, Mapping):
         _averages(train, longest, places)
+        if train.get("l1_form") == "proximal" and train.get("l1") == 0:
+            message = "it is a form of the L1 penalty, and train.l1 is 0. Give train.l1, such as 1e-4, or remove it."
+            places.add(("train", "l1_form"), "train.l1_form", message)
 
 
 def _averages(train: Mapping[str, Any], longest: int | None, places: Places) -> None:

@@ -168,6 +168,9 @@ def tiles(facts: Facts) -> tuple[Tile, ...]:
     found.append(Tile("time", words.duration(seconds), "from the page to the result" if result else "of training"))
     if facts.parameters is not None:
         found.append(Tile("parameters", words.count(facts.parameters), f"model {facts.experiment.model.type}"))
+    zero = facts.result.best_metrics.get("sparsity") if facts.result is not None else None
+    if zero is not None:
+        found.append(Tile("sparsity", words.score("sparsity", zero), "of the weights are 0"))
     if facts.summary is not None:
         parts = facts.summary.parts
         found.append(

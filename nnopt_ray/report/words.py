@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 # Shares of rows read best in per cent; differences between them are percentage points.
-PERCENT = frozenset({"accuracy", "balanced_accuracy", "precision", "recall", "token_accuracy"})
+PERCENT = frozenset({"accuracy", "balanced_accuracy", "precision", "recall", "sparsity", "token_accuracy"})
 UNIT = frozenset({"f1", "roc_auc", "r2"})  # best is 1; three decimals
 IN_TARGET_UNITS = frozenset({"mae", "rmse"})
 

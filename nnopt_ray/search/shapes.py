@@ -25,6 +25,7 @@ OF_THE_LANE = (
     "train.clip_norm",
     "train.clip_value",
     "train.l1",
+    "train.l1_form",
     "train.ema",
     "train.swa",
     "train.from",

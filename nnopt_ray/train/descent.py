@@ -4,6 +4,12 @@ Weight decay pulls weights to 0, which a bias or the scale of a norm has no reas
 leave those out (timm's `filter_bias_and_bn`, transformers' Trainer, nanoGPT), torch.optim does not by itself.
 `train.weight_decay_on` chooses. The weights that decay lie in front of all others (`weights.trainable`), so leaving
 the others out is the optimizer's kernel called for two pieces instead of one.
+
+A subgradient of the L1 penalty makes weights small and, as steps are finite, hardly one of them 0. The proximal form
+does: a soft threshold after the step, which with plain gradient descent is ISTA (Beck & Teboulle 2009, section 1.3).
+With an optimizer that scales each weight's gradient (Adam, RMSprop) the threshold is lr * l1 for all weights alike,
+apart from that scale, as AdamW's weight decay is. Nor does momentum, which makes a gradient's steps
+1 / (1 - momentum) times as long, lengthen it: with momentum the same l1 is a weaker penalty than without.
 """
 
 from __future__ import annotations
@@ -17,6 +23,9 @@ from torch import Tensor
 from nnopt_ray.experiment import Train
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.weights import FlatWeights
+
+# A weight below this counts as 0: in float32 it adds nothing to a sum of numbers of the size of 1.
+ZERO = 1e-8
 
 _Part = tuple[Optimizer, Tensor, Tensor, dict[str, Tensor]]
 
@@ -58,7 +67,9 @@ class Descent:
     """
 
     def __init__(self, train: Train, optimizer: Optimizer, weights: FlatWeights) -> None:
-        self._l1, self._norm, self._value = train.l1, train.clip_norm, train.clip_value
+        self._l1 = train.l1 if train.l1_form == "subgradient" else 0.0
+        self._threshold = train.l1 if train.l1_form == "proximal" else 0.0
+        self._norm, self._value = train.clip_norm, train.clip_value
         self._optimizer = optimizer
         size = weights.flat.numel()
         self.decaying = size
@@ -81,12 +92,14 @@ class Descent:
         return norm
 
     def update(self, weights: Tensor, gradient: Tensor, slots: Mapping[str, Tensor], step: int, lr: float) -> None:
-        """Weight decay and the optimizer's step, in place; arguments as of `Optimizer.update`."""
+        """Weight decay, the optimizer's step and the soft threshold, in place; arguments as of `Optimizer.update`."""
         if self._whole:
             self._optimizer.update(weights, gradient, slots, step, lr)
-            return
-        for optimizer, w, g, s in self._split(weights, gradient, slots):
-            optimizer.update(w, g, s, step, lr)
+        else:
+            for optimizer, w, g, s in self._split(weights, gradient, slots):
+                optimizer.update(w, g, s, step, lr)
+        if self._threshold:
+            torch.ops.aten.softshrink.out(weights, lr * self._threshold, out=weights)
 
     def _split(self, weights: Tensor, gradient: Tensor, slots: Mapping[str, Tensor]) -> list[_Part]:
         """The numbers that decay, then the others; made anew only when the tensors are others than at the last step."""
@@ -106,3 +119,8 @@ class Descent:
             ]
             self._parts = given, parts
         return parts
+
+
+def sparsity(weights: Tensor) -> float:
+    """The share of weights [P] that are 0."""
+    return float((weights.abs() < ZERO).sum()) / max(1, weights.numel())

@@ -6,7 +6,8 @@ on one device, the training that was never stopped. What a model of your own kee
 buffers is not part of the state.
 
 A step: gradient of the mean loss of the batch (with `accumulate`, of several), plus l1 * sign(weight); its norm is
-recorded; then it is scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the weights.
+recorded; then it is scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the weights. It is
+`descent.py` that does this.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.results import Epoch
 from nnopt_ray.train import averaging, batches, images, resuming, start
-from nnopt_ray.train.descent import Accumulation, Descent
+from nnopt_ray.train.descent import Accumulation, Descent, sparsity
 from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.schedules import Schedule
@@ -198,6 +199,8 @@ class Trainer:
         measured: val_NAME → value. ended: why training ends here for a reason of its own.
         """
         metrics = {"train_loss": train_loss, **measured}
+        if self.experiment.train.l1:
+            metrics["sparsity"] = sparsity(self.weights.flat)
         events = [*([self._averaged] if self._averaged else []), *self._end_of_epoch(metrics)]
         if ended:
             self.done, self.reason = True, ended

@@ -141,7 +141,8 @@ class VectorOptimizer:
         ]
         self._rows = torch.tensor([slot for slot, _ in lanes], device=device)
         pages = [lane.experiment.train for _, lane in lanes]
-        self._l1 = _column([page.l1 for page in pages], device) if any(page.l1 for page in pages) else None
+        forms = {form: [page.l1 * (page.l1_form == form) for page in pages] for form in ("subgradient", "proximal")}
+        self._l1, self._threshold = (_column(l1, device) if any(l1) else None for l1 in forms.values())
         self._norm = _most([page.clip_norm for page in pages], device)
         self._value = _most([page.clip_value for page in pages], device)
 
@@ -162,6 +163,11 @@ class VectorOptimizer:
             self.flat[group.rows] = weights
             for name, rows in slots.items():
                 self.slots[name][group.rows] = rows
+        if self._threshold is not None:
+            rates = _column([lane.lr_of(number) for _, lane in self._lanes], self.flat.device)
+            weights = self.flat[self._rows]
+            shrunk = (weights.abs() - rates * self._threshold).clamp_(min=0).copysign_(weights)
+            self.flat[self._rows] = torch.where(self._threshold > 0, shrunk, weights)
         for _, lane in self._lanes:
             lane.step += 1
             if lane.average is not None:
