@@ -66,6 +66,17 @@ def image(channels: int, height: int, width: int) -> tuple[Input, ...]:
     return (Input("image", (channels, height, width)),)
 
 
+def text(length: int) -> tuple[Input, ...]:
+    return (Input("tokens", (length,), (20,)),)
+
+
+TRANSFORMER = {
+    "depth": (1, 3),
+    "width": (8, 16, 24),
+    "heads": (1, 2, 4, "auto"),
+    "feed_forward": (5, 32, "auto"),
+    "positions": (12, 40),
+}
 ROUNDING, CHAOS = 2e-5, 0.02  # as in tests/test_lanes.py
 
 EXAMPLES: dict[str, Example] = {
@@ -76,6 +87,30 @@ EXAMPLES: dict[str, Example] = {
         },
         lanes="in a way of its own",
         takes_more=True,
+    ),
+    "bert": Example(
+        takes={"tokens": (*BOTH, "masked_language_modelling")},
+        keys={"depth": 2, "width": 16, "heads": 2, "dropout": 0.0},
+        values={**TRANSFORMER, "size": ("tiny", "mini")},
+        refused=(
+            (text(600), {}, "has 512 positions, and the texts of this data have 600 tokens. Set positions: 600"),
+            (TOKENS, {"width": 15}, "2 heads do not divide a width of 15"),
+            (SEQUENCE_LENGTHS, {}, "sequence and lengths input"),
+        ),
+        lanes=ROUNDING,
+        lr=3e-3,
+    ),
+    "gpt": Example(
+        takes={"tokens": (*BOTH, "language_modelling")},
+        keys={"depth": 2, "width": 16, "heads": 2, "dropout": 0.0},
+        values={**TRANSFORMER, "size": ("tiny", "mini"), "positions": (12, 40, "auto")},
+        refused=(
+            (text(40), {"positions": 30}, "has 30 positions, and the texts of this data have 40 tokens"),
+            (text(2000), {"size": "small"}, "has 1024 positions, and the texts of this data have 2000 tokens"),
+            (TOKENS, {"heads": 3}, "3 heads do not divide a width of 16"),
+        ),
+        lanes=ROUNDING,
+        lr=3e-3,
     ),
     "mlp": Example(
         takes={"table": BOTH, "mixed": BOTH, "categories": BOTH, "image": BOTH, "sequence": BOTH},
@@ -134,6 +169,20 @@ EXAMPLES: dict[str, Example] = {
         ),
         lanes=ROUNDING,
         lr=3e-3,
+    ),
+    "rnn": Example(
+        takes={
+            "sequence": BOTH,
+            "sequence_lengths": BOTH,
+            "tokens": (*BOTH, "language_modelling"),
+            "image": BOTH,
+        },
+        keys={"width": 16},
+        refused=(
+            ((*TABLE, Input("lengths", ())), {}, "table and lengths input"),
+            ((*TOKENS, Input("lengths", ())), {}, "tokens and lengths input"),
+        ),
+        lanes=ROUNDING,
     ),
 }
 
