@@ -52,6 +52,10 @@ class Shapes:
         """Whether the target is a token at each position of the input."""
         return self.task in LANGUAGE
 
+    def returned(self, rows: int) -> tuple[int, ...]:
+        """The shape of what a model returns for so many rows."""
+        return (rows, *(self.inputs[0].shape if self.is_language else ()), self.outputs)
+
     @property
     def features(self) -> int:
         """Numbers in one row of the first input (0 when it holds codes)."""

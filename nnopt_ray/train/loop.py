@@ -282,7 +282,7 @@ class Trainer:
     def _check_outputs(self, outputs: object, rows: int) -> None:
         """A target of shape [rows, 1] would be broadcast against outputs [rows] without a word."""
         shapes = self.dataset.shapes
-        expected = (rows, *(shapes.inputs[0].shape if shapes.is_language else ()), shapes.outputs)
+        expected = shapes.returned(rows)
         if not isinstance(outputs, Tensor) or outputs.shape != expected:
             found = f"shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
             asked = "[rows, length, outputs]" if shapes.is_language else "[rows, outputs]"

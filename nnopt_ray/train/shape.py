@@ -51,8 +51,10 @@ class Shape:
             outputs = self.model(*self._rows(self.sizes[0]))
         except fusible.FAULTS as error:
             raise CannotFuse(fusible.reason(error)) from error
-        if not isinstance(outputs, Tensor) or outputs.shape != (self.sizes[0], example.dataset.shapes.outputs):
-            raise CannotFuse("its outputs are not one tensor of shape [rows, outputs]")
+        shapes = example.dataset.shapes
+        if not isinstance(outputs, Tensor) or outputs.shape != shapes.returned(self.sizes[0]):
+            asked = "[rows, length, outputs]" if shapes.is_language else "[rows, outputs]"
+            raise CannotFuse(f"its outputs are not one tensor of shape {asked}")
 
     def _sites(self, rows: int) -> tuple[masks.Site, ...]:
         batch = self._rows(rows)
