@@ -189,9 +189,19 @@ class Data(Section):
     """Where the rows come from, how they are divided and prepared."""
 
     source: Annotated[Part, InRoom("source"), Fixed(SPLIT_WHY)] = Field(description="where the rows come from")
-    target: Annotated[str, Fixed(SPLIT_WHY)] = Field(default="target", description="the column to predict")
-    task: Annotated[Literal["auto", "classification", "regression"], Fixed(SPLIT_WHY)] = Field(
-        default="auto", description="what is predicted; auto tells classes from numbers by the target column"
+    target: Annotated[str, Fixed(SPLIT_WHY)] = Field(
+        default="target", description="the column to predict; language tasks need none"
+    )
+    task: Annotated[
+        Literal["auto", "classification", "regression", "language_modelling", "masked_language_modelling"],
+        Fixed(SPLIT_WHY),
+    ] = Field(
+        default="auto",
+        description="what is predicted; auto tells classes from numbers by the target column; language_modelling: the "
+        "next token of a text; masked_language_modelling: tokens that were masked (both need a tokenize step)",
+    )
+    masks: Annotated[Count, Fixed(SPLIT_WHY)] = Field(
+        default=4, description="masked_language_modelling: how often the training text is there, masked differently"
     )
     ignore: Annotated[tuple[str, ...], Fixed(SPLIT_WHY)] = Field(default=(), description="columns not to learn from")
     split: Annotated[Part, InRoom("split"), Fixed(SPLIT_WHY)] = Field(

@@ -137,4 +137,7 @@ FAULTS: list[tuple[str, str, str]] = [
     ("confirm more than points", DATA + "model: mlp\nseed: {choice: [1, 2]}\nsearch: {confirm: {top: 3}}\n", "the best 3 cannot be taken from a search of 2 trials. Lower it."),
     ("reproducible by the clock", DATA + "model: mlp\nseed: {int: [1, 9]}\nsearch: {reproducible: true, timeout_s: 60}\n", "4:41: search.timeout_s: where the time runs out differs from run to run"),
     ("lanes that may not be", DATA + "model: mlp\nresources: {fuse: never, lanes: 4}\n", "3:33: resources.lanes: resources.fuse is never, so a worker trains one trial at a time, and 4 lanes are asked for. Write 1, or resources.fuse: auto."),
+    # texts
+    ("no tokens", DATA.replace("}}", "}, task: language_modelling}") + "model: baseline\n", "reads text, and no step makes tokens of it. Add - {type: tokenize}."),
+    ("two tokenizers", DATA.replace("}}", "}, task: masked_language_modelling, steps: [{type: tokenize, vocabulary_size: {int: [9, 99]}}]}") + "model: baseline\n", "data.steps.0.vocabulary_size: masked_language_modelling counts its loss by token"),
 ]  # fmt: skip

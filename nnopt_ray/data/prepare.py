@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from nnopt_ray import tables
-from nnopt_ray.data import preprocessing, store
+from nnopt_ray.data import language, preprocessing, store
 from nnopt_ray.data.columns import Reading, recognise
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
@@ -28,7 +28,7 @@ from nnopt_ray.data.split import PARTS, Split
 from nnopt_ray.data.store import open_dataset, place
 from nnopt_ray.data.table import IMAGE, Table, hint, tidy
 from nnopt_ray.data.target import Target, class_counts, read_target, target_name
-from nnopt_ray.data.types import Column, Dataset, DataSummary, Shapes
+from nnopt_ray.data.types import LANGUAGE, Column, Dataset, DataSummary, Shapes
 from nnopt_ray.errors import DataError, RunFolderError
 from nnopt_ray.experiment import Data, Experiment
 from nnopt_ray.tables import Part
@@ -72,6 +72,7 @@ def _key(data: Data, fingerprints: list[str]) -> str:
         "brought": {part.type: _code_of(room, part) for room, chosen in parts.items() for part in chosen},
         "target": data.target,
         "task": data.task,
+        "masks": data.masks if data.task == "masked_language_modelling" else None,
         "ignore": data.ignore,
         "scale_target": data.scale_target,
     }
@@ -111,6 +112,8 @@ class _Rows:
 
 def _content(data: Data, read: Table) -> store.Content:
     table = tidy(read)
+    if data.task in LANGUAGE:
+        return language.content(data, table, _described(data.source))
     rows = _with_target(data, table)
     split: Split = tables.build("split", data.split)
     not_learned = _not_learned(data, table, rows.column, split)

@@ -54,9 +54,7 @@ def target_name(table: Table, asked: str) -> str:
     raise DataError(f"{missing}{hint(asked, table.names)}")
 
 
-def read_target(
-    table: Table, column_name: str, shown: str, task: Literal["auto", "classification", "regression"]
-) -> Target:
+def read_target(table: Table, column_name: str, shown: str, task: Task | Literal["auto"]) -> Target:
     """Target of a table in which every row has one. `shown` is what the page calls it. Raises DataError."""
     import pyarrow as pa
 

@@ -23,6 +23,7 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     _monitors(tree, places)
     _evaluated(tree, places)
     _loss(tree, places)
+    _language(tree, places)
     check_training(tree, _longest(tree), places)
     method = _at(tree, "search", "method", "type")
     trials = _at(tree, "search", "trials")
@@ -188,6 +189,30 @@ def _loss(tree: Mapping[str, Any], places: Places) -> None:
         if task not in tables.find("loss", name).tasks:
             fitting = [n for n in tables.table("loss") if task in tables.find("loss", n).tasks]
             places.add(way, path, f"'{name}' is no loss for {task} (data.task). Losses that are: {', '.join(fitting)}.")
+
+
+def _language(tree: Mapping[str, Any], places: Places) -> None:
+    """A language task needs a text, and one vocabulary: losses by token say nothing to each other across two."""
+    task, steps = _at(tree, "data", "task"), _at(tree, "data", "steps")
+    if not str(task).endswith("language_modelling") or not isinstance(steps, list):
+        return
+    readers = [index for index, step in enumerate(steps) if _reads_text(step)]
+    if not readers:
+        message = f"{task} (data.task) reads text, and no step makes tokens of it. Add - {{type: tokenize}}."
+        places.add(("data", "steps"), "data.steps", message)
+    for index in readers:
+        for way, path, _ in _opened(steps[index], ("data", "steps", index), f"data.steps.{index}"):
+            rule = f"{task} counts its loss by token, so trials can only be compared with one tokenizer."
+            places.add(way, path, f"{rule} Write a value.")
+
+
+def _reads_text(step: Any) -> bool:
+    if isinstance(step, Range):
+        return any(_reads_text(option) for option in step.values)
+    name = str(_at(step, "type"))
+    if name in tables.table("step"):
+        return bool(tables.find("step", name).reads_text)
+    return ":" in name  # a user's own may; it is asked when there are data
 
 
 def _evaluated(tree: Mapping[str, Any], places: Places) -> None:
