@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lane_example
+import model_example
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,16 @@ TABLE = lane_example.made("classification", (Input("table", (8,)),))
 NUMBERS = lane_example.made("regression", (Input("table", (8,)),))
 IMAGES = lane_example.made("classification", (Input("image", (2, 8, 8)),))
 MIXED = lane_example.made("classification", (Input("table", (4,)), Input("categories", (2,), (5, 3))))
+SERIES, SERIES_OF_LENGTHS, TEXTS, HIDDEN, FOLLOWING = (
+    model_example.data_of(model_example.shapes_of(kind, task), rows=75)
+    for kind, task in (
+        ("sequence", "regression"),
+        ("sequence_lengths", "classification"),
+        ("tokens", "classification"),
+        ("tokens", "masked_language_modelling"),
+        ("tokens", "language_modelling"),
+    )
+)
 
 # One page's training each: all optimizers, schedules, clipping, decisions.
 TRAININGS: list[dict[str, Any]] = [
@@ -96,6 +107,7 @@ RATES = {"model": ("dropout", [0.1, 0.5, 0.3])}
 SMOOTHED = {"loss": ("label_smoothing", [0.1, 0.02, 0.3])}
 # family → data, model, what varies among the lanes, what all have, how far numbers may be apart.
 ROUNDING, CHAOS = 2e-5, 0.02
+SLOWER = {"slower": 0.1}  # at rates at which a Transformer diverges, rounding grows to 1e-2 of the loss
 FAMILIES: dict[str, tuple[Dataset, Part, Any, dict[str, Any], float]] = {
     "mlp": (WIDE, mlp(), {}, {}, 0.0),
     "mlp dropout": (WIDE, mlp(dropout=0.1), RATES, {}, 0.0),
@@ -135,6 +147,26 @@ FAMILIES: dict[str, tuple[Dataset, Part, Any, dict[str, Any], float]] = {
     "attention": (TABLE, own("Attention", kind="heads"), {}, {}, ROUNDING),
     "attention weights": (TABLE, own("Attention", kind="weights", dropout=0.1), RATES, {}, ROUNDING),
     "attention causal": (TABLE, own("Attention", kind="function", dropout=0.1, causal=True), RATES, {}, ROUNDING),
+    "rnn series": (
+        SERIES,
+        part("rnn", cell="rnn", width=8, layers=2, pooling="mean", dropout=0.1),
+        RATES,
+        {},
+        ROUNDING,
+    ),
+    "gru both ways": (
+        SERIES_OF_LENGTHS,
+        part("rnn", cell="gru", width=8, bidirectional=True, pooling="attention", dropout=0.1),
+        RATES,
+        {},
+        ROUNDING,
+    ),
+    "lstm text": (TEXTS, part("rnn", cell="lstm", width=8, layers=2, bidirectional=True), {}, SLOWER, ROUNDING),
+    "lstm next token": (FOLLOWING, part("rnn", cell="lstm", width=8, dropout=0.1), RATES, SLOWER, ROUNDING),
+    "bert": (TEXTS, part("bert", depth=2, width=16, heads=2, dropout=0.1), RATES, SLOWER, ROUNDING),
+    "bert hidden tokens": (HIDDEN, part("bert", depth=2, width=16, heads=2, dropout=0.1), RATES, SLOWER, ROUNDING),
+    "gpt": (FOLLOWING, part("gpt", depth=2, width=16, heads=2, dropout=0.1), RATES, SLOWER, ROUNDING),
+    "gpt classes": (TEXTS, part("gpt", depth=2, width=16, heads=2, dropout=0.1), RATES, SLOWER, ROUNDING),
     "net": (TABLE, part("train_example:Net"), {}, {}, ROUNDING),
     "tied": (TABLE, own("Tied"), {}, {}, ROUNDING),
     "functional": (TABLE, own("Functional", dropout=0.1), RATES, {}, ROUNDING),

@@ -40,13 +40,13 @@ def one_text(shapes: Shapes, model: str, positions: int) -> Input:
     if shapes.tokens is None:
         raise UserError(
             f"model {model} takes one text per row, and this data has {kinds(shapes)} input. "
-            "Use model mlp or rnn, or a source of text."
+            "Use model mlp or rnn, or a text column and the step tokenize."
         )
     length, codes = shapes.tokens.shape[0], shapes.tokens.cardinalities[0]
     if length > positions:
         raise UserError(
             f"model {model} has {positions} positions, and the texts of this data have {length} tokens. "
-            f"Set positions: {length}, or cut the texts to {positions}."
+            f"Set positions: {length}, or the step tokenize's length to {positions}."
         )
     if shapes.is_language and shapes.outputs != codes:
         raise UserError(
