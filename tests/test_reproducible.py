@@ -85,3 +85,10 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path, workers: int) -> 
         here = nn.run(nn.load(folder / "page.yaml"), folder / "here")
         assert here.result["decided"]["workers"].startswith("1: this process")
         assert table(there) == table(here), folder.name
+
+
+def test_all_places_are_filled_before_the_first_result_is_heard(tmp_path: Path) -> None:
+    """Else the trials of a search train one after the other, and no two share a step."""
+    run = nn.run(page(tmp_path, more="reproducible: true, concurrency: 4"), tmp_path / "out")
+    events = [event["event"] for event in judge_whole(run) if event["event"] in ("asked", "result")]
+    assert events[:5] == ["asked"] * 4 + ["result"]

@@ -114,9 +114,8 @@ class Ledger:
         self._asker_agrees = True
         self._ahead: deque[Trial] = deque()  # suggested, and no trials yet
         self._to_drop: dict[str, str] = {}  # paused trials that end, and why
-        # Of a reproducible search: place → the round in which it is filled next, and the last in which it stayed empty.
+        # Of a reproducible search: place → the round in which it is filled next.
         self.next_round: dict[int, int] = {}
-        self.idle_round: dict[int, int] = {}
 
     def find(self, name: str) -> Trial:
         return self.trials[name] if name in self.trials else self.confirming[name]
@@ -187,7 +186,7 @@ class Ledger:
 
     def idle(self, slot: int, round_: int) -> None:
         """Of a reproducible search: there was nothing for this place in this round."""
-        self._record(self._idle, {"event": "idle", "slot": slot, "round": round_})
+        self._record(self._vacant, {"event": "idle", "slot": slot, "round": round_})
 
     def promote(self, slot: int = 0, round_: int = 0) -> Trial | None:
         """A paused trial that goes on now."""
@@ -276,7 +275,7 @@ class Ledger:
             "asked": self._replay_asked,
             "result": self._replay_result,
             "paused": self._paused,
-            "idle": self._idle,
+            "idle": self._vacant,
             "promoted": self._replay_promoted,
             "copied": self._copied,
             "gave_up": self._replay_gave_up,
@@ -366,10 +365,6 @@ class Ledger:
         verdict = self.judge.judge(trial.id, done, value, trial.params)
         if verdict.kind != "go":
             trial.verdict, trial.decided_at = verdict, done
-
-    def _idle(self, event: Event) -> None:
-        self.idle_round[event["slot"]] = event["round"]
-        self._vacant(event)
 
     def _vacant(self, event: Event) -> None:
         if "slot" in event:

@@ -1,8 +1,8 @@
 """The order of a reproducible search: results are taken in an order that does not depend on when they arrive.
 
-There are `search.concurrency` places. Time is counted in rounds: in each round every place, in its turn, gives one
-epoch of the trial in it; an empty place is filled at its turn. Trials may have trained ahead, as far as their next
-decision; their epochs wait until it is their turn. So what searcher and scheduler hear, and in which order, follows
+There are `search.concurrency` places. Time is counted in rounds: each begins with filling the places that are empty,
+one after the other, and then every place, in its turn, gives one epoch of the trial in it. Trials may have trained
+ahead, as far as their next decision; their epochs wait until it is their turn. So what searcher and scheduler hear, and in which order, follows
 from the page alone, on any number of workers, and is found again from the journal after any interruption.
 """
 
@@ -71,21 +71,18 @@ class Turns:
         self.trials: dict[int, Trial] = {
             trial.slot: trial for trial in ledger.trials.values() if not trial.over and trial.status != "paused"
         }
-        self.place, self.round = self._next()
-        # Whether no place has been filled in this round so far.
-        self._idle = all(ledger.idle_round.get(place) == self.round for place in range(self.place))
+        self.round, self.visiting, self.place = self._next()
 
-    def _next(self) -> tuple[int, int]:
-        """Whose turn it is, from the journal."""
+    def _next(self) -> tuple[int, bool, int]:
+        """Whose turn it is, from the journal: the round, whether all places were filled in it, the place."""
 
-        def at(place: int) -> tuple[int, int]:
+        def at(place: int) -> tuple[int, bool, int]:
             trial = self.trials.get(place)
             if trial is None:
-                return self._ledger.next_round.get(place, 0), place
-            return trial.round + len(trial.values) - (trial.verdict is not None or trial.ran_out), place
+                return self._ledger.next_round.get(place, 0), False, place
+            return trial.round + len(trial.values) - (trial.verdict is not None or trial.ran_out), True, place
 
-        round_, place = min(at(place) for place in range(self._places))
-        return place, round_
+        return min(at(place) for place in range(self._places))
 
     def take(self, report: Report, trial: Trial) -> None:
         """Keep what a worker told until it is the trial's turn."""
@@ -116,20 +113,23 @@ class Turns:
         """
         while True:
             trial = self.trials.get(self.place)
-            if trial is None and (trial := self._fill(self.place, self.round)) is not None:
-                self.trials[self.place] = trial
-            if trial is None:
-                self._ledger.idle(self.place, self.round)
-            else:
-                self._idle = False
-                if not self._visit(trial):
+            if self.visiting:
+                if trial is not None and not self._visit(trial):
                     return False
+            elif trial is None:
+                if (trial := self._fill(self.place, self.round)) is None:
+                    self._ledger.idle(self.place, self.round)
+                else:
+                    self.trials[self.place] = trial
             self.place += 1
-            if self.place == self._places:
-                all_idle, self._idle = self._idle, True
-                self.place, self.round = 0, self.round + 1
-                if all_idle:
-                    return True
+            if self.place < self._places:
+                continue
+            self.place, self.visiting = 0, not self.visiting
+            if not self.visiting:
+                self.round += 1
+            elif not self.trials:
+                self.visiting, self.round = False, self.round + 1
+                return True
 
     def _visit(self, trial: Trial) -> bool:
         """One epoch of a trial, and what follows from it. False: it has not come yet."""
