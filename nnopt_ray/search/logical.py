@@ -2,8 +2,9 @@
 
 There are `search.concurrency` places. Time is counted in rounds: each begins with filling the places that are empty,
 one after the other, and then every place, in its turn, gives one epoch of the trial in it. Trials may have trained
-ahead, as far as their next decision; their epochs wait until it is their turn. So what searcher and scheduler hear, and in which order, follows
-from the page alone, on any number of workers, and is found again from the journal after any interruption.
+ahead, as far as their next decision; their epochs wait until it is their turn. So what searcher and scheduler hear,
+and in which order, follows from the page alone, on any number of workers, and is found again from the journal after
+any interruption.
 """
 
 from __future__ import annotations
