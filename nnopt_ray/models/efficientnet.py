@@ -174,7 +174,7 @@ class EfficientNet(nn.Module):
         weights: Annotated[str | None, Beside()] = None,
     ) -> None:
         super().__init__()
-        self.public_weights = weights
+        self.public_weights, self.padding = weights, padding
         stages, wider, deeper, first, last = SIZES[size]
         channels, height, wide = one_image(shapes, "efficientnet")
         if stem == "auto":

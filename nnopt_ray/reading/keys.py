@@ -51,7 +51,8 @@ class Key:
     @cached_property
     def is_place(self) -> bool:
         """Whether it names a file or folder."""
-        return any(isinstance(mark, Beside) for member in members(self.hint) for mark in stripped(member)[1])
+        hints = (self.hint, *members(self.hint))  # of a union, or of one of its members
+        return any(isinstance(mark, Beside) for hint in hints for mark in stripped(hint)[1])
 
     @cached_property
     def words(self) -> str:

@@ -71,7 +71,7 @@ class Values:
 
     def _closed(self, key: Key, raw: Any, at: At) -> Resolved:
         try:
-            value = key.adapter.validate_json(json.dumps(raw), strict=True)
+            value = self._valid(key, raw)
         except pydantic.ValidationError as error:
             for inside, sentence in sentences(key.hint, raw, error):
                 here = at
@@ -82,9 +82,12 @@ class Values:
         except pydantic.PydanticUserError as error:
             self._fault(at, f"its annotation cannot be checked: {str(error).splitlines()[0]}")
             return raw, BROKEN
-        if key.is_place and isinstance(value, str):
-            value = self._in_full(value)
         return as_tree(value, raw), value
+
+    def _valid(self, key: Key, raw: Any) -> Any:
+        """A closed value as its key has it. Raises pydantic's ValidationError."""
+        value = key.adapter.validate_json(json.dumps(raw), strict=True)
+        return self._in_full(value) if key.is_place and isinstance(value, str) else value
 
     def _in_full(self, place: str) -> str:
         """A path beside the page in full, so that the resolved page may be kept elsewhere."""
@@ -123,7 +126,7 @@ class Values:
         known: set[tuple[Way, str]] = set()  # faults of the first values, met again whichever range is moved
         for number, (way, value) in enumerate(ranges.variants(tree, at.way)):
             try:
-                valid = key.adapter.validate_json(json.dumps(value), strict=True)
+                valid = self._valid(key, value)
             except pydantic.ValidationError as error:
                 for inside, sentence in sentences(key.hint, value, error):
                     if (inside, sentence) not in known:

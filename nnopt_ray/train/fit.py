@@ -211,10 +211,19 @@ def fit(
 ) -> Fit:
     """Train to the end, or until `should_stop`, which is asked after each epoch; resumes what was cut off.
 
+    `on_note` hears what public weights it started from, and of damaged checkpoints.
     Raises NotANumber, RunFailed (no room for a checkpoint), UserError (the checkpoints are of another page).
     """
     with TrialRun(experiment, dataset, machine, metrics, trial, on_note=on_note, placed=placed) as run:
-        run.epochs(on_epoch=on_epoch, should_stop=should_stop)
+
+        def done(epoch: Epoch) -> None:
+            said = run.trainer.decided.get("weights")
+            if said and on_note is not None and epoch.epoch == 0:
+                on_note(f"{said}.")
+            if on_epoch is not None:
+                on_epoch(epoch)
+
+        run.epochs(on_epoch=done, should_stop=should_stop)
         return run.finish()
 
 

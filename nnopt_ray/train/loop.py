@@ -26,6 +26,7 @@ from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import NotANumber, PartError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed, seed_torch
+from nnopt_ray.models import public_weights
 from nnopt_ray.results import Epoch
 from nnopt_ray.train import averaging, batches, images, resuming, start
 from nnopt_ray.train.descent import Accumulation, Descent, sparsity
@@ -164,6 +165,8 @@ class Trainer:
             raise RuntimeError("training has ended" if self.done else "the last epoch broke off: load a state first")
         if self.epoch == 0 and self.experiment.train.start is not None:
             self._start(self.experiment.train.start.optimizer)
+        elif self.epoch == 0 and (place := getattr(self.model, "public_weights", None)):
+            self.decided["weights"] = public_weights.put(self.model, place)
         self.at_boundary = False
 
     @contextmanager
