@@ -19,21 +19,27 @@ from torch import Tensor, nn
 Rule = tuple[str, str | Callable[..., str] | None]
 Named = dict[str, Tensor]
 
+HEADS = ("head.", "hidden.")
+
 
 @dataclass(frozen=True)
 class Origin:
     """One kind of file.
 
     model: its name in MODELS. library: as sentences name it. mark: a pattern that one of the file's names matches
-    as a whole, and no name of another origin. arrange: what is left to do under our names, given the model.
-    advice: what the page has to say so that the network computes as there, in words; empty where it does.
+    as a whole, and no name of another origin. whole: where rules do not do, our weights from all of the file's.
+    arrange: what is left to do under our names, given the model. heads: how the names of the layers begin that keep
+    their first weights where the file's are others or none. advice: what the page has to say so that the network
+    computes as there, in words; empty where it does.
     """
 
     model: str
     library: str
     mark: str
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...] = ()
+    whole: Callable[[Named], Named] | None = None
     arrange: Callable[[Named, nn.Module], Named] = lambda named, model: named
+    heads: tuple[str, ...] = HEADS
     advice: Callable[[nn.Module], str] = lambda model: ""
 
     def ours(self, name: str) -> str | None:
@@ -177,8 +183,8 @@ EFFICIENTNET = (
             (r"(?:efficientnet\.)?encoder\.top_bn\.(.*)", "top.norm.{0}"),
             (r"classifier\.(.*)", "head.{0}"),
         ),
-        _efficientnet_of_transformers,
-        _padding,
+        arrange=_efficientnet_of_transformers,
+        advice=_padding,
     ),
 )
 
@@ -234,7 +240,7 @@ VIT = (
             (r"encoder\.ln\.(.*)", "norm.{0}"),
             (r"heads\.head\.(.*)", "head.{0}"),
         ),
-        _positions,
+        arrange=_positions,
     ),
     Origin(
         "vit",
@@ -256,8 +262,8 @@ VIT = (
             (r"(?:vit\.)?pooler\..*", None),  # of pre-training; classifiers have none
             (r"classifier\.(.*)", "head.{0}"),
         ),
-        _positions,
-        _epsilon,
+        arrange=_positions,
+        advice=_epsilon,
     ),
 )
 

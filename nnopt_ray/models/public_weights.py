@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from nnopt_ray.errors import UserError
 from nnopt_ray.models import MODELS
-from nnopt_ray.models.origins import ORIGINS, Named, Origin, recognised
+from nnopt_ray.models.origins import HEADS, ORIGINS, Named, Origin, recognised
 
 # What a folder that transformers saved to holds, the safe form first.
 IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
 INSIDE = ("state_dict", "model", "model_state_dict")  # under which training scripts keep the weights in a .pt file
-HEADS = ("head.", "hidden.")  # layers that are left as they are where the file's do not fit
 COUNTED = "num_batches_tracked"  # of batch norm; old files have none, and it does not enter into what is computed
 
 
@@ -44,7 +43,7 @@ def put(model: nn.Module, place: str) -> str:
             raise UserError(f"model.weights: {file} is of {origin.library}, and the page's model is {kind}.")
         ours, library = _renamed(file, there, origin, model), origin.library
     notes = _grey(ours, saved)
-    left = _left(ours, saved)
+    left = _left(ours, saved, HEADS if origin is None else origin.heads)
     _refuse_other(file, ours, saved, left)
     with torch.no_grad():
         for name, tensor in saved.items():
@@ -130,6 +129,8 @@ def _unknown(file: Path, there: Named, kind: str) -> str:
 
 
 def _renamed(file: Path, there: Named, origin: Origin, model: nn.Module) -> Named:
+    if origin.whole is not None:
+        return origin.arrange(origin.whole(there), model)
     parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in there.items():
         try:
@@ -160,11 +161,11 @@ def _grey(ours: Named, saved: Mapping[str, Tensor]) -> list[str]:
     return []
 
 
-def _left(ours: Named, saved: Mapping[str, Tensor]) -> dict[str, str]:
+def _left(ours: Named, saved: Mapping[str, Tensor], heads: tuple[str, ...]) -> dict[str, str]:
     """Layers of the head that the model has in another form → why each is not taken."""
     found = {}
     for name, tensor in ours.items():
-        if name.startswith(HEADS):
+        if name.startswith(heads):
             if name not in saved:
                 found[_layer(name)] = "is not in this model"
             elif saved[name].shape != tensor.shape:
@@ -172,7 +173,7 @@ def _left(ours: Named, saved: Mapping[str, Tensor]) -> dict[str, str]:
                 if saved[name].shape[0] == tensor.shape[0]:
                     found[_layer(name)] = f"has {saved[name].shape[1]} inputs here and {tensor.shape[1]} there"
     for name in saved:
-        if name.startswith(HEADS) and name not in ours and _layer(name) not in found:
+        if name.startswith(heads) and name not in ours and _layer(name) not in found:
             found[_layer(name)] = "is not in the file"
     return found
 
