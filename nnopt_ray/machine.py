@@ -27,12 +27,15 @@ PACKAGES = (
 )
 
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a trainer runs on. `decided` says each choice with its reason."""
 
     device: str  # as torch.device takes it
-    precision: Literal["float32", "bfloat16"]
+    precision: Precision
     threads: int
     decided: Mapping[str, str]
 
@@ -62,15 +65,16 @@ def choose(cpus: int, gpus: float, precision: str) -> Machine:
         device = "cpu"
         decided["device"] = "cpu, as resources.gpus_per_worker is 0"
     if precision == "auto":
-        chosen: Literal["float32", "bfloat16"] = "float32"
+        chosen: Precision = "float32"
         if device == "cuda" and torch.cuda.is_bf16_supported():
             chosen = "bfloat16"
             decided["precision"] = "bfloat16 autocast, as this GPU computes in it"
         else:
             decided["precision"] = "float32, as this device gains nothing from less"
     else:
-        chosen = "bfloat16" if precision == "bfloat16" else "float32"
-        decided["precision"] = f"{chosen}, from train.precision"
+        chosen = "bfloat16" if precision == "bfloat16" else "float16" if precision == "float16" else "float32"
+        scaled = " with loss scaling" if chosen == "float16" else ""
+        decided["precision"] = f"{chosen}{scaled}, from train.precision"
     return Machine(device=device, precision=chosen, threads=cpus, decided=decided)
 
 

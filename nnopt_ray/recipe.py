@@ -114,8 +114,9 @@ class Train(Section):
         description="subgradient: l1 * sign(weight) joins the gradient; proximal: after each step every weight comes "
         "closer to 0 by lr * l1, and those that are no farther off become exactly 0",
     )
-    precision: Annotated[Literal["auto", "float32", "bfloat16"], Fixed("it belongs to the machine")] = Field(
-        default="auto", description="number format of the forward and backward pass"
+    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Fixed("it belongs to the machine")] = Field(
+        default="auto",
+        description="number format of the forward and backward pass; float16 scales the loss; weights stay float32",
     )
     ema: Ema | None = Field(default=None, description="average the weights over the last steps")
     swa: Swa | None = Field(default=None, description="average the weights over the last epochs")

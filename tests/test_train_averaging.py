@@ -112,7 +112,9 @@ def test_the_schedule_gives_way_at_the_first_averaged_epoch() -> None:
     trainer = ours(swa=Swa(start_epoch=3, lr=0.002), schedule=part("step", every_epochs=2, gamma=0.1))
     assert [e.lr for e in trainer.history] == pytest.approx([0.01, 0.01, 0.001, 0.002, 0.002])
     late = Trainer(page(epochs=8, swa=Swa(lr=0.5)), dataset(), MACHINE, ACCURACY)
-    assert [late._lr(epoch * 5) for epoch in range(8)] == [0.01] * 6 + [0.5] * 2  # after three quarters
+    assert [late.rates.at(epoch * 5, late.steps_per_epoch, late.base_lr) for epoch in range(8)] == [0.01] * 6 + [
+        0.5
+    ] * 2  # after three quarters
 
 
 def test_the_first_steps_are_soon_forgotten() -> None:

@@ -210,7 +210,7 @@ def test_the_rate_follows_warm_up_and_schedule() -> None:
     trainer = trained(
         page(schedule=part("exponential", gamma=0.5), warmup_epochs=1.4, epochs=5, optimizer=part("sgd", lr=1.0))
     )
-    rates = [trainer._lr(step) for step in range(25)]
+    rates = [trainer.rates.at(step, trainer.steps_per_epoch, trainer.base_lr) for step in range(25)]
     assert rates[:7] == pytest.approx([(step + 1) / 7 for step in range(7)])
     assert rates[7:] == pytest.approx([0.5 ** (step // 5) for step in range(18)])
     assert [epoch.lr for epoch in trainer.history] == pytest.approx([rates[5 * n + 4] for n in range(5)])

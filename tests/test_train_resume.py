@@ -24,6 +24,7 @@ from nnopt_ray.rundir import TrialDir, read_lines
 from nnopt_ray.train import checkpoints, state
 from nnopt_ray.train.fit import TrialRun, fit
 from nnopt_ray.train.loop import Trainer
+from nnopt_ray.train.precision import LossScale
 from nnopt_ray.train.state import State
 
 torch.set_num_threads(1)
@@ -58,6 +59,22 @@ def timeless(scalars: Any) -> str:
 
 def without_seconds(history: Any) -> list[Epoch]:
     return [dataclasses.replace(epoch, seconds=0.0) for epoch in history]
+
+
+def test_float16_moved_to_a_new_trainer_keeps_its_loss_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LossScale, "INTERVAL", 7)
+    half = dataclasses.replace(MACHINE, precision="float16")
+    experiment = page(epochs=4, accumulate=2)
+    unbroken, moved = (Trainer(experiment, dataset(), half, ACCURACY) for _ in range(2))
+    while not unbroken.done:
+        unbroken.run_epoch()
+        moved.run_epoch()
+        state.save(moved.state(), tmp_path / "state")
+        moved = Trainer(experiment, dataset(), half, ACCURACY)
+        moved.load_state(state.load(tmp_path / "state"))
+        same(moved.state(), unbroken.state())
+    assert unbroken.scale is not None
+    assert unbroken.scale.value != 2.0**16
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -71,7 +71,9 @@ def trained_on(data: Any, **keys: Any) -> Trainer:
 def test_warm_up_counts_optimizer_steps() -> None:
     trainer = Trainer(page(batch_size=10, accumulate=5, warmup_epochs=2), dataset(), MACHINE, ACCURACY)
     assert trainer.steps_per_epoch == 3
-    assert [trainer._lr(step) for step in range(7)] == pytest.approx([0.01 * n / 6 for n in range(1, 7)] + [0.01])
+    assert [trainer.rates.at(step, trainer.steps_per_epoch, trainer.base_lr) for step in range(7)] == pytest.approx(
+        [0.01 * n / 6 for n in range(1, 7)] + [0.01]
+    )
 
 
 def test_more_batches_a_step_than_an_epoch_has_are_refused() -> None:

@@ -27,6 +27,7 @@ from nnopt_ray.machine import Machine, derived_seed
 from nnopt_ray.results import Scores
 from nnopt_ray.train import language
 from nnopt_ray.train.losses import Loss as TrainingLoss
+from nnopt_ray.train.precision import LOWER
 
 Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("validation", "test")
@@ -102,9 +103,9 @@ def predict(model: nn.Module, rows: Rows, dataset: Dataset, machine: Machine, ba
     if shapes.is_language:
         outputs = np.empty((len(rows), *length, len(language.TOLD)), dtype=np.float32)
         batch = max(1, min(batch, TOLD_LOGITS // (length[0] * shapes.outputs)))
-    lower = machine.precision == "bfloat16"
+    lower = LOWER.get(machine.precision)
     try:
-        with torch.inference_mode(), torch.autocast(machine.device, torch.bfloat16, enabled=lower):
+        with torch.inference_mode(), torch.autocast(machine.device, lower, enabled=lower is not None):
             for start in range(0, len(rows), batch):
                 part = slice(start, start + batch)
                 # np.array copies: torch cannot take a read-only memory map.

@@ -12,6 +12,7 @@ recorded; then it is scaled to `clip_norm`, then cut at `clip_value`; then the o
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,10 +29,13 @@ from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.models import public_weights
 from nnopt_ray.results import Epoch
-from nnopt_ray.train import averaging, batches, images, resuming, start
+from nnopt_ray.train import averaging, batches, resuming, start
 from nnopt_ray.train.descent import Accumulation, Descent, sparsity
+from nnopt_ray.train.forward import Forward
 from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.optimizers import Optimizer
+from nnopt_ray.train.precision import LossScale
+from nnopt_ray.train.rates import Rates
 from nnopt_ray.train.schedules import Schedule
 from nnopt_ray.train.state import State
 from nnopt_ray.train.tally import Broken, Tally
@@ -89,7 +93,7 @@ class Trainer:
         model: nn.Module = tables.build("model", experiment.model, shapes)
         self.model = model.to(device=machine.device, dtype=torch.float32)
         self._take_weights()
-        self._channels_last = images.gain_from_channels_last(self.model, shapes, machine.device)
+        self._forward = Forward(self.model, shapes, machine, experiment.model.type)
 
         self.sizes = batches.batch_sizes(len(dataset.train), train.batch_size)
         self.validation = Validation(
@@ -102,10 +106,11 @@ class Trainer:
                 f"train.accumulate is {self._every}, and an epoch has {len(self.sizes)} batches of {train.batch_size} "
                 "rows: lower it, or train.batch_size."
             )
-        self._warm_up = round(train.warmup_epochs * self.steps_per_epoch)
+        self.rates = Rates(train, self.schedule, self.steps_per_epoch)
 
         self.average = averaging.average_of(train)
         self._averaged = ""  # what happened to it in this epoch
+        self.scale = LossScale() if machine.precision == "float16" else None
 
         self.epoch = 0
         self.history: list[Epoch] = []
@@ -137,7 +142,7 @@ class Trainer:
         if last != self.experiment.train.batch_size:
             rows += f", the last of {last} rows"
         decided = {"data": self.placed.decided, "batches": rows}
-        if self._channels_last:
+        if self._forward.channels_last:
             decided["images"] = "channels last in memory, as convolutions on a CPU are faster so"
         return decided
 
@@ -204,7 +209,8 @@ class Trainer:
         metrics = {"train_loss": train_loss, **measured}
         if self.experiment.train.l1:
             metrics["sparsity"] = sparsity(self.weights.flat)
-        events = [*([self._averaged] if self._averaged else []), *self._end_of_epoch(metrics)]
+        happened = [self._averaged, self.scale.told() if self.scale is not None else ""]
+        events = [*filter(None, happened), *self._end_of_epoch(metrics)]
         if ended:
             self.done, self.reason = True, ended
         record = Epoch(self.epoch, metrics, lr, grad_norm, seconds, tuple(events))
@@ -229,18 +235,28 @@ class Trainer:
             gradient.zero_()
             outputs = self._forward(inputs)
             if number == 0:
-                self._check_outputs(outputs, len(target))
+                self._forward.check(outputs, len(target))
             loss = self.loss(outputs, target)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss if self.scale is None else loss * self.scale.value).backward()  # type: ignore[no-untyped-call]
             if number == 0:
                 self.weights.check()
             weight = self.loss.weight(target)
-            due = self.gather(number, weight)
-            tally.add(loss.detach(), weight, self.descend(number // self._every) if due else None)
+            step = number // self._every
+            due = self.gather(number, weight) and (self.scale is None or self._finite(self.scale, step))
+            norm = self.descend(step) if due else None
+            if self.scale is None or loss.isfinite():
+                tally.add(loss.detach(), weight, norm)
             if number % LOOK_EVERY_STEPS == LOOK_EVERY_STEPS - 1:
                 self._look(tally.settle())
         self._look(tally.settle())
         return tally.loss, tally.norm, self.last_lr()
+
+    def _finite(self, scale: LossScale, step: int) -> bool:
+        """Take the scale off the gradient → whether it is finite. Raises NotANumber where no scale helps."""
+        finite = scale.unscale(self.weights.gradient)
+        if scale.exhausted:
+            raise self.not_a_number((step, "gradient", math.nan))
+        return finite
 
     def try_step(self, inputs: tuple[Tensor, ...], target: Tensor) -> None:
         """A step on this batch, for timing it; what it does to the weights is no training."""
@@ -271,34 +287,6 @@ class Trainer:
             self.average.after_step(self.weights)
         return norm
 
-    def _forward(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """float32 outputs [rows, outputs]; computed in bfloat16 where the machine says so."""
-        if self._channels_last:
-            inputs = images.channels_last(inputs)
-        if self.machine.precision == "float32":
-            outputs: Tensor = self.model(*inputs)
-            return outputs
-        with torch.autocast(torch.device(self.machine.device).type, dtype=torch.bfloat16):
-            outputs = self.model(*inputs)
-        return outputs.float()
-
-    def _check_outputs(self, outputs: object, rows: int) -> None:
-        """A target of shape [rows, 1] would be broadcast against outputs [rows] without a word."""
-        shapes = self.dataset.shapes
-        expected = shapes.returned(rows)
-        if not isinstance(outputs, Tensor) or outputs.shape != expected:
-            found = f"shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-            asked = "[rows, length, outputs]" if shapes.is_language else "[rows, outputs]"
-            raise PartError(
-                f"the model '{self.experiment.model.type}' must return one tensor of shape {asked}, here "
-                f"{list(expected)}, and returned {found}."
-            )
-        if not outputs.requires_grad:
-            raise PartError(
-                f"the model '{self.experiment.model.type}' returned outputs that hang on none of its weights, so no "
-                "gradient can reach its weights: look for detach(), no_grad() or NumPy in its forward."
-            )
-
     def noise_seed(self) -> int:
         """What dropout in this epoch is drawn from."""
         return derived_seed(self.experiment.seed, "noise", self.epoch)
@@ -310,27 +298,10 @@ class Trainer:
         np.random.seed(noise % 2**32)
         random.seed(noise)
 
-    def _lr(self, step: int) -> float:
-        """The learning rate of a step of this run, counted from 0."""
-        swa = self.experiment.train.swa
-        if swa is not None and swa.lr is not None:
-            first = averaging.first_averaged(swa, self.experiment.train.epochs) * self.steps_per_epoch
-            if step >= first:
-                before = self._scheduled(max(0, first - 1))
-                return averaging.annealed(before, swa, (step - first) // self.steps_per_epoch)
-        return self._scheduled(step)
-
-    def _scheduled(self, step: int) -> float:
-        """Warm-up, then the schedule."""
-        if step < self._warm_up:
-            return self.base_lr * (step + 1) / self._warm_up
-        each = self.steps_per_epoch
-        steps = self.experiment.train.epochs * each
-        return self.base_lr * self.schedule.factor(step - self._warm_up, each, steps - self._warm_up)
-
     def lr_of(self, number: int) -> float:
         """The learning rate of step `number` of this epoch."""
-        return self._lr(self.epoch * self.steps_per_epoch + number)
+        each = self.steps_per_epoch
+        return self.rates.at(self.epoch * each + number, each, self.base_lr)
 
     def last_lr(self) -> float:
         """The learning rate of the last step of this epoch."""
@@ -344,7 +315,7 @@ class Trainer:
         """The error that tells which value of this epoch is no number, and what to do about it."""
         step, what, value = broken
         first = self.epoch * self.steps_per_epoch
-        lr = self._lr(first + step)
+        lr = self.lr_of(step)
         cure = "Lower train.optimizer.lr" + (
             "." if self.experiment.train.clip_norm is not None else ", or set train.clip_norm (1.0, say)."
         )

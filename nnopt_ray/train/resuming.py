@@ -11,6 +11,7 @@ from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.results import Epoch
 from nnopt_ray.train.averaging import Average
+from nnopt_ray.train.precision import LossScale
 from nnopt_ray.train.state import State, from_line, lists, to_line
 from nnopt_ray.train.watch import Watch
 from nnopt_ray.train.weights import FlatWeights, Snapshot, aliases
@@ -24,6 +25,7 @@ class Training(Protocol):
     weights: FlatWeights
     slots: dict[str, Tensor]
     average: Average | None
+    scale: LossScale | None
     watch: Watch
     snapshots: dict[int, Snapshot]
     history: list[Epoch]
@@ -55,6 +57,7 @@ def state_of(trainer: Training) -> State:
         "done": trainer.done,
         "reason": trainer.reason,
         "watch": trainer.watch.state_dict(),
+        "loss_scale": trainer.scale.state_dict() if trainer.scale is not None else None,
         "averaged": average.count if average is not None else 0,
         "snapshots": list(trainer.snapshots),
         "history": [to_line(epoch) for epoch in trainer.history],
@@ -76,6 +79,8 @@ def load(trainer: Training, state: State) -> None:
     trainer.done, trainer.reason = scalars["done"], scalars["reason"]
     trainer.history = [from_line(line) for line in scalars["history"]]
     trainer.watch.load_state_dict(scalars["watch"])
+    if trainer.scale is not None and scalars["loss_scale"] is not None:
+        trainer.scale.load_state_dict(scalars["loss_scale"])
 
 
 def adopt(trainer: Training, state: State) -> None:

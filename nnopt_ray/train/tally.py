@@ -59,8 +59,9 @@ class Tally:
 
     @property
     def loss(self) -> float:
-        return self._loss_sum / self._weight_sum
+        """NaN where no batch counts: float16 may skip all steps of a short epoch."""
+        return self._loss_sum / self._weight_sum if self._weight_sum else math.nan
 
     @property
     def norm(self) -> float:
-        return self._norm_sum / self._steps
+        return self._norm_sum / self._steps if self._steps else math.nan
