@@ -94,6 +94,15 @@ def test_files_that_cannot_be_read_are_explained(
         read(tmp_path, suffix=".html")
 
 
+def test_files_whose_name_begins_with_a_line_are_read_and_other_endings_are_named(tmp_path: Path) -> None:
+    for name in ("__init__.py", "b.py", ".hidden.py", "c.md"):
+        (tmp_path / name).write_text(f"text of {name}")
+    read = TextLines(path=".", rows="files", suffix=".py").read(tmp_path)
+    assert read.columns.column("text").to_pylist() == ["text of __init__.py", "text of b.py"]
+    with pytest.raises(DataError, match=r"no file that ends in \.txt; of those there are, 2 in \.py, 1 in \.md"):
+        TextLines(path=".", rows="files").read(tmp_path)
+
+
 # The step
 
 

@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -112,20 +113,26 @@ class _File(Source):
         return digest(self.files(base), base / self.path)
 
 
-def files(path: str, base: Path, suffixes: tuple[str, ...], key: str) -> list[Path]:
-    """The file, or the files of the folder in sorted order. Raises DataError when there is nothing to read."""
+def files(
+    path: str, base: Path, suffixes: tuple[str, ...], key: str, hidden: tuple[str, ...] = ("_", ".")
+) -> list[Path]:
+    """The file, or the files of the folder in sorted order. Raises DataError when there is nothing to read.
+
+    hidden: how names begin that are no data; what writes Parquet leaves files such as _SUCCESS beside it.
+    """
     place = base / Path(path).expanduser()
     if place.is_dir():
         if not suffixes:
             raise DataError(f"{key}: {place} is a folder; name a file in it.")
-        hidden = ("_", ".")
-        found = sorted(
-            file
-            for file in place.rglob("*")
-            if file.is_file() and file.name.endswith(suffixes) and not file.name.startswith(hidden)
-        )
+        there = [file for file in sorted(place.rglob("*")) if file.is_file() and not file.name.startswith(hidden)]
+        found = [file for file in there if file.name.endswith(suffixes)]
         if not found:
-            raise DataError(f"{key}: the folder {place} holds no file that ends in {' or '.join(suffixes)}.")
+            others = Counter(file.suffix for file in there if file.suffix).most_common(3)
+            told = ", ".join(f"{count} in {suffix}" for suffix, count in others)
+            raise DataError(
+                f"{key}: the folder {place} holds no file that ends in {' or '.join(suffixes)}"
+                + (f"; of those there are, {told}." if told else ", and no other.")
+            )
         return found
     if not place.exists():
         beside = ""

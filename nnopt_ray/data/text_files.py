@@ -45,7 +45,7 @@ class TextLines(Source):
         self.encoding = encoding
 
     def _files(self, base: Path) -> list[Path]:
-        return files(self.path, base, (self.suffix,), "data.source.path")
+        return files(self.path, base, (self.suffix,), "data.source.path", hidden=(".",))
 
     def fingerprint(self, base: Path) -> str:
         return digest(self._files(base), base / Path(self.path).expanduser())
