@@ -185,6 +185,19 @@ def walk(node: Any, choose: Any, path: str = "", branch: str = "") -> Any:
 SPLIT_WHY = "trials can only be compared on the same rows"
 
 
+class Window(Section):
+    """Rows are points in time: windows of them are learned from, the target of the next ones is foretold."""
+
+    length: Count = Field(description="time points that a forecast looks back on")
+    horizon: Count = Field(default=1, description="time points that are foretold, an output of the network each")
+    stride: Count = Field(default=1, description="time points from one window to the next")
+    order: str = Field(description="the column that says when: dates, timestamps or numbers")
+    by: tuple[str, ...] = Field(
+        default=(), description="columns that tell several series apart; no window crosses them"
+    )
+    past_target: bool = Field(default=True, description="the target's own past is learned from")
+
+
 class Data(Section):
     """Where the rows come from, how they are divided and prepared."""
 
@@ -207,6 +220,9 @@ class Data(Section):
     split: Annotated[Part, InRoom("split"), Fixed(SPLIT_WHY)] = Field(
         default=by_default("random"),
         description="training, validation and test part; `given` where the source has a test set of its own (idx)",
+    )
+    window: Annotated[Window | None, Fixed(SPLIT_WHY)] = Field(
+        default=None, description="forecasting: windows of time points, divided by time (`split: time` is the default)"
     )
     steps: Annotated[tuple[Part, ...], InRoom("step")] = Field(
         default=(), description="preprocessing in this order; what it needs to know is fitted on the training part only"

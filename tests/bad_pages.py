@@ -140,4 +140,5 @@ FAULTS: list[tuple[str, str, str]] = [
     # texts
     ("no tokens", DATA.replace("}}", "}, task: language_modelling}") + "model: baseline\n", "reads text, and no step makes tokens of it. Add - {type: tokenize}."),
     ("two tokenizers", DATA.replace("}}", "}, task: masked_language_modelling, steps: [{type: tokenize, vocabulary_size: {int: [9, 99]}}]}") + "model: baseline\n", "data.steps.0.vocabulary_size: masked_language_modelling counts its loss by token"),
+    ("windows at random", DATA.replace("}}", "}, split: random, window: {length: 3, order: day}}") + "model: mlp\n", "data.split: windows overlap, so rows drawn at random would stand in several parts. Write {type: time, column: day}."),
 ]  # fmt: skip

@@ -46,7 +46,7 @@ BEYOND = {
     "confirm more than there are", "confirm more than listed", "confirm more than points",
     "reproducible by the clock", "lanes that may not be", "two averages", "late average", "nowhere to anneal",
     "a form of nothing",
-    "no tokens", "two tokenizers",
+    "no tokens", "two tokenizers", "windows at random",
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from nnopt_ray import tables
-from nnopt_ray.data import language, preprocessing, store
+from nnopt_ray.data import language, preprocessing, store, windows
 from nnopt_ray.data.columns import Reading, recognise
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
@@ -72,6 +72,7 @@ def _key(data: Data, fingerprints: list[str]) -> str:
         "brought": {part.type: _code_of(room, part) for room, chosen in parts.items() for part in chosen},
         "target": data.target,
         "task": data.task,
+        "window": data.window and data.window.model_dump(),
         "masks": data.masks if data.task == "masked_language_modelling" else None,
         "ignore": data.ignore,
         "scale_target": data.scale_target,
@@ -114,6 +115,8 @@ def _content(data: Data, read: Table) -> store.Content:
     table = tidy(read)
     if data.task in LANGUAGE:
         return language.content(data, table, _described(data.source))
+    if data.window is not None:
+        return windows.content(data, table, _described(data.source))
     rows = _with_target(data, table)
     split: Split = tables.build("split", data.split)
     not_learned = _not_learned(data, table, rows.column, split)

@@ -14,13 +14,15 @@ import numpy as np
 from nnopt_ray import rundir, tables
 from nnopt_ray.data.columns import Reading, features, useless
 from nnopt_ray.data.frame import Feature, Frame, Layout, Text, assemble
+from nnopt_ray.data.series import newest
 from nnopt_ray.data.table import Table, quoted, tidy
 from nnopt_ray.data.types import Input, PreprocessingState
 from nnopt_ray.errors import DataError, PartError, RunFolderError
+from nnopt_ray.experiment import Window
 from nnopt_ray.tables import Part
 
 FORMAT = "nnopt-preprocessing"
-VERSION = 2
+VERSION = 3
 FILE = "preprocessing.json"
 
 
@@ -32,6 +34,7 @@ class Preprocessing:
     steps: each with what it learned from the training rows. layouts: the inputs that come out.
     image_shape: [channels, height, width] of a row, None when there are no images.
     targets: names under which the target may stand in a table; new rows need none.
+    window: of a forecast, how rows become windows; the layout is that of a window then.
     """
 
     readings: tuple[Reading, ...]
@@ -40,6 +43,7 @@ class Preprocessing:
     targets: tuple[str, ...]
     steps: tuple[tuple[Part, PreprocessingState], ...]
     layouts: tuple[Layout, ...]
+    window: Window | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +53,7 @@ class Preprocessing:
             "left_out": dict(self.left_out),
             "image_shape": self.image_shape and list(self.image_shape),
             "targets": list(self.targets),
+            "window": self.window and self.window.model_dump(),
             "steps": [{"type": part.type, "keys": dict(part.keys), "learned": state} for part, state in self.steps],
             "inputs": [
                 {
@@ -82,6 +87,7 @@ class Preprocessing:
                 )
                 for entry in said["inputs"]
             ),
+            window=said["window"] and Window(**{**said["window"], "by": tuple(said["window"]["by"])}),
         )
 
     def inputs(self, table: Table) -> tuple[np.ndarray, ...]:
@@ -92,11 +98,16 @@ class Preprocessing:
         for part, state in self.steps:
             frame = tables.build("step", part).transform(frame, state)
         layouts, arrays = assemble(frame)
+        if self.window is not None:
+            assert layouts[0].names == self.layouts[0].names, "the same steps gave other channels"
+            return (newest(self.window, table, arrays[0]),)
         assert layouts == self.layouts, "the same steps gave other inputs"
         return arrays
 
     def _check(self, table: Table) -> None:
         needed = [reading.name for reading in self.readings]
+        if self.window is not None:
+            needed += [name for name in (*self.window.by, self.window.order) if name not in needed]
         missing = [name for name in needed if name not in table.names]
         known = {*needed, *self.left_out, *self.targets}
         extra = [name for name in table.names if name not in known]
@@ -197,6 +208,9 @@ def _survives_json(state: PreprocessingState, part: Part) -> PreprocessingState:
 
 def apply(folder: Path, table: Table) -> tuple[np.ndarray, ...]:
     """The inputs of new rows, by the preprocessing that lies in `folder`; one array per input of Shapes.
+
+    Of a forecast the rows are time points, and the one array holds a window for each series, in sorted order: its last
+    `length` points, float32 [series, length, channels]; what follows them can be foretold.
 
     Raises DataError naming missing, further and mistyped columns, RunFolderError when there is no preprocessing.
     """

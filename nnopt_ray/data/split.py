@@ -246,7 +246,7 @@ class Time(Split):
         self.test = test
 
     def divide(self, table: Table, target: Target) -> Parts:
-        times = self._times(table)
+        times = instants(table, self.column, "data.split.column")
         for_validation, for_test = _sizes(len(times), self.validation, self.test)
         order = np.argsort(times, kind="stable")
         ordered = times[order]
@@ -264,34 +264,33 @@ class Time(Split):
         parts = {"train": order[:first], "validation": order[first:second], "test": order[second:]}
         return _checked(parts, cure)
 
-    def _times(self, table: Table) -> np.ndarray:
-        from nnopt_ray.data import dates
-        from nnopt_ray.data.table import is_number, is_text, numbers
 
-        column = table.column(self.column, "data.split.column")
-        if column.null_count:
+def instants(table: Table, name: str, key: str) -> np.ndarray:
+    """float64 [rows]: a column of dates, timestamps or numbers as points in time. `key` is the page's, for messages."""
+    from nnopt_ray.data import dates
+    from nnopt_ray.data.table import is_number, is_text, numbers
+
+    column = table.column(name, key)
+    if column.null_count:
+        raise DataError(
+            f"{key}: '{name}' is missing in {column.null_count} rows, so their time is unknown. "
+            "Fill them in the source or leave those rows out."
+        )
+    if is_number(column.type):
+        times = numbers(column)
+    else:
+        formats = dates.date_formats(column) if is_text(column.type) else ("",)
+        readable = len(formats) == 1 and (formats[0] or dates.is_date(column.type))
+        found = dates.days(column, formats[0]) if readable else None
+        if found is None:
             raise DataError(
-                f"data.split.column: '{self.column}' is missing in {column.null_count} rows, so their time is unknown. "
-                "Fill them in the source or leave those rows out."
+                f"{key}: '{name}' holds no times "
+                f"({column.type}, such as {column[0].as_py()!r}). Give dates as YYYY-MM-DD, timestamps or numbers."
             )
-        if is_number(column.type):
-            times = numbers(column)
-        else:
-            formats = dates.date_formats(column) if is_text(column.type) else ("",)
-            found = (
-                dates.days(column, formats[0])
-                if len(formats) == 1 and (formats[0] or dates.is_date(column.type))
-                else None
-            )
-            if found is None:
-                raise DataError(
-                    f"data.split.column: '{self.column}' holds no times "
-                    f"({column.type}, such as {column[0].as_py()!r}). Give dates as YYYY-MM-DD, timestamps or numbers."
-                )
-            times = found
-        if not np.isfinite(times).all():
-            raise DataError(f"data.split.column: '{self.column}' holds infinite numbers.")
-        return times
+        times = found
+    if not np.isfinite(times).all():
+        raise DataError(f"{key}: '{name}' holds infinite numbers.")
+    return times
 
 
 class Given(Split):
@@ -319,17 +318,22 @@ class Given(Split):
         self.hidden = () if column is None else (column,)
 
     def divide(self, table: Table, target: Target) -> Parts:
+        part = self.marked(table)
+        parts = {name: np.flatnonzero(part == name) for name in PARTS}
+        if not len(parts["validation"]) and len(parts["train"]) > 1:
+            parts["train"], parts["validation"] = self._drawn(parts["train"], target)
+        cure = f"Mark rows as such in the column '{self.column}'." if self.column else "Choose another split."
+        return _checked(parts, cure)
+
+    def marked(self, table: Table) -> np.ndarray:
+        """The part that each row is given, [rows] of train, validation and test. Raises DataError."""
         part = self._of_column(table, self.column) if self.column is not None else table.own_parts
         if part is None:
             raise DataError(
                 f"data.split: {table.origin} does not divide its rows itself. "
                 "Name the column that does, {type: given, column: NAME}, or choose another split."
             )
-        parts = {name: np.flatnonzero(part == name) for name in PARTS}
-        if not len(parts["validation"]) and len(parts["train"]) > 1:
-            parts["train"], parts["validation"] = self._drawn(parts["train"], target)
-        cure = f"Mark rows as such in the column '{self.column}'." if self.column else "Choose another split."
-        return _checked(parts, cure)
+        return part
 
     def _drawn(self, train: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:
         random = _generator(self.seed)

@@ -208,14 +208,17 @@ def _experiment(raw: dict[str, Any], file: Path | None, places: Places, known: K
 
 
 def _with_own_split(raw: dict[str, Any]) -> dict[str, Any]:
-    """The page with `split: given` where its source has a test set of its own and the page names no split."""
+    """The page with the split that its data ask for, where it names none: by time for forecasts, `given` where the
+    source has a test set of its own."""
     data = raw.get("data")
-    source = data.get("source") if isinstance(data, dict) else None
-    named = source.get("type") if isinstance(source, dict) else source
-    if not isinstance(data, dict) or not isinstance(named, str) or "split" in data:
+    if not isinstance(data, dict) or "split" in data:
         return raw
+    window, source = data.get("window"), data.get("source")
+    if isinstance(window, dict) and isinstance(window.get("order"), str):
+        return {**raw, "data": {**data, "split": {"type": "time", "column": window["order"]}}}
+    named = source.get("type") if isinstance(source, dict) else source
     try:
-        own_parts = tables.find("source", named).own_parts
+        own_parts = isinstance(named, str) and tables.find("source", named).own_parts
     except (PartError, MissingExtra):  # said with its place by resolve
         return raw
     return {**raw, "data": {**data, "split": "given"}} if own_parts else raw

@@ -24,6 +24,7 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     _evaluated(tree, places)
     _loss(tree, places)
     _language(tree, places)
+    _window(tree, places)
     check_training(tree, _longest(tree), places)
     method = _at(tree, "search", "method", "type")
     trials = _at(tree, "search", "trials")
@@ -213,6 +214,13 @@ def _reads_text(step: Any) -> bool:
     if name in tables.table("step"):
         return bool(tables.find("step", name).reads_text)
     return ":" in name  # a user's own may; it is asked when there are data
+
+
+def _window(tree: Mapping[str, Any], places: Places) -> None:
+    """Windows of one series overlap: rows drawn at random would be in several parts."""
+    if isinstance(_at(tree, "data", "window"), Mapping) and _at(tree, "data", "split", "type") == "random":
+        message = "windows overlap, so rows drawn at random would stand in several parts. Write {type: time, column: "
+        places.add(("data", "split"), "data.split", f"{message}{_at(tree, 'data', 'window', 'order')}}}.")
 
 
 def _evaluated(tree: Mapping[str, Any], places: Places) -> None:

@@ -1,0 +1,236 @@
+"""Forecasting: rows that are points in time become windows, `length` steps to learn from and `horizon` to foretell.
+
+The steps are fitted on the time points of the training part, and what they make of each point is what a window shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from nnopt_ray import tables
+from nnopt_ray.data import preprocessing, store
+from nnopt_ray.data.columns import recognise
+from nnopt_ray.data.frame import Layout
+from nnopt_ray.data.preprocessing import Fitted
+from nnopt_ray.data.series import Order, ordered
+from nnopt_ray.data.split import PARTS, Given, Split
+from nnopt_ray.data.table import LARGEST, Table, is_number, numbers, quoted
+from nnopt_ray.data.target import Target, target_name
+from nnopt_ray.data.types import Column, DataSummary, Input, Shapes
+from nnopt_ray.errors import DataError
+from nnopt_ray.experiment import Data, Window
+
+
+def content(data: Data, table: Table, described: str) -> store.Content:
+    """What the store of a forecast holds. `described` is the source in words. Raises DataError."""
+    window = data.window
+    assert window is not None
+    name, values = _target(data, table)
+    order = ordered(table, window)
+    longest = max(len(rows) for _, rows in order.series())
+    if longest < window.length + window.horizon:
+        many = "the longest series has" if len(order.names) > 1 else "the series has"
+        raise DataError(
+            f"data.window: {many} {longest:,} time points, and a window of length {window.length:,} and horizon "
+            f"{window.horizon:,} needs {window.length + window.horizon:,}. Make it shorter."
+        )
+    split: Split = tables.build("split", data.split)
+    parts = _divided(split, table, Target(name, "regression", values, ()))
+    hidden = {
+        **dict.fromkeys(data.ignore, "listed in data.ignore"),
+        **dict.fromkeys(split.hidden, "it only serves to divide the rows"),
+        **dict.fromkeys(window.by, "it only says which series a row belongs to"),
+    }
+    if not window.past_target:
+        hidden[name] = "its past is not learned from (data.window.past_target)"
+    names = [column for column in table.names if column not in hidden]
+    readings, empty = recognise(table, names)
+    fitted = preprocessing.fit(table, readings, {**hidden, **empty}, (), data.steps, parts)
+    steps, channels = _steps(fitted)
+    made = _windows(window, order, parts, np.isfinite(values))
+    _refuse_empty(window, made, parts)
+    target, mean, scale = _scaled(data, values, parts["train"])
+    first = np.concatenate([made[part] for part in PARTS])  # positions in the order: the first step foretold
+    back, ahead = np.arange(-window.length, 0), np.arange(window.horizon)
+    ends = np.cumsum([len(made[part]) for part in PARTS])
+    layout = Layout(Input("sequence", (window.length, len(channels))), channels)
+    done = replace(fitted.preprocessing, layouts=(layout,), window=window)
+    return store.Content(
+        shapes=Shapes("regression", (layout.input,), window.horizon),
+        inputs=(steps[order.rows[first[:, None] + back]],),
+        target=target[order.rows[first[:, None] + ahead]],
+        source_rows=order.rows[first],
+        parts={
+            part: np.arange(end - len(made[part]), end, dtype=np.int64) for part, end in zip(PARTS, ends, strict=True)
+        },
+        classes=(),
+        target_mean=np.full(window.horizon, mean),
+        target_scale=np.full(window.horizon, scale),
+        feature_names=(),
+        summary=_summary(data, window, table, name, parts, made, order, fitted, described),
+        preprocessing=done.to_json(),
+        audit=(),
+    )
+
+
+def _target(data: Data, table: Table) -> tuple[str, np.ndarray]:
+    """The column to foretell and its values, float64 [rows], NaN where missing."""
+    name = target_name(table, data.target)
+    column = table.columns.column(name)
+    if data.task not in ("auto", "regression") or not is_number(column.type):
+        what = f"data.task is {data.task}" if data.task not in ("auto", "regression") else f"it is {column.type}"
+        raise DataError(
+            f"data.window: a forecast needs a target of numbers, '{name}', and {what}. "
+            "Choose another target, or take data.window away."
+        )
+    values = numbers(column)
+    beyond = int((np.abs(values) > LARGEST).sum())
+    if beyond:
+        raise DataError(f"data.target: '{name}' is infinite, or beyond {LARGEST:g}, in {beyond} rows. Repair them.")
+    return name, values
+
+
+def _divided(split: Split, table: Table, target: Target) -> dict[str, np.ndarray]:
+    if isinstance(split, Given) and "validation" not in split.marked(table):
+        raise DataError(
+            "data.split: no row is marked validation, and time points drawn from the training part would lie between "
+            "those that are learned from. Mark the validation part, or use split: {type: time}."
+        )
+    return split.divide(table, target)
+
+
+def _steps(fitted: Fitted) -> tuple[np.ndarray, tuple[str, ...]]:
+    """float32 [rows, channels]: what the steps made of each time point, and the channels' names."""
+    layouts = fitted.preprocessing.layouts
+    if len(layouts) != 1 or layouts[0].input.kind != "table":
+        kinds = ", ".join(layout.input.kind for layout in layouts if layout.input.kind != "table")
+        raise DataError(
+            f"data.window: windows hold numbers, and the steps made {kinds}. Use encode with method: one_hot or "
+            "ordinal, and list what is no number in data.ignore."
+        )
+    return fitted.inputs[0], layouts[0].names
+
+
+def _windows(window: Window, order: Order, parts: Mapping[str, np.ndarray], known: np.ndarray) -> dict[str, np.ndarray]:
+    """part → position (int64, in the order of `order.rows`) of the first step that each window foretells.
+
+    The horizon lies inside its part and has a target at every step. What a training window looks back on lies in the
+    training part too; windows of the other parts may look back to any time before.
+    """
+    part_of = np.empty(len(order.rows), dtype=np.int64)
+    for number, part in enumerate(PARTS):
+        part_of[parts[part]] = number
+    part_of, known = part_of[order.rows], known[order.rows]
+    made: dict[str, list[int]] = {part: [] for part in PARTS}
+    ends = np.append(order.starts[1:], len(order.rows))
+    for begin, end in zip(order.starts, ends, strict=True):
+        for first in range(begin + window.length, end - window.horizon + 1, window.stride):
+            ahead = part_of[first : first + window.horizon]
+            if (ahead != ahead[0]).any() or not known[first : first + window.horizon].all():
+                continue
+            if ahead[0] == 0 and part_of[first - window.length : first].any():
+                continue
+            made[PARTS[ahead[0]]].append(first)
+    return {part: np.array(found, dtype=np.int64) for part, found in made.items()}
+
+
+def _refuse_empty(window: Window, made: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray]) -> None:
+    for part in PARTS:
+        if not len(made[part]):
+            inside = window.horizon if part != "train" else window.length + window.horizon
+            before = "" if part == "train" else f", and {window.length:,} before them"
+            raise DataError(
+                f"data.window: no window fits into the {part} part: it has {len(parts[part]):,} time points in all, "
+                f"and a window needs {inside:,} that follow each other in one series, with a target{before}. "
+                "Use a shorter horizon or length, larger shares (data.split), or more rows."
+            )
+
+
+def _scaled(data: Data, values: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """The target as training sees it, float32 [rows], with the mean and deviation of the training time points."""
+    training = values[train]
+    training = training[np.isfinite(training)]
+    if len(training) and (training == training[0]).all():
+        raise DataError(
+            f"data.split: the target is {training[0]:g} at all {len(training)} training time points: "
+            "there is nothing to learn. Divide the rows otherwise."
+        )
+    mean, scale = (float(np.mean(training)), float(np.std(training))) if data.scale_target else (0.0, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = ((values - mean) / scale).astype(np.float32)
+    if np.isinf(scaled).any():
+        raise DataError("data.target: numbers are too large for float32 (3.4e38). Give them in a larger unit.")
+    return scaled, mean, scale
+
+
+def _summary(
+    data: Data,
+    window: Window,
+    table: Table,
+    name: str,
+    parts: Mapping[str, np.ndarray],
+    made: Mapping[str, np.ndarray],
+    order: Order,
+    fitted: Fitted,
+    described: str,
+) -> DataSummary:
+    done = fitted.preprocessing
+    read = {reading.name: reading for reading in done.readings}
+    columns = []
+    for column in table.names:
+        values = table.columns.column(column)
+        counts = (values.null_count, len(values.unique()) - bool(values.null_count))
+        if column == name:
+            past = "its own past is learned from" if column in read else "its own past is not learned from"
+            columns.append(Column(data.target, "target", *counts, f"regression; {past}"))
+        elif column in done.left_out:
+            columns.append(Column(column, "dropped", *counts, done.left_out[column]))
+        else:
+            constant = [key for key in done.left_out if key.startswith(f"{column}.") and key not in table.names]
+            said = [read[column].note, f"constant: {', '.join(constant)}" if constant else ""]
+            columns.append(Column(column, read[column].kind, *counts, "; ".join(part for part in said if part)))
+    channels = len(done.layouts[0].names)
+    many = f" in {len(order.names):,} series" if window.by else ""
+    told = ", ".join(f"{len(made[part]):,} in the {part} part of {len(parts[part]):,} time points" for part in PARTS)
+    notes = [
+        *table.notes,
+        f"Windows{many}: {window.length:,} steps of {channels:,} number{'s' * (channels != 1)} to learn from, "
+        f"{window.horizon:,} of '{name}' to foretell, a window every {window.stride:,} "
+        f"step{'s' * (window.stride != 1)}: {told}.",
+        "What is foretold lies wholly inside its part; the first windows of the validation and test part look back to "
+        "time points before it.",
+    ]
+    if window.stride < window.horizon:
+        notes.append(
+            "Windows overlap in what they foretell: the intervals of the scores, which take rows for independent, are "
+            "too narrow."
+        )
+    missing = table.columns.column(name).null_count
+    if missing:
+        notes.append(f"The target is missing at {missing:,} time points; no window foretells one of them.")
+    if order.gaps:
+        notes.append(
+            f"Between {order.gaps:,} neighbouring time points more time passes than usual. A window counts time "
+            "points, not time: fill the gaps if that matters."
+        )
+    short = [label for label, rows in order.series() if len(rows) < window.length + window.horizon]
+    if short:
+        notes.append(f"Too short for a window: {len(short):,} series, {quoted(short)}.")
+    dropped = [column for column in columns if column.kind == "dropped"]
+    notes += [f"Column '{column.name}' is not learned from: {column.note}." for column in dropped]
+    notes += [f"Column '{column}' {remark}." for column, remark in fitted.remarks.items()]
+    return DataSummary(
+        source=described,
+        rows=table.rows,
+        task="regression",
+        target=data.target,
+        columns=tuple(columns),
+        parts={part: len(made[part]) for part in PARTS},
+        notes=(*notes, *fitted.notes),
+    )
+
+
+__all__ = ["content"]
