@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from nnopt_ray.experiment import Experiment, Range
     from nnopt_ray.pipeline import Watch
     from nnopt_ray.reading import load
-    from nnopt_ray.runs import Run, open_run, resume, run
+    from nnopt_ray.runs import Run, lr_range_test, open_run, resume, run
+    from nnopt_ray.train.lr_range import LrRange
 
 __all__ = [
     "DataError",
     "Experiment",
     "Fault",
     "Interrupted",
+    "LrRange",
     "MissingExtra",
     "NnoptError",
     "NotANumber",
@@ -44,13 +46,15 @@ __all__ = [
     "UserError",
     "Watch",
     "load",
+    "lr_range_test",
     "open_run",
     "resume",
     "run",
 ]
 
-_HOMES = {"load": "reading", "run": "runs", "resume": "runs", "open_run": "runs", "Run": "runs", "Watch": "pipeline",
-          "Experiment": "experiment", "Range": "experiment"}  # fmt: skip
+_HOMES = {"load": "reading", "run": "runs", "resume": "runs", "open_run": "runs", "lr_range_test": "runs",
+          "Run": "runs", "Watch": "pipeline", "Experiment": "experiment", "Range": "experiment",
+          "LrRange": "train.lr_range"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -309,7 +309,7 @@ def baseline_values(experiment: Experiment, dataset: Dataset, seeds: Sequence[in
     where = machine_for(experiment)
     found: list[float] = []
     for seed in seeds:
-        page = _baseline_page(reading.close(experiment, {**_representative(experiment), "seed": seed}))
+        page = _baseline_page(reading.close(experiment, {**_first_values(experiment), "seed": seed}))
         trainer = Trainer(page, dataset, where, metrics_for(page, dataset))
         while not trainer.done:
             trainer.run_epoch()
@@ -319,8 +319,14 @@ def baseline_values(experiment: Experiment, dataset: Dataset, seeds: Sequence[in
     return found
 
 
-def _representative(experiment: Experiment) -> dict[str, Any]:
-    """Parameters with the first value of every range: the baseline has none of them."""
+def representative(experiment: Experiment) -> Experiment:
+    """A page with every range closed to its first value; of trials listed by hand, the first."""
+    listed = experiment.search.trials
+    return reading.close(experiment, dict(listed[0]) if isinstance(listed, tuple) else _first_values(experiment))
+
+
+def _first_values(experiment: Experiment) -> dict[str, Any]:
+    """Parameters with the first value of every range."""
     found: dict[str, Any] = {}
 
     def first(path: str, _branch: str, range_: Range) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.search.cluster import RaySession
     from nnopt_ray.search.study import Study
+    from nnopt_ray.train.lr_range import LrRange
 
 
 class Run:
@@ -154,6 +156,25 @@ def resume(
         return found
     with _ray_for(found.experiment, address) as session:
         return _go(found.experiment, RunDir(found.path), None, session, watch or Watch(), should_stop)
+
+
+def lr_range_test(experiment: Experiment, low: float = 1e-7, high: float = 10.0, steps: int = 100) -> LrRange:
+    """Which learning rates a page's network learns at: up to `steps` steps of a new network with a growing rate.
+
+    Where ranges are open, their representative is tested. Writes nothing. Raises UserError for rates or steps that
+    make no test and for a page that cannot be trained, RunFailed for a fault in a part of the page's own.
+    """
+    from nnopt_ray.train import lr_range
+
+    if not 0 < low < high < math.inf:
+        raise UserError(f"the rates of a range test must grow from above 0; they are {low:g} to {high:g}.")
+    if steps < lr_range.LEAST:
+        raise UserError(f"a range test needs at least {lr_range.LEAST} steps; asked for are {steps}.")
+    with telling_own_faults(experiment):
+        page = pipeline.representative(experiment)
+        dataset = pipeline.prepared(page)
+        where = pipeline.machine_for(page)
+        return lr_range.sweep(page, dataset, where, pipeline.metrics_for(page, dataset), low, high, steps)
 
 
 def _extend(folder: RunDir, found: Run, trials: int | None, set: Sequence[str]) -> None:

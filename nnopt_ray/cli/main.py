@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from nnopt_ray.cli import answer, json_only, pages, planning, running, showing
+from nnopt_ray.cli import answer, json_only, pages, planning, rates, running, showing
 from nnopt_ray.errors import Interrupted, NnoptError, PageError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ BadCommand: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__nam
 
 pages.register(app)
 planning.register(app)
+rates.register(app)
 running.register(app)
 showing.register(app)
 
