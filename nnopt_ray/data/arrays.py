@@ -1,14 +1,14 @@
-"""The source `numpy`: arrays in .npz or .npy files, columns or images."""
+"""The source `numpy`: arrays in .npz or .npy files, columns, images or sequences."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from nnopt_ray.data.sources import Source, digest, files, reading
-from nnopt_ray.data.table import IMAGE, LARGEST, Table, quoted
+from nnopt_ray.data.table import IMAGE, LARGEST, Sequences, Table, quoted
 from nnopt_ray.errors import DataError
 from nnopt_ray.experiment import Beside
 
@@ -17,13 +17,15 @@ class Numpy(Source):
     """NumPy arrays: one .npz file that holds both, or two .npy files.
 
     x is [rows, features] (columns x0, x1, ...), [rows, height, width] or images with channels; y is
-    [rows] or [rows, 1]. The target has no name of its own: `data.target` may call it as it likes.
-    Pickled arrays are refused.
+    [rows] or [rows, 1]. The target has no name of its own: `data.target` may call it as it likes. With
+    `kind: sequence` x is [rows, length, channels], or [rows, length] of one channel. Pickled arrays are refused.
 
     Keys:
         path: the .npz file, relative to the page; without it x and y are files.
         x: the name of the array in the .npz file, or a .npy file.
         y: the same for the target.
+        kind: what x of three dimensions is: images [rows, height, width], or sequences [rows, length, channels].
+        lengths: of sequences, the array [rows] (or .npy file) with the steps that each has; what follows is ignored.
         layout: of images with channels: channels_first [rows, channels, height, width] or channels_last.
     """
 
@@ -33,11 +35,15 @@ class Numpy(Source):
         path: Annotated[str, Beside()] | None = None,
         x: Annotated[str, Beside()] = "x",
         y: Annotated[str, Beside()] = "y",
+        kind: Literal["image", "sequence"] = "image",
+        lengths: Annotated[str, Beside()] | None = None,
         layout: Literal["channels_first", "channels_last"] = "channels_first",
     ) -> None:
         self.path = path
         self.x = x
         self.y = y
+        self.kind = kind
+        self.lengths = lengths
         self.layout = layout
 
     def _places(self, base: Path) -> list[Path]:
@@ -45,7 +51,8 @@ class Numpy(Source):
             return files(self.path, base, (), "data.source.path")
         if not (self.x.endswith(".npy") and self.y.endswith(".npy")):
             raise DataError("data.source: numpy needs `path` (a .npz file), or `x` and `y` as two .npy files.")
-        return files(self.x, base, (), "data.source.x") + files(self.y, base, (), "data.source.y")
+        places = files(self.x, base, (), "data.source.x") + files(self.y, base, (), "data.source.y")
+        return places + (files(self.lengths, base, (), "data.source.lengths") if self.lengths is not None else [])
 
     def fingerprint(self, base: Path) -> str:
         places = self._places(base)
@@ -55,12 +62,14 @@ class Numpy(Source):
         import pyarrow as pa
 
         places = self._places(base)
-        x, y = (self._load(places, which) for which in (0, 1))
+        x, y = self._load(places, "x", self.x), self._load(places, "y", self.y)
         origin = " and ".join(str(place) for place in places)
         if y.ndim == 2 and y.shape[1] == 1:
             y = y[:, 0]
         if y.ndim != 1:
             raise DataError(f"data.source.y: {origin}: y has the shape {y.shape}; it must be [rows] or [rows, 1].")
+        if self.lengths is not None and self.kind != "sequence":
+            raise DataError("data.source.lengths: images have no lengths. Add kind: sequence, or take it away.")
         if x.ndim < 2 or x.ndim > 4:
             raise DataError(
                 f"data.source.x: {origin}: x has the shape {x.shape}; it must be [rows, features], "
@@ -70,15 +79,17 @@ class Numpy(Source):
             raise DataError(
                 f"data.source: {origin}: x has {len(x)} rows and y has {len(y)}; they must be the same rows."
             )
-        target = pa.array(y) if y.dtype.kind != "f" else pa.array(y.astype(np.float64))
+        if self.kind == "sequence":
+            sequences = self._sequences(x, places, origin)
+            return Table(origin, pa.table({"target": _target(y)}), sequences=sequences, target="target")
+        target = _target(y)
         if x.ndim == 2:
             columns = {f"x{number}": pa.array(np.ascontiguousarray(x[:, number])) for number in range(x.shape[1])}
             return Table(origin, pa.table({**columns, "target": target}), target="target")
         return Table(origin, pa.table({"target": target}), images=self._images(x, origin), target="target")
 
-    def _load(self, places: list[Path], which: int) -> np.ndarray:
-        name, key = (self.x, self.y)[which], "xy"[which]
-        place = places[0] if self.path is not None else places[which]
+    def _load(self, places: list[Path], key: str, name: str) -> np.ndarray:
+        place = places[0] if self.path is not None else places[("x", "y", "lengths").index(key)]
         cure = "Save plain arrays with numpy.save or numpy.savez; pickled objects are not read."
         # Opened here, as np.load leaves a file of its own open when it fails.
         with reading("NumPy", place, cure), place.open("rb") as file:
@@ -100,12 +111,32 @@ class Numpy(Source):
                         held = quoted(arrays.files)
                         raise DataError(f"data.source.{key}: {place} holds no array '{name}'; it holds {held}.")
                     array = arrays[name]
-        if array.dtype.kind not in ("biuf" if which == 0 else "biufU"):
-            raise DataError(
-                f"data.source.{key}: {place} holds {array.dtype}; "
-                f"{'numbers' if which == 0 else 'numbers or text'} are needed."
-            )
+        if array.dtype.kind not in {"x": "biuf", "y": "biufU", "lengths": "iu"}[key]:
+            needed = {"x": "numbers", "y": "numbers or text", "lengths": "whole numbers"}[key]
+            raise DataError(f"data.source.{key}: {place} holds {array.dtype}; {needed} are needed.")
         return array
+
+    def _sequences(self, x: np.ndarray, places: list[Path], origin: str) -> Sequences:
+        if x.ndim > 3 or 0 in x.shape[1:]:
+            raise DataError(
+                f"data.source.x: {origin}: x has the shape {x.shape}; sequences are [rows, length, channels] or "
+                "[rows, length]."
+            )
+        values = (x[:, :, None] if x.ndim == 2 else x).astype(np.float64)
+        lengths = np.full(len(x), x.shape[1], dtype=np.int64)
+        if self.lengths is not None:
+            given = self._load(places, "lengths", self.lengths)
+            if given.shape != (len(x),):
+                raise DataError(
+                    f"data.source.lengths: {origin}: the array has the shape {given.shape}; x has {len(x)} rows."
+                )
+            lengths = given.astype(np.int64)
+        infinite = int((np.abs(values) > LARGEST).any(axis=(1, 2)).sum())
+        if infinite:
+            raise DataError(
+                f"data.source: {origin}: {infinite} of the sequences hold infinite numbers. Repair or leave them out."
+            )
+        return Sequences(values, lengths, tuple(f"x{number}" for number in range(values.shape[2])))
 
     def _images(self, x: np.ndarray, origin: str) -> np.ndarray:
         """[rows, channels, height, width]"""
@@ -126,3 +157,10 @@ class Numpy(Source):
                 "Repair or leave them out."
             )
         return images
+
+
+def _target(y: np.ndarray) -> Any:
+    """As an Arrow array; [rows]."""
+    import pyarrow as pa
+
+    return pa.array(y) if y.dtype.kind != "f" else pa.array(y.astype(np.float64))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from nnopt_ray.data.table import IMAGE, hint, quoted
+from nnopt_ray.data.table import IMAGE, SEQUENCE, Sequences, hint, quoted
 from nnopt_ray.data.types import Input
 from nnopt_ray.errors import DataError
 
@@ -101,7 +101,7 @@ Feature = Numeric | Text | Codes | Tokens
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Features by name, in order, and the image [rows, channels, height, width].
+    """Features by name, in order, and the image [rows, channels, height, width] or the sequences of each row.
 
     For messages: `dropped` says why a source column or feature is no longer here, `doubts` what is odd about
     one that is.
@@ -111,6 +111,11 @@ class Frame:
     image: np.ndarray | None = None
     dropped: Mapping[str, str] = field(default_factory=dict)
     doubts: Mapping[str, str] = field(default_factory=dict)
+    sequences: Sequences | None = None
+
+    def sequences_of(self, columns: Iterable[str] | None) -> Sequences | None:
+        """The sequences, where `columns` names them (or nothing)."""
+        return self.sequences if columns is None or SEQUENCE in columns else None
 
     def with_features(self, features: Mapping[str, Feature]) -> Frame:
         return replace(self, features=features)
@@ -118,8 +123,8 @@ class Frame:
     def select(self, columns: Iterable[str] | None, step: str) -> tuple[list[str], bool]:
         """The features that `columns` names (all, when None), and whether the image is among them.
 
-        A name is a feature or a source column, which stands for all that was made from it. Raises
-        DataError for a name that is neither.
+        A name is a feature or a source column, which stands for all that was made from it; sequences are had by
+        `sequences_of`. Raises DataError for a name that is none of these.
         """
         if columns is None:
             return list(self.features), self.image is not None
@@ -130,6 +135,8 @@ class Frame:
             found = [key for key, feature in self.features.items() if name in (key, feature.origin)]
             if name == IMAGE and self.image is not None and not found:
                 with_image = True
+            elif name == SEQUENCE and self.sequences is not None and not found:
+                continue
             elif found:
                 chosen += [key for key in found if key not in chosen]
             elif name in self.dropped:
@@ -151,7 +158,7 @@ class Layout:
 
 
 def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
-    """The inputs of the network in their order (image, tokens, table, categories), over all rows.
+    """The inputs of the network in their order (image, sequence, lengths, tokens, table, categories), over all rows.
 
     Raises DataError, with the line to add to the page, for text that no step encoded and for missing
     values that no step filled; and for numbers that float32 cannot hold.
@@ -169,6 +176,10 @@ def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
             )
         layouts.append(Layout(Input("image", image.shape[1:]), ()))
         arrays.append(image)
+    if frame.sequences is not None:
+        found = _sequence_inputs(frame.sequences)
+        layouts += [layout for layout, _ in found]
+        arrays += [array for _, array in found]
     for name, feature in frame.features.items():
         if isinstance(feature, Tokens):
             tokens = Input("tokens", (feature.length,), (feature.cardinality,), feature.padding)
@@ -198,6 +209,19 @@ def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
     return tuple(layouts), tuple(arrays)
 
 
+def _sequence_inputs(sequences: Sequences) -> list[tuple[Layout, np.ndarray]]:
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(sequences.values, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise DataError(
+            "numbers in the sequences are too large for float32 (3.4e38). Add to data.steps: - {type: scale}"
+        )
+    made = [(Layout(Input("sequence", values.shape[1:]), sequences.channels), values)]
+    if sequences.differ:
+        made.append((Layout(Input("lengths", ()), ()), sequences.lengths.astype(np.int64)))
+    return made
+
+
 def _refuse_text(frame: Frame) -> None:
     texts = {feature.origin: feature for feature in frame.features.values() if isinstance(feature, Text)}
     cures = []
@@ -222,6 +246,14 @@ def _refuse_missing(frame: Frame) -> None:
             count = int(np.isnan(feature.values).sum())
             if count:
                 missing[feature.origin] = max(count, missing.get(feature.origin, 0))
+    if frame.sequences is not None and not missing:
+        gaps = np.isnan(frame.sequences.values).sum(axis=(0, 1))
+        holey = [f"'{name}' ({n})" for name, n in zip(frame.sequences.channels, gaps, strict=True) if n]
+        if holey:
+            raise DataError(
+                f"values are missing in the sequences, in {', '.join(holey[:8])}, and no step fills them. "
+                "Add to data.steps: - {type: impute, columns: [sequence]}"
+            )
     if missing:
         listed = ", ".join(_yaml_word(name) for name in missing)
         told = ", ".join(f"'{name}' ({count})" for name, count in list(missing.items())[:8])

@@ -26,7 +26,7 @@ from nnopt_ray.data.preprocessing import Fitted, apply
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import PARTS, Split
 from nnopt_ray.data.store import open_dataset, place
-from nnopt_ray.data.table import IMAGE, Table, hint, tidy
+from nnopt_ray.data.table import IMAGE, SEQUENCE, Sequences, Table, hint, quoted, tidy
 from nnopt_ray.data.target import Target, class_counts, read_target, target_name
 from nnopt_ray.data.types import LANGUAGE, Column, Dataset, DataSummary, Shapes
 from nnopt_ray.errors import DataError, RunFolderError
@@ -220,6 +220,8 @@ def _summary(
     if table.images is not None:
         shape = "x".join(str(size) for size in table.images.shape[1:])
         columns.append(Column(IMAGE, "image", 0, table.rows, f"channels x height x width: {shape}"))
+    if table.sequences is not None:
+        columns.append(_described_sequences(table.sequences))
     for name in table.names:
         values = table.columns.column(name)
         counts = (values.null_count, _distinct(values))
@@ -246,9 +248,16 @@ def _summary(
     )
 
 
+def _described_sequences(found: Sequences) -> Column:
+    least, most = int(found.lengths.min()), int(found.lengths.max())
+    steps = f"{most:,} steps" if least == most else f"{least:,} to {most:,} steps"
+    missing = int(np.isnan(found.values).any(axis=(1, 2)).sum())
+    return Column(SEQUENCE, "sequence", missing, len(found.values), f"{steps} of {quoted(list(found.channels))}")
+
+
 def _unplaced(part: Part) -> dict[str, Any]:
     """The part with files by their names alone: the same content is the same data wherever it lies."""
-    files = {key: Path(str(part.keys[key])).name for key in ("path", "x", "y", "file") if part.keys.get(key)}
+    files = {key: Path(str(part.keys[key])).name for key in ("path", "x", "y", "lengths", "file") if part.keys.get(key)}
     return {**part.page(), **files}
 
 

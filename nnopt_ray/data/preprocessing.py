@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from nnopt_ray import rundir, tables
 from nnopt_ray.data.columns import Reading, features, useless
 from nnopt_ray.data.frame import Feature, Frame, Layout, Text, assemble
 from nnopt_ray.data.series import newest
-from nnopt_ray.data.table import Table, quoted, tidy
+from nnopt_ray.data.table import Sequences, Table, quoted, tidy
 from nnopt_ray.data.types import Input, PreprocessingState
 from nnopt_ray.errors import DataError, PartError, RunFolderError
 from nnopt_ray.experiment import Window
@@ -33,6 +33,7 @@ class Preprocessing:
     readings: the columns read, in order. left_out: columns and features not learned from → reason.
     steps: each with what it learned from the training rows. layouts: the inputs that come out.
     image_shape: [channels, height, width] of a row, None when there are no images.
+    channels: of the sequences, None when there are none.
     targets: names under which the target may stand in a table; new rows need none.
     window: of a forecast, how rows become windows; the layout is that of a window then.
     """
@@ -43,6 +44,7 @@ class Preprocessing:
     targets: tuple[str, ...]
     steps: tuple[tuple[Part, PreprocessingState], ...]
     layouts: tuple[Layout, ...]
+    channels: tuple[str, ...] | None = None
     window: Window | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -52,6 +54,7 @@ class Preprocessing:
             "columns": [reading.to_json() for reading in self.readings],
             "left_out": dict(self.left_out),
             "image_shape": self.image_shape and list(self.image_shape),
+            "channels": self.channels and list(self.channels),
             "targets": list(self.targets),
             "window": self.window and self.window.model_dump(),
             "steps": [{"type": part.type, "keys": dict(part.keys), "learned": state} for part, state in self.steps],
@@ -87,6 +90,7 @@ class Preprocessing:
                 )
                 for entry in said["inputs"]
             ),
+            channels=None if said["channels"] is None else tuple(said["channels"]),
             window=said["window"] and Window(**{**said["window"], "by": tuple(said["window"]["by"])}),
         )
 
@@ -94,6 +98,7 @@ class Preprocessing:
         """Inputs of any rows, one array per layout. Raises DataError when the table is not like the source."""
         table = tidy(table)
         self._check(table)
+        table = replace(table, sequences=self._as_long(table))
         frame = _frame(table, features(table, self.readings), self.readings, self.left_out)
         for part, state in self.steps:
             frame = tables.build("step", part).transform(frame, state)
@@ -121,8 +126,33 @@ class Preprocessing:
             said.append(
                 f"has images of shape {shape} where {self.image_shape} was trained" if shape else "has no images"
             )
+        channels = None if table.sequences is None else table.sequences.channels
+        if channels != self.channels:
+            told = f"sequences of {quoted(list(channels))}" if channels else "no sequences"
+            trained = quoted(list(self.channels)) if self.channels else "none"
+            said.append(f"has {told} where {trained} was trained")
         if said:
             raise DataError(f"{table.origin} {', and '.join(said)}. New rows need the columns of the training data.")
+
+    def _as_long(self, table: Table) -> Sequences | None:
+        """The sequences with as many steps as those that were trained with have."""
+        found = table.sequences
+        if found is None:
+            return None
+        kinds = [layout.input.kind for layout in self.layouts]
+        wanted = self.layouts[kinds.index("sequence")].input.shape[0]
+        differ, longest = "lengths" in kinds, int(found.lengths.max())
+        if longest > wanted or (not differ and (found.lengths < wanted).any()):
+            most = "at most " if differ else ""
+            wrong = longest if longest > wanted else int(found.lengths.min())
+            raise DataError(
+                f"{table.origin} has a sequence of {wrong:,} steps; the model was trained with {most}{wanted:,}. "
+                "Cut or leave out such sequences."
+            )
+        values = np.zeros((table.rows, wanted, len(found.channels)), dtype=found.values.dtype)
+        inside = min(wanted, found.values.shape[1])
+        values[:, :inside] = found.values[:, :inside]
+        return replace(found, values=values, differ=differ)
 
 
 def _keys(said: Mapping[str, Any]) -> MappingProxyType[str, Any]:
@@ -133,7 +163,8 @@ def _frame(
     table: Table, made: Mapping[str, Feature], readings: tuple[Reading, ...], left_out: Mapping[str, str]
 ) -> Frame:
     doubts = {reading.name: reading.doubt for reading in readings if reading.doubt}
-    return Frame({name: made[name] for name in made if name not in left_out}, table.images, left_out, doubts)
+    kept = {name: made[name] for name in made if name not in left_out}
+    return Frame(kept, table.images, left_out, doubts, table.sequences)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +214,8 @@ def fit(
     layouts, arrays = assemble(frame)
     image_shape = None if table.images is None else tuple(int(size) for size in table.images.shape[1:])
     kept_readings = tuple(reading for reading in readings if reading.name in origins)
-    done = Preprocessing(kept_readings, left_out, image_shape, targets, tuple(fitted), layouts)
+    channels = None if table.sequences is None else table.sequences.channels
+    done = Preprocessing(kept_readings, left_out, image_shape, targets, tuple(fitted), layouts, channels)
     for array in arrays:
         if len(array) != table.rows:
             raise PartError(

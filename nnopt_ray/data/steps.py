@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text, Tokens
-from nnopt_ray.data.table import quoted
+from nnopt_ray.data.table import Sequences, quoted
 from nnopt_ray.data.types import PreprocessingState
 from nnopt_ray.errors import DataError
 
@@ -52,13 +52,14 @@ class Impute(Step):
     """Fill missing values. Strategies as in scikit-learn's SimpleImputer.
 
     mean and median fill numbers and leave text alone (`encode` gives missing text a category of its
-    own); most_frequent, the smallest of equally frequent, and constant fill both.
+    own); most_frequent, the smallest of equally frequent, and constant fill both. Sequences are filled by
+    channel, over all steps of the training part, and have no indicators.
 
     Keys:
         strategy: mean, median, most_frequent or constant.
         fill_value: for constant: a number fills numbers, a word fills text; without it 0 and "missing".
         indicator: add a 0/1 column NAME.missing for each filled column that lacks values in the training part.
-        columns: the columns to fill; all when left out.
+        columns: the columns to fill, `sequence` for the sequences; all when left out.
     """
 
     def __init__(
@@ -87,7 +88,11 @@ class Impute(Step):
                     origins.setdefault(feature.origin, name)  # one for all that a date was made into
         taken = set(frame.features)
         indicators = {free_name(f"{origin}.missing", taken): name for origin, name in origins.items()}
-        return {"fill": fill, "indicators": indicators}
+        state: PreprocessingState = {"fill": fill, "indicators": indicators}
+        sequences = frame.sequences_of(self.columns)
+        if sequences is not None:
+            state["sequence"] = [self._number(values, name) for name, values in _channels(sequences, rows)]
+        return state
 
     def _value(self, feature: Feature, rows: np.ndarray) -> float | str | None:
         """What this feature is filled with; None when the strategy does not fit its kind."""
@@ -103,12 +108,17 @@ class Impute(Step):
             codes = feature.codes[rows]
             counts = np.bincount(codes[codes >= 0], minlength=len(feature.words))
             if not counts.any():
-                raise self._nothing(feature)
+                raise self._nothing(feature.origin)
             return min(word for word, count in zip(feature.words, counts, strict=True) if count == counts.max())
-        values = feature.values[rows]
+        return self._number(feature.values[rows], feature.origin)
+
+    def _number(self, values: np.ndarray, name: str) -> float:
+        """What is put for a missing number of these training values, some of which may be missing."""
+        if self.strategy == "constant":
+            return 0.0 if self.fill_value is None or isinstance(self.fill_value, str) else float(self.fill_value)
         values = values[~np.isnan(values)]
         if not len(values):
-            raise self._nothing(feature)
+            raise self._nothing(name)
         if self.strategy == "mean":
             return float(np.mean(values))
         if self.strategy == "median":
@@ -116,9 +126,9 @@ class Impute(Step):
         found, counts = np.unique(values, return_counts=True)
         return float(found[np.argmax(counts)])
 
-    def _nothing(self, feature: Feature) -> DataError:
+    def _nothing(self, name: str) -> DataError:
         return DataError(
-            f"data.steps: impute with strategy {self.strategy} has nothing to learn '{feature.origin}' from: "
+            f"data.steps: impute with strategy {self.strategy} has nothing to learn '{name}' from: "
             "no training row has a value. Use strategy: constant, or list the column in data.ignore."
         )
 
@@ -129,7 +139,11 @@ class Impute(Step):
         for indicator, name in state["indicators"].items():
             feature = frame.features[name]
             features[indicator] = Numeric(_missing(feature).astype(np.float64), feature.origin, binary=True)
-        return frame.with_features(features)
+        sequences = frame.sequences
+        if "sequence" in state and sequences is not None:
+            filled = np.where(np.isnan(sequences.values), np.array(state["sequence"]), sequences.values)
+            sequences = replace(sequences, values=filled)
+        return replace(frame, features=features, sequences=sequences)
 
 
 def _missing(feature: Feature) -> np.ndarray:
@@ -157,11 +171,12 @@ class Scale(Step):
     standard: mean 0, deviation 1. minmax: 0 to 1 over the training part (new rows may fall outside).
     robust: median 0, distance of the quartiles 1. What does not vary is only shifted. Missing values
     stay missing and are not learned from. Columns of 0 and 1 (booleans, indicators, one-hot) are left as
-    they are unless named. Images are scaled by channel, over all pixels of the training part.
+    they are unless named. Images are scaled by channel, over all pixels of the training part, and sequences
+    over all of their steps.
 
     Keys:
         method: standard, minmax or robust.
-        columns: the columns to scale, `image` for the images; all numbers and images when left out.
+        columns: the columns to scale, `image` for the images, `sequence` for the sequences; all of these when left out.
     """
 
     def __init__(
@@ -197,6 +212,10 @@ class Scale(Step):
                 for channel in range(frame.image.shape[1])
             ]
             state["image"] = {"center": [c for c, _ in channels], "scale": [s for _, s in channels]}
+        sequences = frame.sequences_of(self.columns)
+        if sequences is not None:
+            channels = [self._learn(values[~np.isnan(values)]) for _, values in _channels(sequences, rows)]
+            state["sequence"] = {"center": [c for c, _ in channels], "scale": [s for _, s in channels]}
         return state
 
     def _learn(self, values: np.ndarray) -> tuple[float, float]:
@@ -231,7 +250,20 @@ class Scale(Step):
         if "image" in state and image is not None:
             center, scale = (np.array(state["image"][key])[:, None, None] for key in ("center", "scale"))
             image = ((image - center) / scale).astype(np.float32)
-        return replace(frame, features=features, image=image)
+        sequences = frame.sequences
+        if "sequence" in state and sequences is not None:
+            center, scale = (np.array(state["sequence"][key]) for key in ("center", "scale"))
+            values = np.where(sequences.real[:, :, None], (sequences.values - center) / scale, 0.0)
+            sequences = replace(sequences, values=values)
+        return replace(frame, features=features, image=image, sequences=sequences)
+
+
+def _channels(sequences: Sequences, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Each channel's name and its values at the steps that these rows have, float64 [steps], NaN where missing."""
+    some = sequences.take(rows)
+    there = some.real
+    for number, name in enumerate(some.channels):
+        yield name, some.values[:, :, number][there].astype(np.float64)
 
 
 class Encode(Step):
@@ -263,6 +295,8 @@ class Encode(Step):
         names, with_image = frame.select(self.columns, "encode")
         if with_image and self.columns is not None:
             raise DataError("data.steps: encode works on columns, not on images. Take `image` off the step's columns.")
+        if self.columns is not None and frame.sequences_of(self.columns) is not None:
+            raise DataError("data.steps: encode works on columns, not on sequences. Take `sequence` off its columns.")
         learned: dict[str, Any] = {}
         for name in names:
             feature = frame.features[name]

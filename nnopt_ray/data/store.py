@@ -2,7 +2,8 @@
 
 manifest.json        format, key, sizes and checksums of all below; a folder without it is half written
 dataset.json         shapes, classes, scale of the target, names of the features
-PART.table.npy  PART.image.npy  PART.categories.npy  PART.target.npy  PART.source_rows.npy
+PART.KIND.npy        of each part an array for each kind of input (table, image, tokens, ...)
+PART.target.npy  PART.source_rows.npy
 preprocessing.json  summary.json  audit.csv
 """
 

@@ -15,6 +15,30 @@ if TYPE_CHECKING:
 
 LARGEST = 1e150  # numbers beyond it have squares that float64 cannot hold
 IMAGE = "image"  # the name under which the image input is addressed, as in `columns: [image]`
+SEQUENCE = "sequence"  # the same of sequences
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """values: float [rows, length, channels], NaN where missing, 0 behind the end of a shorter sequence.
+
+    lengths: int64 [rows], steps of each; differ: the network is told them.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    channels: tuple[str, ...]
+    differ: bool = False
+
+    @property
+    def real(self) -> np.ndarray:
+        """bool [rows, length]: which steps are there."""
+        there: np.ndarray = np.arange(self.values.shape[1]) < self.lengths[:, None]
+        return there
+
+    def take(self, rows: np.ndarray) -> Sequences:
+        """The same sequences with these rows, in this order."""
+        return replace(self, values=self.values[rows], lengths=self.lengths[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +47,7 @@ class Table:
 
     columns: a pyarrow.Table with every column but the image, the target among them.
     images: [rows, channels, height, width], any real dtype; None when there are none.
+    sequences: None when there are none.
     target: the column that is the source's own target where the source has no name for it (arrays);
         the page's `data.target` may call it anything.
     own_parts: [rows] of train, validation and test, where the source itself divides its rows (`split: given`).
@@ -32,13 +57,16 @@ class Table:
     origin: str
     columns: pa.Table
     images: np.ndarray | None = None
+    sequences: Sequences | None = None
     target: str | None = None
     own_parts: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
-        return len(self.images) if self.images is not None else int(self.columns.num_rows)
+        if self.images is not None:
+            return len(self.images)
+        return len(self.sequences.values) if self.sequences is not None else int(self.columns.num_rows)
 
     @property
     def names(self) -> list[str]:
@@ -50,6 +78,7 @@ class Table:
             self,
             columns=self.columns.take(rows),
             images=None if self.images is None else self.images[rows],
+            sequences=None if self.sequences is None else self.sequences.take(rows),
             own_parts=None if self.own_parts is None else self.own_parts[rows],
         )
 
@@ -84,10 +113,31 @@ def tidy(table: Table) -> Table:
         )
     if table.images is not None and names and len(table.images) != table.columns.num_rows:
         raise DataError(f"{table.origin} has {len(table.images)} images but {table.columns.num_rows} rows of columns.")
+    if table.sequences is not None:
+        table = replace(table, sequences=_tidy_sequences(table))
     if table.rows == 0:
         raise DataError(f"{table.origin} has no rows.")
     columns = pa.table([_tidy(column) for column in table.columns.columns], names=names)
     return replace(table, columns=columns, target=table.target and _one_line(table.target))
+
+
+def _tidy_sequences(table: Table) -> Sequences:
+    """With zeros behind their ends. Raises DataError for lengths that cannot be."""
+    found = table.sequences
+    assert found is not None
+    rows, length, _ = found.values.shape
+    if table.names and rows != table.columns.num_rows:
+        raise DataError(f"{table.origin} has {rows} sequences but {table.columns.num_rows} rows of columns.")
+    wrong = np.flatnonzero((found.lengths < 1) | (found.lengths > length))
+    if len(wrong):
+        raise DataError(
+            f"{table.origin}: the length of a sequence must be 1 to {length}, and that of row {wrong[0]} is "
+            f"{found.lengths[wrong[0]]}."
+        )
+    if rows and (found.lengths < length).any():
+        values = np.where(found.real[:, :, None], found.values, np.zeros((), found.values.dtype))
+        return replace(found, values=values, differ=True)
+    return found
 
 
 def _one_line(name: str) -> str:

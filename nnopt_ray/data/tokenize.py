@@ -97,9 +97,9 @@ class Tokenize(Step):
         names, with_image = frame.select(self.columns, "tokenize")
         if self.columns is not None:
             wrong = [name for name in names if not isinstance(frame.features[name], (Text, Numeric))]
-            if wrong or with_image:
+            if wrong or with_image or not names:
                 raise DataError(
-                    f"data.steps: tokenize reads text, and {quoted(wrong or ['image'])} holds none. "
+                    f"data.steps: tokenize reads text, and {quoted(wrong or list(self.columns))} holds none. "
                     "Take it off the step's columns, or put the step before the one that changed it."
                 )
             return names

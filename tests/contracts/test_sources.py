@@ -54,11 +54,8 @@ def refused(name: str, base: Path, **keys: Any) -> str:
 
 
 def test_every_source_of_the_table_is_tried() -> None:
-    elsewhere = {
-        "sklearn",
-        "idx",
-        "text_lines",
-    }  # bundled; pixels and labels, text: test_data_idx.py, test_data_text.py
+    # Bundled; and in test_data_idx.py, test_data_text.py and test_data_sequences.py.
+    elsewhere = {"sklearn", "idx", "text_lines", "sequences"}
     assert {*FILES, *elsewhere} == set(SOURCES)
 
 
