@@ -83,6 +83,22 @@ class Swa(Section):
     )
 
 
+class Mix(Section):
+    """Train on mixtures of two rows; a word alone is the type."""
+
+    bare = "type"
+
+    type: Literal["mixup", "cutmix"] = Field(
+        description="mixup: the weighted mean of two rows (Zhang et al. 2018); cutmix: a piece of one image in another "
+        "(Yun et al. 2019)"
+    )
+    alpha: Positive | None = Field(
+        default=None,
+        description="shares come from Beta(alpha, alpha): the smaller, the nearer to 0 or 1; without it 0.2 for mixup, "
+        "1 for cutmix",
+    )
+
+
 class Train(Section):
     """Training of one network."""
 
@@ -118,6 +134,7 @@ class Train(Section):
         default="auto",
         description="number format of the forward and backward pass; float16 scales the loss; weights stay float32",
     )
+    mix: Mix | None = Field(default=None, description="train on mixtures of two rows, their targets mixed alike")
     ema: Ema | None = Field(default=None, description="average the weights over the last steps")
     swa: Swa | None = Field(default=None, description="average the weights over the last epochs")
     start: Start | None = Field(default=None, alias="from", description="start from an earlier run's weights")

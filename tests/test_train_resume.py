@@ -18,7 +18,7 @@ from train_example import ACCURACY, MACHINE, dataset, page, part
 
 from nnopt_ray.errors import NotANumber, RunFailed, UserError
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.recipe import Ema, Swa
+from nnopt_ray.recipe import Ema, Mix, Swa
 from nnopt_ray.results import Epoch, Fit
 from nnopt_ray.rundir import TrialDir, read_lines
 from nnopt_ray.train import checkpoints, state
@@ -37,6 +37,7 @@ PAGES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": part("sgd", momentum=0.9, dampening=0.1), "schedule": PLATEAU, "l1": 1e-3},
     "accumulate": {"optimizer": part("adamw", lr=0.01), "accumulate": 2, "schedule": part("one_cycle")},
     "proximal": {"optimizer": part("sgd", lr=0.1), "l1": 0.02, "l1_form": "proximal"},
+    "mixup": {"mix": Mix(type="mixup", alpha=0.5)},
     "ema": {"ema": Ema(decay=0.95), "early": EARLY},
     "swa": {"swa": Swa(start_epoch=2, lr=0.005, anneal_epochs=3), "schedule": PLATEAU},
     "rmsprop": {"optimizer": part("rmsprop", momentum=0.5, centered=True), "clip_norm": 0.5, "early": EARLY},

@@ -33,6 +33,7 @@ from nnopt_ray.train import averaging, batches, resuming, start
 from nnopt_ray.train.descent import Accumulation, Descent, sparsity
 from nnopt_ray.train.forward import Forward
 from nnopt_ray.train.losses import Loss
+from nnopt_ray.train.mixing import Mixed, Mixer
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.precision import LossScale
 from nnopt_ray.train.rates import Rates
@@ -108,6 +109,7 @@ class Trainer:
             )
         self.rates = Rates(train, self.schedule, self.steps_per_epoch)
 
+        self.mixer = Mixer(train.mix, shapes) if train.mix is not None else None
         self.average = averaging.average_of(train)
         self._averaged = ""  # what happened to it in this epoch
         self.scale = LossScale() if machine.precision == "float16" else None
@@ -229,14 +231,14 @@ class Trainer:
         order = self.order()
         self._seed_noise()
         self.model.train()
-        gradient = self.weights.gradient
+        gradient, mixer, mixed = self.weights.gradient, self.mixer, None
+        draws = Mixer.draws(derived_seed(self.experiment.seed, "mix", self.epoch)) if mixer is not None else None
         tally = Tally(self._every)
         for number, (inputs, target) in enumerate(self.placed.train.batches(self.sizes, order)):
             gradient.zero_()
-            outputs = self._forward(inputs)
-            if number == 0:
-                self._forward.check(outputs, len(target))
-            loss = self.loss(outputs, target)
+            if mixer is not None and draws is not None:
+                inputs, mixed = mixer.mix(inputs, target, draws)
+            loss = self._loss_of(inputs, target, mixed, check=number == 0)
             (loss if self.scale is None else loss * self.scale.value).backward()  # type: ignore[no-untyped-call]
             if number == 0:
                 self.weights.check()
@@ -250,6 +252,19 @@ class Trainer:
                 self._look(tally.settle())
         self._look(tally.settle())
         return tally.loss, tally.norm, self.last_lr()
+
+    def _loss_of(
+        self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed | None = None, check: bool = False
+    ) -> Tensor:
+        """The loss of a batch in training. check: look at the outputs before anything is made of them."""
+        outputs = self._forward(inputs)
+        if check:
+            self._forward.check(outputs, len(target))
+        loss = self.loss(outputs, target)
+        if mixed is not None:
+            other, share = mixed
+            loss = share * loss + (1 - share) * self.loss(outputs, other)
+        return loss
 
     def _finite(self, scale: LossScale, step: int) -> bool:
         """Take the scale off the gradient → whether it is finite. Raises NotANumber where no scale helps."""

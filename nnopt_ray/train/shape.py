@@ -26,6 +26,8 @@ class Shape:
             raise CannotFuse("the data is larger than memory and is read batch by batch")
         if example.machine.precision != "float32":
             raise CannotFuse(f"lanes compute in float32, and train.precision makes this {example.machine.precision}")
+        if example.mixer is not None:
+            raise CannotFuse("rows are mixed for each trial by itself (train.mix), which a recorded step does not do")
         if example.weights.flat.numel() == 0:
             raise CannotFuse("the model has no weights to train")
         with fusible.torch_seeded(0):
@@ -91,6 +93,7 @@ class Shape:
             and page.train.accumulate == self.accumulate
             and trainer.validation.rows_a_batch == self.validation.rows_a_batch,
             "other data": trainer.dataset.key == self.data,
+            "rows that are mixed": trainer.mixer is None,
             "another device or precision": (trainer.machine.device, trainer.machine.precision)
             == (self.machine.device, self.machine.precision),
         }
