@@ -115,6 +115,13 @@ def suggestion(word: str, known: list[str]) -> str:
     return f" Known: {', '.join(known)}." if known else ""
 
 
+def _elsewhere(room: str, name: str) -> str:
+    """What to write for a name that the room has under another, as a sentence; empty when there is none."""
+    module = importlib.import_module(ROOMS[room].table.partition(":")[0])
+    written = getattr(module, "OTHER_NAMES", {}).get(name.lower().replace("-", ""))
+    return f" Write {written}." if written else ""
+
+
 def find(room: str, name: str) -> Any:
     """The class that `type: name` means in a room, checked against the room's contract.
 
@@ -130,7 +137,7 @@ def _find(room: str, name: str) -> Any:
     path = names.get(name, name)
     if name not in names and (name.count(":") != 1 or not all(name.split(":"))):
         raise PartError(
-            f"unknown {room} '{name}'.{suggestion(name, list(names))} "
+            f"unknown {room} '{name}'.{_elsewhere(room, name) or suggestion(name, list(names))} "
             "A part of your own is written package.module:Class."
         )
     module_name, _, attribute = path.partition(":")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from nnopt_ray import pipeline, reading
-from nnopt_ray.errors import PageError
+from nnopt_ray import pipeline, reading, tables
+from nnopt_ray.errors import PageError, PartError
 from nnopt_ray.reading.describing import describe
 
 NET = '''
@@ -85,3 +86,17 @@ def test_describe_looks_in_the_current_directory(
     page_of(elsewhere, "described_here")
     sys.path[:] = [path for path in sys.path if path not in ("", str(elsewhere))]
     assert "whether it has one" in describe("model", "described_here.nets:Net")
+
+
+def test_names_that_a_model_has_elsewhere_lead_to_it() -> None:
+    import yaml
+
+    from nnopt_ray.models import MODELS, OTHER_NAMES
+
+    for name, written in OTHER_NAMES.items():
+        assert name not in MODELS
+        with pytest.raises(PartError, match=re.escape(f"Write {written}.")):
+            tables.find("model", name.upper())
+        if written.startswith("{"):
+            part = yaml.safe_load(written)
+            tables.keys("model", part.pop("type"))(**part)

@@ -11,3 +11,15 @@ MODELS: dict[str, str] = {
     "vit": "nnopt_ray.models.vit:ViT",
     "rnn": "nnopt_ray.models.rnn:RNN",
 }
+
+# Names that people look for under another: what to write.
+OTHER_NAMES: dict[str, str] = {
+    "lstm": "{type: rnn, cell: lstm}",
+    "gru": "{type: rnn, cell: gru}",
+    "cnn": "resnet, vgg or efficientnet",
+    "transformer": "bert, gpt (texts) or vit (images)",
+    **{f"resnet{depth}": f"{{type: resnet, depth: {depth}}}" for depth in (18, 34, 50, 101)},
+    **{f"vgg{depth}": f"{{type: vgg, depth: {depth}}}" for depth in (11, 13, 16, 19)},
+    "gpt2": "{type: gpt, size: small}",
+    "linear": "{type: baseline, kind: linear}",
+}

@@ -41,7 +41,7 @@ FAMILIES: dict[str, tuple[str, Task | None, int]] = {
     "vgg": ("{type: vgg, depth: 11, width: 8}", None, 2),
     "efficientnet": ("{type: efficientnet, size: tiny}", None, 2),
     "vit": ("{type: vit, size: tiny, depth: 2}", None, 2),
-    "lstm": ("lstm", None, 3),
+    "lstm": ("{type: rnn, cell: lstm}", None, 3),
     "bert": ("{type: bert, size: tiny}", "classification", 2),
     "gpt": ("{type: gpt, size: tiny}", "language_modelling", 2),
 }
