@@ -68,7 +68,7 @@ def efficientnet(outputs: int = CLASSES) -> nn.Module:
     return EfficientNetForImageClassification(config)
 
 
-VIT = {"size": "micro", "width": 24, "depth": 2, "heads": 3, "patch": 8, "layer_norm_eps": 1e-12}
+VIT = {"size": "micro", "width": 24, "depth": 2, "heads": 3, "patch": 8, "pool": "token", "layer_norm_eps": 1e-12}
 B0 = {"size": "b0", "stem": "imagenet", "padding": "same"}
 NETWORKS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "resnet basic": (lambda: resnet("basic"), "resnet", {"depth": 18, "width": 8, "stem": "imagenet"}),
@@ -179,7 +179,11 @@ def test_positions_of_a_vit_follow_the_image_as_transformers_interpolates_them(t
 
 @pytest.mark.parametrize(
     ("case", "keys", "advice"),
-    [("vit", {"layer_norm_eps": 1e-6}, "layer_norm_eps: 1e-12"), ("efficientnet", {"padding": "symmetric"}, "same")],
+    [
+        ("vit", {"layer_norm_eps": 1e-6}, "layer_norm_eps: 1e-12"),
+        ("vit", {"pool": "mean"}, "pool: token"),
+        ("efficientnet", {"padding": "symmetric"}, "same"),
+    ],
 )
 def test_keys_that_make_it_compute_otherwise_are_named(
     case: str, keys: dict[str, Any], advice: str, tmp_path: Path

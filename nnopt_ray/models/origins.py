@@ -194,23 +194,38 @@ EFFICIENTNET = (
 def _positions(named: Named, model: nn.Module) -> Named:
     """Learned positions of another grid of patches are interpolated in the plane (Dosovitskiy et al. 2020, 3.2)."""
     there, (high, wide) = named.get("positions"), tuple(getattr(model, "grid", (0, 0)))
-    if there is None or there.shape[1] == high * wide + 1:
+    if there is None:
         return named
+    if getattr(model, "class_token", None) is None:
+        rest = {name: tensor for name, tensor in named.items() if name != "class_token"}
+        return rest | {"positions": _of_grid(there, high, wide)[:, 1:]}
+    return named | {"positions": _of_grid(there, high, wide)}
+
+
+def _of_grid(there: Tensor, high: int, wide: int) -> Tensor:
+    """Positions [1, 1 + high * wide, width], the class token's first; as they are where they have no other square."""
+    if there.shape[1] == high * wide + 1:
+        return there
     side = math.isqrt(there.shape[1] - 1)
     if side * side != there.shape[1] - 1:
-        return named
+        return there
     token, grid = there[:, :1], there[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     drawn = F.interpolate(grid, (high, wide), mode="bicubic", align_corners=False)
-    return named | {"positions": torch.cat([token.float(), drawn.flatten(2).transpose(1, 2)], dim=1)}
+    return torch.cat([token.float(), drawn.flatten(2).transpose(1, 2)], dim=1)
 
 
 TRANSFORMERS_EPS = 1e-12
 
 
+def _token(model: nn.Module) -> str:
+    missing = getattr(model, "class_token", None) is None
+    return "model.pool: token makes it compute as there" if missing else ""
+
+
 def _epsilon(model: nn.Module) -> str:
     norm = first_of(model, nn.LayerNorm)
     same = isinstance(norm, nn.LayerNorm) and norm.eps == TRANSFORMERS_EPS
-    return "" if same else "model.layer_norm_eps: 1e-12 makes it compute as there"
+    return _token(model) if same else "model.layer_norm_eps: 1e-12 makes it compute as there"
 
 
 VIT_BLOCK = r"(?:vit\.)?(?:encoder\.)?layers?\.(\d+)"
@@ -241,6 +256,7 @@ VIT = (
             (r"heads\.head\.(.*)", "head.{0}"),
         ),
         arrange=_positions,
+        advice=_token,
     ),
     Origin(
         "vit",

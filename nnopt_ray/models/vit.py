@@ -76,10 +76,11 @@ class ViT(nn.Module):
     """Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929).
 
     float32 [rows, channels, height, width] → float32 [rows, outputs]. The image is cut into square patches; each
-    becomes `width` numbers, with its learned position added; what a class token has gathered after `depth` blocks is
-    given to one linear layer. `base` with patches of 16 on 3x224x224 is torchvision's vit_b_16: 86,567,656 weights for
-    1000 classes (torchvision.models.vision_transformer, `num_params`); tiny and small have DeiT's 5,717,416 and
-    22,050,664. Layers start as in torchvision; the last one, which there starts at zero, normal with deviation 0.02.
+    becomes `width` numbers, with its learned position added; what a class token has gathered after `depth` blocks, or
+    the mean over the patches, is given to one linear layer. `base` with patches of 16 on 3x224x224 is torchvision's
+    vit_b_16: 86,567,656 weights for 1000 classes (torchvision.models.vision_transformer, `num_params`); tiny and small
+    have DeiT's 5,717,416 and 22,050,664. Layers start as in torchvision; the last one, which there starts at zero,
+    normal with deviation 0.02.
 
     Raises UserError when the data is not one image per row, the patch does not divide the image, or the heads do
     not divide the width.
@@ -90,6 +91,8 @@ class ViT(nn.Module):
         width: numbers that stand for a patch; auto: what the size says.
         depth: blocks; auto: what the size says.
         heads: of each attention; auto: what the size says.
+        pool: token: a class token, as published; mean: over the patches; auto: mean of micro, else token.
+        positions: what they start from: small random numbers, or sines and cosines; auto: sincos of micro, else random.
         mlp_ratio: hidden units at each patch, for each of the width.
         dropout: share of the numbers set to zero while training, behind the positions and in each block.
         attention_dropout: share of each attention's weights set to zero while training.
@@ -108,6 +111,8 @@ class ViT(nn.Module):
         width: Size | Literal["auto"] = "auto",
         depth: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto",
         heads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto",
+        pool: Literal["auto", "token", "mean"] = "auto",
+        positions: Literal["auto", "random", "sincos"] = "auto",
         mlp_ratio: Annotated[int, Field(ge=1, le=64)] = 4,
         dropout: Rate = 0.0,
         attention_dropout: Rate = 0.0,
@@ -134,8 +139,14 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.patches.weight, std=inside**-0.5)
         assert self.patches.bias is not None
         nn.init.zeros_(self.patches.bias)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1] + 1, width).normal_(std=0.02))
+        # On digits, 1168 rows and 30 epochs, the two together gave an accuracy of 0.97 where each alone gave 0.93 to
+        # 0.95, and neither 0.94 (both after Beyer et al. 2022, arXiv:2205.01580, whose positions are not learned).
+        has_token = pool == "token" or (pool == "auto" and size != "micro")
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width)) if has_token else None
+        start = torch.empty(1, self.grid[0] * self.grid[1] + has_token, width).normal_(std=0.02)
+        if positions == "sincos" or (positions == "auto" and size == "micro"):
+            start[0, int(has_token) :] = _waves(*self.grid, width)
+        self.positions = nn.Parameter(start)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.Sequential(
             *(Block(width, heads, mlp_ratio * width, dropout, attention_dropout, layer_norm_eps) for _ in range(depth))
@@ -146,11 +157,24 @@ class ViT(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        patches = self.patches(image).flatten(2).transpose(1, 2)
-        row = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], dim=1) + self.positions
-        seen = self.norm(self.blocks(self.dropout(row)))
-        outputs: Tensor = self.head(seen[:, 0])
+        row = self.patches(image).flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            row = torch.cat([self.class_token.expand(len(row), -1, -1), row], dim=1)
+        seen = self.norm(self.blocks(self.dropout(row + self.positions)))
+        outputs: Tensor = self.head(seen.mean(1) if self.class_token is None else seen[:, 0])
         return outputs
+
+
+def _waves(high: int, wide: int, width: int) -> Tensor:
+    """float32 [high * wide, width]: a quarter each of sines and cosines of the row and of the column (Vaswani et al.
+    2017, in two dimensions); what does not divide by four is 0.
+    """
+    quarter = width // 4
+    speed = 10000.0 ** (-torch.arange(quarter) / max(quarter - 1, 1))
+    row, column = torch.meshgrid(torch.arange(high), torch.arange(wide), indexing="ij")
+    down, across = row.reshape(-1, 1) * speed, column.reshape(-1, 1) * speed
+    waves = torch.cat([down.sin(), down.cos(), across.sin(), across.cos()], dim=1)
+    return F.pad(waves, (0, width - 4 * quarter))
 
 
 def _patch(high: int, wide: int) -> int:
