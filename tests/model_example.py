@@ -76,6 +76,7 @@ TRANSFORMER = {
     "heads": (1, 2, 4, "auto"),
     "feed_forward": (5, 32, "auto"),
     "positions": (12, 40),
+    "weights": (None,),
 }
 ROUNDING, CHAOS = 2e-5, 0.02  # as in tests/test_lanes.py
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 from nnopt_ray.data.types import Input, Shapes
 from nnopt_ray.errors import UserError
-from nnopt_ray.models import public_text
+from nnopt_ray.models import public_weights
 
 SMALL = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
 SMALL |= {"intermediate_size": 40, "max_position_embeddings": 30}
@@ -31,6 +32,12 @@ def theirs(model: type[nn.Module], **more: Any) -> Any:
     for parameter in made.parameters():  # biases and norms too, which start as 0 and 1
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return made
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> None:
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def test_base_has_the_published_number_of_weights() -> None:
@@ -60,11 +67,14 @@ def test_sizes_are_the_published_ones(size: str, depth: int, width: int, million
     assert abs(count / 1e6 - millions) < 0.02 * millions
 
 
-def test_states_and_pooler_are_those_of_transformers_with_padding_in_the_batch() -> None:
+def test_states_and_pooler_are_those_of_transformers_with_padding_in_the_batch(tmp_path: Path) -> None:
     shapes = shapes_of("tokens", "classification")
     reference = theirs(transformers.BertForSequenceClassification, num_labels=3)
     model = make("bert", shapes, **KEYS).eval()
-    model.load_state_dict(public_text.bert(reference.state_dict()))
+    reference.save_pretrained(tmp_path)
+    said = public_weights.put(model, str(tmp_path))
+    assert "transformers' BERT" in said
+    assert ";" not in said  # nothing was left out
     tokens = batch(shapes, 9)[0]
     real = tokens != 0
     assert not real.all()
@@ -76,30 +86,73 @@ def test_states_and_pooler_are_those_of_transformers_with_padding_in_the_batch()
 
 
 @pytest.mark.parametrize("published", ["BertForMaskedLM", "BertForPreTraining"])
-def test_logits_of_hidden_tokens_are_those_of_transformers(published: str) -> None:
+def test_logits_of_hidden_tokens_are_those_of_transformers(published: str, tmp_path: Path) -> None:
     shapes = shapes_of("tokens", "masked_language_modelling")
     reference = theirs(getattr(transformers, published))
     model = make("bert", shapes, **KEYS).eval()
-    found = public_text.bert(reference.state_dict())
-    model.load_state_dict({name: each for name, each in found.items() if not name.startswith("pooler")})
+    torch.save(reference.state_dict(), tmp_path / "weights.bin")
+    said = public_weights.put(model, str(tmp_path / "weights.bin"))
+    assert ("pooler is not in this model" in said) == (published == "BertForPreTraining")
     tokens = batch(shapes, 5)[0]
     tokens[1, 8:] = 0
     real = tokens != 0
     with torch.no_grad():
-        said = reference(tokens, attention_mask=real.long())
-    expected = said.logits if published == "BertForMaskedLM" else said.prediction_logits
+        told = reference(tokens, attention_mask=real.long())
+    expected = told.logits if published == "BertForMaskedLM" else told.prediction_logits
     torch.testing.assert_close(model(tokens)[real], expected[real], rtol=1e-5, atol=1e-5)
 
 
-def test_names_of_old_files_are_read() -> None:
-    named = public_text.bert(theirs(transformers.BertModel).state_dict())
+def test_a_file_without_a_head_names_what_keeps_its_first_weights_and_names_of_old_files_are_read(
+    tmp_path: Path,
+) -> None:
+    reference = theirs(transformers.BertForMaskedLM)
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): each
-        for name, each in theirs(transformers.BertModel).state_dict().items()
+        for name, each in reference.state_dict().items()
     }
-    again = public_text.bert(old)
-    assert named.keys() == again.keys()
-    assert all(torch.equal(named[name], again[name]) for name in named)
+    torch.save(old, tmp_path / "old.bin")
+    shapes = shapes_of("tokens", "classification")
+    model = make("bert", shapes, **{**KEYS, "positions": 20}).eval()
+    head = model.head.weight.clone()
+    said = public_weights.put(model, str(tmp_path / "old.bin"))
+    for layer in ("head is not in the file", "pooler is not in the file", "masked.transform is not in this model"):
+        assert layer in said
+    assert torch.equal(model.head.weight, head)
+    tokens = batch(shapes, 4)[0]
+    real = tokens != 0
+    with torch.no_grad():
+        expected = reference.bert(tokens, attention_mask=real.long()).last_hidden_state
+        torch.testing.assert_close(model.states(tokens)[real], expected[real], rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_learned_from_hidden_tokens_starts_a_classification(tmp_path: Path) -> None:
+    hidden = make("bert", shapes_of("tokens", "masked_language_modelling"), seed=1).eval()
+    model = make("bert", shapes_of("tokens", "classification"), seed=2).eval()
+    torch.save(hidden.state_dict(), tmp_path / "run.pt")
+    assert "a network of nnopt" in public_weights.put(model, str(tmp_path / "run.pt"))
+    tokens = batch(shapes_of("tokens", "classification"), 4)[0]
+    assert torch.equal(model.states(tokens), hidden.states(tokens))
+
+
+def test_files_of_another_network_are_refused(tmp_path: Path) -> None:
+    reference = theirs(transformers.BertForMaskedLM)
+    shapes = shapes_of("tokens", "masked_language_modelling")
+    untied = reference.state_dict() | {"cls.predictions.decoder.weight": torch.zeros(20, 16)}
+    for name, named, keys, words in (
+        ("untied", untied, {}, "another matrix than the embedding"),
+        ("deep", reference.state_dict(), {"depth": 2}, "which the model has not"),
+        ("wide", reference.state_dict(), {"width": 8}, r"has shape \[20, 16\]"),
+        ("long", reference.state_dict(), {"positions": 40}, r"has shape \[30, 16\]"),
+        (
+            "other",
+            reference.state_dict() | {"bert.adapter.weight": torch.zeros(1)},
+            {},
+            "'bert.adapter.weight' is none",
+        ),
+    ):
+        torch.save(named, tmp_path / f"{name}.pt")
+        with pytest.raises(UserError, match=words):
+            public_weights.put(make("bert", shapes, **{**KEYS, **keys}), str(tmp_path / f"{name}.pt"))
 
 
 def test_a_text_says_the_same_without_its_padding_and_padding_alone_is_a_number() -> None:
@@ -116,7 +169,7 @@ def test_a_text_says_the_same_without_its_padding_and_padding_alone_is_a_number(
 
 def test_the_last_layer_of_hidden_tokens_is_the_embedding() -> None:
     model = make("bert", shapes_of("tokens", "masked_language_modelling"))
-    assert not any("decoder" in name or name.startswith("head") for name, _ in model.named_parameters())
+    assert sum(p.numel() == 20 * 16 for p in model.parameters()) == 1
     tokens = torch.ones((1, 12), dtype=torch.int64)
     before = model.eval()(tokens)[0, 0]
     with torch.no_grad():

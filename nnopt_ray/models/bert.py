@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nnopt_ray.data.types import Shapes
 from nnopt_ray.errors import UserError
+from nnopt_ray.experiment import Beside
 from nnopt_ray.models.inputs import one_text
 from nnopt_ray.models.transformer import Attention, Auto, Size
 
@@ -48,6 +49,22 @@ class Layer(nn.Module):
         return said
 
 
+class Masked(nn.Module):
+    """A logit for each token at each position: the states transformed, and the embedding of the tokens once more.
+
+    float32 [rows, length, width], embedding [tokens, width] → float32 [rows, length, tokens].
+    """
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, EPSILON)
+        self.bias = nn.Parameter(torch.zeros(tokens))
+
+    def forward(self, states: Tensor, embedding: Tensor) -> Tensor:
+        return F.linear(self.norm(F.gelu(self.transform(states))), embedding, self.bias)
+
+
 class BERT(nn.Module):
     """Transformer encoder for text (Devlin et al. 2019, arXiv:1810.04805), as published: size base with its pooler
     has 109,482,240 weights at the published vocabulary of 30,522 tokens.
@@ -69,6 +86,7 @@ class BERT(nn.Module):
         feed_forward: numbers of each layer's hidden layer; auto is four times the width.
         positions: longest text, in tokens, that the network has position embeddings for.
         dropout: share set to zero while training, of the states, of attention's weights, and before the last layer.
+        weights: weights to start from, a file or folder of transformers' BERT or of a run, beside the page.
     """
 
     lane_keys: ClassVar[tuple[str, ...]] = ("dropout",)  # what lanes of one pack may have each of its own
@@ -84,8 +102,10 @@ class BERT(nn.Module):
         feed_forward: Annotated[int, Field(ge=1, le=262144)] | Auto = "auto",
         positions: Annotated[int, Field(ge=1, le=1048576)] = 512,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        weights: Annotated[str | None, Beside()] = None,
     ) -> None:
         super().__init__()
+        self.public_weights = weights
         text = one_text(shapes, "bert", positions)
         if shapes.task == "language_modelling":
             raise UserError(
@@ -100,11 +120,9 @@ class BERT(nn.Module):
         self.norm = nn.LayerNorm(chosen.width, EPSILON)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(Layer(chosen, dropout) for _ in range(chosen.depth))
-        self.pooler: nn.Linear | None = None
+        self.masked: Masked | None = None
         if shapes.is_language:
-            self.transform = nn.Linear(chosen.width, chosen.width)
-            self.transform_norm = nn.LayerNorm(chosen.width, EPSILON)
-            self.bias = nn.Parameter(torch.zeros(shapes.outputs))
+            self.masked = Masked(chosen.width, shapes.outputs)
         else:
             self.pooler = nn.Linear(chosen.width, chosen.width)
             self.head = nn.Linear(chosen.width, shapes.outputs)
@@ -124,13 +142,12 @@ class BERT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         states = self.states(tokens)
-        if self.pooler is not None:
-            pooled = torch.tanh(self.pooler(states[:, 0]))
-            answer: Tensor = self.head(self.dropout(pooled))
-            return answer
-        transformed = self.transform_norm(F.gelu(self.transform(states)))
-        logits: Tensor = F.linear(transformed, self.tokens.weight, self.bias)
-        return logits
+        outputs: Tensor
+        if self.masked is not None:
+            outputs = self.masked(states, self.tokens.weight)
+        else:
+            outputs = self.head(self.dropout(torch.tanh(self.pooler(states[:, 0]))))
+        return outputs
 
 
 def _start(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nnopt_ray.data.types import Shapes
+from nnopt_ray.experiment import Beside
 from nnopt_ray.models.inputs import masked_is_for_bert, one_text, real_tokens
 from nnopt_ray.models.transformer import Attention, Auto, Size
 
@@ -68,6 +69,7 @@ class GPT(nn.Module):
         feed_forward: numbers of each layer's hidden layer; auto is four times the width.
         positions: longest text, in tokens; auto is 1024, and in sizes tiny and mini the length of the data's texts.
         dropout: share set to zero while training, of the states, of attention's weights, and before a last layer.
+        weights: weights to start from, a file or folder of transformers' GPT-2 or of a run, beside the page.
     """
 
     lane_keys: ClassVar[tuple[str, ...]] = ("dropout",)  # what lanes of one pack may have each of its own
@@ -83,8 +85,10 @@ class GPT(nn.Module):
         feed_forward: Annotated[int, Field(ge=1, le=262144)] | Auto = "auto",
         positions: Annotated[int, Field(ge=1, le=1048576)] | Auto = "auto",
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        weights: Annotated[str | None, Beside()] = None,
     ) -> None:
         super().__init__()
+        self.public_weights = weights
         if positions == "auto":
             own = size in ("tiny", "mini") and shapes.tokens is not None
             positions = shapes.inputs[0].shape[0] if own else PUBLISHED_POSITIONS

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnopt_ray.errors import UserError
+
 Rule = tuple[str, str | Callable[..., str] | None]
 Named = dict[str, Tensor]
 
@@ -27,7 +29,7 @@ class Origin:
     """One kind of file.
 
     model: its name in MODELS. library: as sentences name it. mark: a pattern that one of the file's names matches
-    as a whole, and no name of another origin. whole: where rules do not do, our weights from all of the file's.
+    as a whole, and no name of another origin.
     arrange: what is left to do under our names, given the model. heads: how the names of the layers begin that keep
     their first weights where the file's are others or none. advice: what the page has to say so that the network
     computes as there, in words; empty where it does.
@@ -37,7 +39,6 @@ class Origin:
     library: str
     mark: str
     rules: tuple[Rule, ...] = ()
-    whole: Callable[[Named], Named] | None = None
     arrange: Callable[[Named, nn.Module], Named] = lambda named, model: named
     heads: tuple[str, ...] = HEADS
     advice: Callable[[nn.Module], str] = lambda model: ""
@@ -283,7 +284,103 @@ VIT = (
     ),
 )
 
-ORIGINS: tuple[Origin, ...] = (*RESNET, *VGG, *EFFICIENTNET, *VIT)
+# ── BERT and GPT-2 ───────────────────────────────────────────────────────────────────────────────────
+
+BERT_EMBEDDINGS = {"word": "tokens", "position": "positions", "token_type": "types"}
+BERT_LAYER = r"(?:bert\.)?encoder\.layer\.(\d+)"
+GPT_LAYER = r"(?:transformer\.)?h\.(\d+)"
+GPT_LINEAR = {
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "mlp.c_fc": "widen",
+    "mlp.c_proj": "narrow",
+}
+IN_NORM = {"gamma": "weight", "beta": "bias"}  # in files of 2018 and 2019
+
+
+def _norm(place: str) -> Callable[..., str]:
+    return lambda *found: f"{place.format(*found[:-1])}.{IN_NORM.get(found[-1], found[-1])}"
+
+
+def _text(named: Named, model: nn.Module) -> Named:
+    """Of more positions than the model has, the first are taken; the last layer must be the embedding of the tokens."""
+    decoder, positions = named.pop("decoder", None), model.get_submodule("positions")
+    if decoder is not None and not torch.equal(decoder, named["tokens.weight"]):
+        raise UserError(
+            "model.weights: the last layer of this file is another matrix than the embedding of its tokens, and that "
+            "of the model is the embedding: use a file in which they are tied."
+        )
+    if isinstance(positions, nn.Embedding):
+        named["positions.weight"] = named["positions.weight"][: positions.num_embeddings]
+    return named
+
+
+def _gpt(named: Named, model: nn.Module) -> Named:
+    """Matrices within the layers are [inputs, outputs] there; and the last layer of a classification has no bias."""
+    for name, tensor in named.items():
+        if name.startswith("layers.") and tensor.dim() == 2:
+            named[name] = tensor.t()
+    if "head.weight" in named:
+        named["head.bias"] = named["head.weight"].new_zeros(len(named["head.weight"]))
+    return _text(named, model)
+
+
+TEXT = (
+    Origin(
+        "bert",
+        "transformers' BERT",
+        r"(bert\.)?embeddings\.token_type_embeddings\.weight",
+        (
+            (r"(?:bert\.)?embeddings\.(\w+)_embeddings\.weight", lambda e: f"{BERT_EMBEDDINGS[e]}.weight"),
+            (r"(?:bert\.)?embeddings\.LayerNorm\.(\w+)", _norm("norm")),
+            (r"(?:bert\.)?embeddings\.position_ids", None),
+            (
+                rf"{BERT_LAYER}\.attention\.self\.(query|key|value)\.(\w+)",
+                lambda b, e, w: f"layers.{b}.attention.qkv.{w}@{'qkv'.index(e[0])}",
+            ),
+            (rf"{BERT_LAYER}\.attention\.output\.dense\.(\w+)", "layers.{0}.attention.out.{1}"),
+            (rf"{BERT_LAYER}\.attention\.output\.LayerNorm\.(\w+)", _norm("layers.{0}.attention_norm")),
+            (rf"{BERT_LAYER}\.intermediate\.dense\.(\w+)", "layers.{0}.widen.{1}"),
+            (rf"{BERT_LAYER}\.output\.dense\.(\w+)", "layers.{0}.narrow.{1}"),
+            (rf"{BERT_LAYER}\.output\.LayerNorm\.(\w+)", _norm("layers.{0}.norm")),
+            (r"(?:bert\.)?pooler\.dense\.(\w+)", "pooler.{0}"),
+            (r"cls\.predictions\.transform\.dense\.(\w+)", "masked.transform.{0}"),
+            (r"cls\.predictions\.transform\.LayerNorm\.(\w+)", _norm("masked.norm")),
+            (r"cls\.predictions\.bias", "masked.bias"),
+            (r"cls\.predictions\.decoder\.weight", "decoder"),
+            (r"cls\.predictions\.decoder\.bias", None),  # is cls.predictions.bias
+            (r"cls\.seq_relationship\..*", None),  # whether one text follows the other: of pre-training
+            (r"classifier\.(\w+)", "head.{0}"),
+        ),
+        arrange=_text,
+        heads=("head.", "pooler.", "masked."),
+    ),
+    Origin(
+        "gpt",
+        "transformers' GPT-2",
+        r"(transformer\.)?h\.0\.attn\.c_attn\.weight",
+        (
+            (r"(?:transformer\.)?wte\.weight", "tokens.weight"),
+            (r"(?:transformer\.)?wpe\.weight", "positions.weight"),
+            (r"(?:transformer\.)?ln_f\.(\w+)", "norm.{0}"),
+            (rf"{GPT_LAYER}\.ln_1\.(\w+)", "layers.{0}.attention_norm.{1}"),
+            (rf"{GPT_LAYER}\.ln_2\.(\w+)", "layers.{0}.norm.{1}"),
+            (rf"{GPT_LAYER}\.attn\.(?:masked_)?bias", None),  # the causal mask
+            (rf"{GPT_LAYER}\.(\w+\.\w+)\.(\w+)", lambda b, part, w: f"layers.{b}.{GPT_LINEAR[part]}.{w}"),
+            (r"lm_head\.weight", "decoder"),
+            (r"score\.weight", "head.weight"),
+        ),
+        arrange=_gpt,
+        heads=("head.",),
+    ),
+)
+
+ORIGINS: tuple[Origin, ...] = (*RESNET, *VGG, *EFFICIENTNET, *VIT, *TEXT)
+
+
+def heads_of(model: str) -> tuple[str, ...]:
+    """How the names of the layers of a model begin that keep their first weights where a file has others or none."""
+    return next((origin.heads for origin in ORIGINS if origin.model == model), HEADS)
 
 
 def recognised(names: Mapping[str, object]) -> Origin | None:

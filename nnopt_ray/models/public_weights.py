@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nnopt_ray.errors import UserError
 from nnopt_ray.models import MODELS
-from nnopt_ray.models.origins import HEADS, ORIGINS, Named, Origin, recognised
+from nnopt_ray.models.origins import ORIGINS, Named, Origin, heads_of, recognised
 
 # What a folder that transformers saved to holds, the safe form first.
 IN_FOLDER = ("model.safetensors", "pytorch_model.bin")
@@ -43,7 +43,7 @@ def put(model: nn.Module, place: str) -> str:
             raise UserError(f"model.weights: {file} is of {origin.library}, and the page's model is {kind}.")
         ours, library = _renamed(file, there, origin, model), origin.library
     notes = _grey(ours, saved)
-    left = _left(ours, saved, HEADS if origin is None else origin.heads)
+    left = _left(ours, saved, heads_of(kind))
     _refuse_other(file, ours, saved, left)
     with torch.no_grad():
         for name, tensor in saved.items():
@@ -129,8 +129,6 @@ def _unknown(file: Path, there: Named, kind: str) -> str:
 
 
 def _renamed(file: Path, there: Named, origin: Origin, model: nn.Module) -> Named:
-    if origin.whole is not None:
-        return origin.arrange(origin.whole(there), model)
     parts: dict[str, dict[int, Tensor]] = {}
     for name, tensor in there.items():
         try:
