@@ -432,7 +432,7 @@ def test_the_plan_in_words(nnopt: Nnopt, tmp_path: Path) -> None:
 def test_the_plan_of_a_single_training(nnopt: Nnopt) -> None:
     _, out, _ = nnopt("plan", "page.yaml", "--set", "model.hidden=4")
     words = [line.split()[0] for line in out.splitlines()]
-    assert words[:4] == ["data", "epochs", "tried", "parameters"]
+    assert words[:5] == ["data", "epochs", "tried", "overfits", "parameters"]
     assert "workers" not in words
 
 

@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
 def plan(
     page: Annotated[Path, typer.Argument(help="The page.")],
     set_: Set = None,
+    overfit: Annotated[bool, typer.Option(help="Try whether the network can learn a few rows by heart.")] = True,
     json_: Json = False,
 ) -> int:
     """What a page would do: trials, epochs, workers, memory, time. Starts no search."""
@@ -37,7 +38,7 @@ def plan(
     with warnings.catch_warnings():
         # Libraries warn about their own future; a user of the program can act on none of it.
         warnings.simplefilter("ignore")
-        found = planning.plan(experiment)
+        found = planning.plan(experiment, overfit)
     faults = _faults(page, found.faults)
     if json_:
         failed = {"exit_code": found.exit_code, "error": "\n".join(faults)} if faults else {}
@@ -85,6 +86,8 @@ def _lines(found: Plan) -> list[tuple[str, str]]:
         told.append(("lanes", lanes.why if lanes.count is None else f"{lanes.count}, {lanes.why}"))
     branches = f" in each of {len(found.tried)} branches of the page" if found.search else ""
     told.append(("tried", f"one real batch forward and backward{branches}"))
+    if found.overfit is not None:
+        told.append(("overfits", found.overfit.told))
     if found.parameters is not None:
         told.append(("parameters", _whole(found.parameters)))
     if found.memory is not None:

@@ -18,6 +18,7 @@ from nnopt_ray.search.trying import Tried, attempt, branches, extremes
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.machine import Machine
+    from nnopt_ray.search.overfit import Overfit
 
 MOST_BRANCHES = 64
 BRANCH_S, ALL_S = 1.0, 10.0  # seconds of measuring: a branch, and all of them together
@@ -76,6 +77,7 @@ class Plan:
     seconds: Span | None  # of the trials together, `at_once` at a time
     confirm_s: float | None  # at most, on top
     machine_bytes: int  # memory that the trials share: the GPUs' where they train on one
+    overfit: Overfit | None = None  # of the first branch; None where it was not tried
     notes: tuple[str, ...] = ()
 
     @property
@@ -106,12 +108,13 @@ def _line(tried: Tried) -> dict[str, Any]:
     }
 
 
-def plan(experiment: Experiment) -> Plan:
+def plan(experiment: Experiment, overfit: bool = True) -> Plan:
     """What the page would do on this machine.
 
     Prepares the data (or takes it from the cache) and puts one real batch through every branch of the space.
     Raises UserError where the page cannot be run at all: its data, its metrics, a GPU that is not there.
-    A branch that cannot be trained is a fault in the plan.
+    A branch that cannot be trained is a fault in the plan. overfit: try whether the first one can learn a few rows
+    by heart, which takes up to five seconds.
     """
     from nnopt_ray.data.prepare import prepare
 
@@ -150,8 +153,23 @@ def plan(experiment: Experiment) -> Plan:
         seconds=None if epoch_s is None else Span(*(n * epoch_s / at_once for n in (epochs.least, epochs.most))),
         confirm_s=None if epoch_s is None else confirm_epochs * epoch_s / at_once,
         machine_bytes=_machine_bytes(where),
+        overfit=_by_heart(experiment, dataset, where, tried) if overfit else None,
     )
     return replace(found, notes=_notes(experiment, found))
+
+
+def _by_heart(experiment: Experiment, dataset: Dataset, where: Machine, tried: Sequence[Tried]) -> Overfit | None:
+    from nnopt_ray.search import overfit
+
+    if not tried or tried[0].fault or tried[0].diverged:
+        return None
+    page = pipeline.representative(experiment)
+    if page.data != experiment.data:
+        dataset = pipeline.prepared(page)
+    opened = [path for path, _ in experiment.space]
+    if isinstance(experiment.search.trials, tuple):
+        opened += [path for trial in experiment.search.trials for path in trial]
+    return overfit.overfit(page, dataset, where, lr_is_open=any(path.startswith("train.optimizer") for path in opened))
 
 
 def _span(values: Sequence[float | None]) -> Span | None:
