@@ -298,7 +298,8 @@ def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> 
 def _baseline_page(experiment: Experiment) -> Experiment:
     part = experiment.evaluate.baseline
     tree = plain(experiment.tree)
-    train = {key: value for key, value in tree["train"].items() if key != "from"}  # the weights of another model
+    # The weights are of another model, and compiling takes longer than a baseline does.
+    train = {key: value for key, value in tree["train"].items() if key not in ("from", "compile")}
     return reading.from_tree({**tree, "model": part.page(), "train": train}, experiment.file)
 
 

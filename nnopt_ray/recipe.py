@@ -134,6 +134,11 @@ class Train(Section):
         default="auto",
         description="number format of the forward and backward pass; float16 scales the loss; weights stay float32",
     )
+    compile: bool = Field(
+        default=False,
+        description="let torch.compile make one program of forward pass, loss and gradient; on a CPU it needs a C++ "
+        "compiler, and seconds to minutes before the first step",
+    )
     mix: Mix | None = Field(default=None, description="train on mixtures of two rows, their targets mixed alike")
     ema: Ema | None = Field(default=None, description="average the weights over the last steps")
     swa: Swa | None = Field(default=None, description="average the weights over the last epochs")

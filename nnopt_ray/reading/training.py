@@ -13,9 +13,24 @@ def check_training(tree: Mapping[str, Any], longest: int | None, places: Places)
     train = tree.get("train")
     if isinstance(train, Mapping):
         _averages(train, longest, places)
+        _one_by_one(tree, train, places)
         if train.get("l1_form") == "proximal" and train.get("l1") == 0:
             message = "it is a form of the L1 penalty, and train.l1 is 0. Give train.l1, such as 1e-4, or remove it."
             places.add(("train", "l1_form"), "train.l1_form", message)
+
+
+def _one_by_one(tree: Mapping[str, Any], train: Mapping[str, Any], places: Places) -> None:
+    """Trials that the page wants as lanes of one step must be such as can be."""
+    resources = tree.get("resources")
+    lanes = resources.get("lanes") if isinstance(resources, Mapping) else None
+    always = isinstance(resources, Mapping) and resources.get("fuse") == "always"
+    if not always and not (isinstance(lanes, int) and lanes > 1):
+        return
+    said = "resources.fuse is always" if always else f"resources.lanes is {lanes}"
+    for key, what in (("compile", "compiled steps"), ("mix", "mixed rows")):
+        if train.get(key) is True or isinstance(train.get(key), Mapping):
+            message = f"{said}, and trainings with {what} are no lanes of one step. Leave one of the two out."
+            places.add(("train", key), f"train.{key}", message)
 
 
 def _averages(train: Mapping[str, Any], longest: int | None, places: Places) -> None:

@@ -40,6 +40,7 @@ def shape_of(closed: Experiment) -> str:
             "loss": _part("loss", closed.train.loss),
             "batch_size": closed.train.batch_size,
             "accumulate": closed.train.accumulate,
+            "compile": closed.train.compile,
             "mix": plain(closed.tree["train"]["mix"]),
             "data": plain(closed.tree["data"]),
         },

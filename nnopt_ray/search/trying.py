@@ -213,6 +213,8 @@ def _tried(experiment: Experiment, dataset: Dataset, machine: Machine, branch: B
     page = reading.close(experiment, branch.params)
     data = dataset if page.data == experiment.data else prepare(page)
     rows, size = len(data.train), page.train.batch_size
+    # Compiling takes longer than all that is tried here.
+    page = page.model_copy(update={"train": page.train.model_copy(update={"compile": False})})
     # Early stopping would only end what is timed; `from` costs its reading once a trial, not once an epoch.
     timed = page.model_copy(
         update={"train": page.train.model_copy(update={"epochs": EPOCHS, "early_stopping": None, "start": None})}

@@ -30,6 +30,7 @@ from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.models import public_weights
 from nnopt_ray.results import Epoch
 from nnopt_ray.train import averaging, batches, resuming, start
+from nnopt_ray.train.compiling import Compiled
 from nnopt_ray.train.descent import Accumulation, Descent, sparsity
 from nnopt_ray.train.forward import Forward
 from nnopt_ray.train.losses import Loss
@@ -109,6 +110,7 @@ class Trainer:
             )
         self.rates = Rates(train, self.schedule, self.steps_per_epoch)
 
+        self.compiled = Compiled(self._loss_of) if train.compile else None
         self.mixer = Mixer(train.mix, shapes) if train.mix is not None else None
         self.average = averaging.average_of(train)
         self._averaged = ""  # what happened to it in this epoch
@@ -212,6 +214,8 @@ class Trainer:
         if self.experiment.train.l1:
             metrics["sparsity"] = sparsity(self.weights.flat)
         happened = [self._averaged, self.scale.told() if self.scale is not None else ""]
+        if self.compiled is not None and self.compiled.failed and self.epoch == 0:
+            happened.append(f"not compiled: {self.compiled.failed}")
         events = [*filter(None, happened), *self._end_of_epoch(metrics)]
         if ended:
             self.done, self.reason = True, ended
@@ -229,8 +233,10 @@ class Trainer:
     def _train(self) -> tuple[float, float, float]:
         """The steps of an epoch → mean loss, mean gradient norm before clipping, last learning rate."""
         order = self.order()
-        self._seed_noise()
         self.model.train()
+        if self.compiled is not None:
+            self.compiled.prepare(self.weights, self._examples(order))
+        self._seed_noise()
         gradient, mixer, mixed = self.weights.gradient, self.mixer, None
         draws = Mixer.draws(derived_seed(self.experiment.seed, "mix", self.epoch)) if mixer is not None else None
         tally = Tally(self._every)
@@ -238,7 +244,10 @@ class Trainer:
             gradient.zero_()
             if mixer is not None and draws is not None:
                 inputs, mixed = mixer.mix(inputs, target, draws)
-            loss = self._loss_of(inputs, target, mixed, check=number == 0)
+            if self.compiled is not None:
+                loss = self.compiled(inputs, target, mixed)
+            else:
+                loss = self._loss_of(inputs, target, mixed, number == 0)
             (loss if self.scale is None else loss * self.scale.value).backward()  # type: ignore[no-untyped-call]
             if number == 0:
                 self.weights.check()
@@ -265,6 +274,17 @@ class Trainer:
             other, share = mixed
             loss = share * loss + (1 - share) * self.loss(outputs, other)
         return loss
+
+    def _examples(self, order: Tensor) -> list[tuple[tuple[Tensor, ...], Tensor, Mixed | None]]:
+        """A batch of each size that an epoch has, as `_loss_of` takes it."""
+        found = []
+        for rows in dict.fromkeys(self.sizes):
+            for inputs, target in self.placed.train.batches([rows], order[:rows]):
+                mixed = None
+                if self.mixer is not None:
+                    inputs, mixed = self.mixer.mix(inputs, target, Mixer.draws(0))
+                found.append((inputs, target, mixed))
+        return found
 
     def _finite(self, scale: LossScale, step: int) -> bool:
         """Take the scale off the gradient → whether it is finite. Raises NotANumber where no scale helps."""

@@ -26,6 +26,8 @@ class Shape:
             raise CannotFuse("the data is larger than memory and is read batch by batch")
         if example.machine.precision != "float32":
             raise CannotFuse(f"lanes compute in float32, and train.precision makes this {example.machine.precision}")
+        if example.compiled is not None:
+            raise CannotFuse("each trial's steps are compiled (train.compile), and lanes record theirs")
         if example.mixer is not None:
             raise CannotFuse("rows are mixed for each trial by itself (train.mix), which a recorded step does not do")
         if example.weights.flat.numel() == 0:
@@ -94,6 +96,7 @@ class Shape:
             and trainer.validation.rows_a_batch == self.validation.rows_a_batch,
             "other data": trainer.dataset.key == self.data,
             "rows that are mixed": trainer.mixer is None,
+            "steps that are compiled": trainer.compiled is None,
             "another device or precision": (trainer.machine.device, trainer.machine.precision)
             == (self.machine.device, self.machine.precision),
         }
