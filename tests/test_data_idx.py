@@ -68,6 +68,9 @@ def test_its_own_test_set_is_the_test_part_unless_the_page_says_otherwise(tmp_pa
     assert dataset.shapes.image == (1, 5, 6)
     otherwise = prepare(page(source, split={"type": "random", "test": 0.5}), tmp_path / "cache")
     assert otherwise.summary.parts["test"] == 80
+    said = "The source says itself which rows are train and test; data.split: given would keep that."
+    assert said in otherwise.summary.notes
+    assert said not in dataset.summary.notes
 
 
 def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:

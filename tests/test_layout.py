@@ -212,7 +212,18 @@ def test_ray_stands_only_behind_its_doors() -> None:
 
 def test_looking_up_signatures_stays_light() -> None:
     """`nnopt check` loads every room but the models for signatures; that must cost no heavy library."""
-    heavy = ["ray", "torch", "sklearn", "pandas", "pyarrow", "plotly", "optuna", "matplotlib"]
+    heavy = [
+        "ray",
+        "torch",
+        "sklearn",
+        "pandas",
+        "pyarrow",
+        "plotly",
+        "optuna",
+        "matplotlib",
+        "tokenizers",
+        "sentencepiece",
+    ]
     program = f"""
 import json, sys
 from nnopt_ray import reading, tables

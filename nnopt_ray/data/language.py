@@ -15,7 +15,7 @@ from nnopt_ray.data import preprocessing, store
 from nnopt_ray.data.columns import recognise
 from nnopt_ray.data.frame import Tokens
 from nnopt_ray.data.preprocessing import Fitted
-from nnopt_ray.data.split import PARTS, Split
+from nnopt_ray.data.split import PARTS, Split, unused_parts
 from nnopt_ray.data.table import Table, is_text, quoted
 from nnopt_ray.data.target import Target
 from nnopt_ray.data.types import IGNORED, Column, DataSummary, Input, Shapes
@@ -180,7 +180,7 @@ def _summary(
         columns.append(Column(name, "text" if kept else "dropped", values.null_count, distinct, note))
     counts = {part: int(tokens.sizes_inside[parts[part]].sum()) for part in PARTS}
     told = ", ".join(f"{counts[part]:,} of {len(parts[part]):,} texts in the {part} part" for part in PARTS)
-    notes = [*table.notes, *fitted.notes, f"Tokens: {told}."]
+    notes = [*unused_parts(table, tables.build("split", data.split)), *table.notes, *fitted.notes, f"Tokens: {told}."]
     if without:
         notes.append(f"Rows without a text, which were left out: {without:,}.")
     joined = f"The texts of a part are joined, [SEP] after each, and cut into blocks of {tokens.length:,} tokens"

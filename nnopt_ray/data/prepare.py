@@ -24,7 +24,7 @@ from nnopt_ray.data.columns import Reading, recognise
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
 from nnopt_ray.data.sources import Source
-from nnopt_ray.data.split import PARTS, Split
+from nnopt_ray.data.split import PARTS, Split, unused_parts
 from nnopt_ray.data.store import open_dataset, place
 from nnopt_ray.data.table import IMAGE, SEQUENCE, Sequences, Table, hint, quoted, tidy
 from nnopt_ray.data.target import Target, class_counts, read_target, target_name
@@ -244,7 +244,12 @@ def _summary(
         columns=tuple(columns),
         parts={part: len(parts[part]) for part in PARTS},
         class_counts=counted,
-        notes=(*_notes(rows, table, columns, counted, remarks), *fitted.notes, *_cut(fitted, parts)),
+        notes=(
+            *unused_parts(table, tables.build("split", data.split)),
+            *_notes(rows, table, columns, counted, remarks),
+            *fitted.notes,
+            *_cut(fitted, parts),
+        ),
     )
 
 

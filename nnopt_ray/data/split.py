@@ -45,6 +45,14 @@ class Split(ABC):
         """
 
 
+def unused_parts(table: Table, split: Split) -> tuple[str, ...]:
+    """A sentence where the source divides its rows itself and the page divides them otherwise."""
+    if table.own_parts is None or isinstance(split, Given):
+        return ()
+    named = [part for part in PARTS if (table.own_parts == part).any()]
+    return (f"The source says itself which rows are {' and '.join(named)}; data.split: given would keep that.",)
+
+
 def _check_shares(validation: float, test: float) -> None:
     if validation + test >= 1:
         raise DataError(

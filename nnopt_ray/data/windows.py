@@ -124,17 +124,22 @@ def _windows(window: Window, order: Order, parts: Mapping[str, np.ndarray], know
     for number, part in enumerate(PARTS):
         part_of[parts[part]] = number
     part_of, known = part_of[order.rows], known[order.rows]
-    made: dict[str, list[int]] = {part: [] for part in PARTS}
+
+    def before(counted: np.ndarray) -> np.ndarray:  # how many there are before each position
+        return np.concatenate([[0], np.cumsum(counted)])
+
+    unknown, outside, changes = before(~known), before(part_of != 0), before(np.diff(part_of) != 0)
     ends = np.append(order.starts[1:], len(order.rows))
-    for begin, end in zip(order.starts, ends, strict=True):
-        for first in range(begin + window.length, end - window.horizon + 1, window.stride):
-            ahead = part_of[first : first + window.horizon]
-            if (ahead != ahead[0]).any() or not known[first : first + window.horizon].all():
-                continue
-            if ahead[0] == 0 and part_of[first - window.length : first].any():
-                continue
-            made[PARTS[ahead[0]]].append(first)
-    return {part: np.array(found, dtype=np.int64) for part, found in made.items()}
+    first = np.concatenate(
+        [
+            np.arange(begin + window.length, end - window.horizon + 1, window.stride)
+            for begin, end in zip(order.starts, ends, strict=True)
+        ]
+    )
+    last = first + window.horizon
+    whole = (unknown[last] == unknown[first]) & (changes[last - 1] == changes[first])
+    whole &= (part_of[first] != 0) | (outside[first] == outside[first - window.length])
+    return {part: first[whole & (part_of[first] == number)] for number, part in enumerate(PARTS)}
 
 
 def _refuse_empty(window: Window, made: Mapping[str, np.ndarray], parts: Mapping[str, np.ndarray]) -> None:
