@@ -11,7 +11,10 @@ SCHEDULES: dict[str, str] = {
     "constant": "nnopt_ray.train.schedules:Constant",
     "step": "nnopt_ray.train.schedules:Step",
     "exponential": "nnopt_ray.train.schedules:Exponential",
+    "multi_step": "nnopt_ray.train.schedules:MultiStep",
+    "polynomial": "nnopt_ray.train.schedules:Polynomial",
     "cosine": "nnopt_ray.train.schedules:Cosine",
+    "cosine_restarts": "nnopt_ray.train.schedules:CosineRestarts",
     "one_cycle": "nnopt_ray.train.schedules:OneCycle",
     "reduce_on_plateau": "nnopt_ray.train.schedules:ReduceOnPlateau",
 }

@@ -9,6 +9,7 @@ network. Where it fails the training goes on uncompiled, and says so.
 from __future__ import annotations
 
 import types
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,9 +54,11 @@ class Compiled:
             compiled = torch.compile(
                 _fresh(self._function), fullgraph=True, dynamic=False, options={"fallback_random": True}
             )
-            for batch in batches:
-                for _ in range(REPEATED):
-                    compiled(*batch).backward()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch has to say of its own code
+                for batch in batches:
+                    for _ in range(REPEATED):
+                        compiled(*batch).backward()  # type: ignore[no-untyped-call]
         except RuntimeError as error:  # all that torch.compile raises
             self.failed = _reason(error)
         else:
@@ -82,5 +85,7 @@ def _reason(error: RuntimeError) -> str:
     if "No working C++ compiler" in told:
         return "torch finds no C++ compiler here: install one, such as g++"
     lines = [line.strip() for line in told.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith("raised:"):  # what, stands in the next line
+        del lines[0]
     first = lines[0] if lines else type(error).__name__
     return f"torch.compile cannot do it: {first[:200].rstrip('.')}"

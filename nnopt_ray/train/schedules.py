@@ -73,6 +73,35 @@ class Exponential(Schedule):
         return float(self.gamma ** (step // steps_per_epoch))
 
 
+class MultiStep(Schedule):
+    """Multiply by gamma at the start of each of these epochs (torch.optim.lr_scheduler.MultiStepLR).
+
+    Keys:
+        milestones: epochs, counted from 0.
+        gamma: what the rate is multiplied by.
+    """
+
+    def __init__(self, *, milestones: tuple[Annotated[int, Field(ge=1)], ...] = (10, 15), gamma: Factor = 0.1) -> None:
+        self.milestones, self.gamma = milestones, gamma
+
+    def factor(self, step: int, steps_per_epoch: int, steps: int) -> float:
+        return float(self.gamma ** sum(step // steps_per_epoch >= epoch for epoch in self.milestones))
+
+
+class Polynomial(Schedule):
+    """Down to 0 as a power of the share of steps that is left, step by step (PolynomialLR over all steps).
+
+    Keys:
+        power: 1 is a straight line; the larger, the sooner the rate falls.
+    """
+
+    def __init__(self, *, power: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0) -> None:
+        self.power = power
+
+    def factor(self, step: int, steps_per_epoch: int, steps: int) -> float:
+        return float((1 - step / steps) ** self.power)
+
+
 class Cosine(Schedule):
     """Half a cosine from the full rate down, step by step (Loshchilov & Hutter 2017; CosineAnnealingLR over all steps).
 
@@ -85,6 +114,34 @@ class Cosine(Schedule):
 
     def factor(self, step: int, steps_per_epoch: int, steps: int) -> float:
         return self.min_factor + (1 - self.min_factor) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+class CosineRestarts(Schedule):
+    """Half a cosine from the full rate down, again and again (Loshchilov & Hutter 2017; CosineAnnealingWarmRestarts).
+
+    Keys:
+        epochs: length of the first cosine.
+        factor: how many times as long each next one is.
+        min_factor: share of the rate that each comes down to.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: Annotated[int, Field(ge=1)] = 5,
+        factor: Annotated[int, Field(ge=1)] = 2,
+        min_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None:
+        self.epochs, self.longer, self.min_factor = epochs, factor, min_factor
+
+    def factor(self, step: int, steps_per_epoch: int, steps: int) -> float:
+        length = self.epochs * steps_per_epoch
+        if self.longer == 1:
+            step %= length
+        while step >= length:
+            step -= length
+            length *= self.longer
+        return self.min_factor + (1 - self.min_factor) * (1 + math.cos(math.pi * step / length)) / 2
 
 
 class OneCycle(Schedule):

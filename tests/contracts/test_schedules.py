@@ -61,6 +61,27 @@ class TestTorchsNumbers:
         expected = rates(lambda o: lr_scheduler.CosineAnnealingLR(o, steps, eta_min=low), steps)
         assert factors(build("cosine", min_factor=low), steps_per_epoch, epochs) == pytest.approx(expected, abs=1e-12)
 
+    def test_multi_step(self, steps_per_epoch: int, epochs: int) -> None:
+        expected = rates(lambda o: lr_scheduler.MultiStepLR(o, [2, 5, 11], gamma=0.3), epochs)
+        assert factors(build("multi_step", milestones=(2, 5, 11), gamma=0.3), steps_per_epoch, epochs) == pytest.approx(
+            [rate for rate in expected for _ in range(steps_per_epoch)], rel=1e-12
+        )
+
+    @pytest.mark.parametrize("power", [1.0, 0.5, 3.0])
+    def test_polynomial(self, steps_per_epoch: int, epochs: int, power: float) -> None:
+        steps = steps_per_epoch * epochs
+        expected = rates(lambda o: lr_scheduler.PolynomialLR(o, steps, power), steps)
+        assert factors(build("polynomial", power=power), steps_per_epoch, epochs) == pytest.approx(expected, rel=1e-9)
+
+    @pytest.mark.parametrize("factor", [1, 2, 3])
+    def test_cosine_restarts(self, steps_per_epoch: int, epochs: int, factor: int) -> None:
+        steps = steps_per_epoch * epochs
+        expected = rates(
+            lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2 * steps_per_epoch, factor, eta_min=0.1), steps
+        )
+        schedule = build("cosine_restarts", epochs=2, factor=factor, min_factor=0.1)
+        assert factors(schedule, steps_per_epoch, epochs) == pytest.approx(expected, abs=1e-12)
+
     @pytest.mark.parametrize("keys", [{}, {"pct_start": 0.5, "div_factor": 10.0, "final_div_factor": 100.0}], ids=str)
     def test_one_cycle(self, steps_per_epoch: int, epochs: int, keys: dict[str, float]) -> None:
         steps = steps_per_epoch * epochs
