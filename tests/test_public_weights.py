@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision_example
 from model_example import CLASSES, data_of, image, make
 from pack_example import alone, trainer
 from safetensors.torch import load_file, save_file
@@ -82,6 +83,49 @@ NETWORKS: dict[str, tuple[Any, str, dict[str, Any]]] = {
 }
 
 
+OF_TORCHVISION: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "resnet basic": (
+        lambda: torchvision_example.ResNet((2, 2, 2, 2), 8, False, CLASSES),
+        "resnet",
+        {"depth": 18, "width": 8, "stem": "imagenet"},
+    ),
+    "resnet bottleneck": (
+        lambda: torchvision_example.ResNet((3, 4, 6, 3), 8, True, CLASSES),
+        "resnet",
+        {"depth": 50, "width": 8, "stem": "imagenet"},
+    ),
+    "vgg": (
+        lambda: torchvision_example.VGG((1, 1, 2, 2, 2), 4, True, 16, CLASSES),
+        "vgg",
+        {"depth": 11, "width": 4, "classifier_width": 16, "head": "imagenet"},
+    ),
+    "vgg plain": (
+        lambda: torchvision_example.VGG((2, 2, 4, 4, 4), 4, False, 16, CLASSES),
+        "vgg",
+        {"depth": 19, "width": 4, "classifier_width": 16, "head": "imagenet", "batch_norm": False},
+    ),
+    "efficientnet": (
+        lambda: torchvision_example.EfficientNetB0(CLASSES),
+        "efficientnet",
+        {"size": "b0", "stem": "imagenet"},
+    ),
+    "vit": (
+        lambda: torchvision_example.ViT(SIDE, 8, 24, 2, 3, CLASSES),
+        "vit",
+        {**VIT, "layer_norm_eps": 1e-6},
+    ),
+}
+# The same networks at full width: torchvision's name → how it is written here.
+NAMED: dict[str, Any] = {
+    "resnet18": lambda: torchvision_example.ResNet((2, 2, 2, 2), 64, False, 1000),
+    "resnet50": lambda: torchvision_example.ResNet((3, 4, 6, 3), 64, True, 1000),
+    "vgg11_bn": lambda: torchvision_example.VGG((1, 1, 2, 2, 2), 64, True, 4096, 1000),
+    "vgg19": lambda: torchvision_example.VGG((2, 2, 4, 4, 4), 64, False, 4096, 1000),
+    "efficientnet_b0": lambda: torchvision_example.EfficientNetB0(1000),
+    "vit_b_16": lambda: torchvision_example.ViT(224, 16, 768, 12, 12, 1000),
+}
+
+
 def shuffled(network: nn.Module) -> nn.Module:
     """With every weight and every mean and variance of batch norm drawn anew, so that none is a 0 or 1 that fits."""
     torch.manual_seed(1)
@@ -136,6 +180,27 @@ def test_transformers_networks_compute_the_same_here(case: str, form: str, tmp_p
     assert ";" not in said  # nothing was left out, and nothing else is to be said
     assert not torch.allclose(before, outputs_of(theirs, images()), atol=1e-2)
     torch.testing.assert_close(outputs_of(model, images()), outputs_of(theirs, images()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", OF_TORCHVISION)
+def test_networks_with_torchvisions_names_compute_the_same_here(case: str, tmp_path: Path) -> None:
+    build, name, keys = OF_TORCHVISION[case]
+    theirs = shuffled(build())
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    model = ours(name, keys)
+    said = public_weights.put(model, str(tmp_path / "weights.pth"))
+    assert "torchvision's" in said
+    assert ";" not in said
+    torch.testing.assert_close(outputs_of(model, images()), outputs_of(theirs, images()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_names_are_torchvisions(name: str) -> None:
+    models = pytest.importorskip("torchvision").models
+    with torch.device("meta"):
+        theirs, written = getattr(models, name)().state_dict(), NAMED[name]().state_dict()
+    shapes = [{key: tensor.shape for key, tensor in each.items()} for each in (theirs, written)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("case", NETWORKS)
