@@ -155,3 +155,26 @@ def test_best_weights_and_later_starts_are_the_averaged_ones(way: dict[str, Any]
         same_as_best = all(torch.equal(found[name], value) for name, value in trainer.model.state_dict().items())
         assert same_as_best != optimizer  # the optimizer went on from its own weights
     assert torch.equal(best, trainer.weights.flat)
+
+
+def test_an_average_goes_with_the_weights_that_another_trial_takes_over() -> None:
+    """As population based training does; a trial without an average takes the weights themselves."""
+    donor, heir, plain = (
+        Trainer(page(seed=seed, epochs=3, **way), dataset(), MACHINE, ACCURACY)
+        for seed, way in ((1, {"ema": Ema(decay=0.9)}), (2, {"ema": Ema(decay=0.5)}), (3, {}))
+    )
+    donor.run_epoch()
+    heir.run_epoch()
+    taken = donor.state()
+    for trainer in (heir, plain):
+        trainer.adopt(taken)
+        assert torch.equal(trainer.weights.flat, taken.tensors["weights"])
+    assert heir.average is not None
+    assert heir.average.snapshot is not None
+    assert torch.equal(heir.average.snapshot.flat, taken.tensors["average.weights"])
+    heir.run_epoch()
+    assert not torch.equal(heir.average.snapshot.flat, taken.tensors["average.weights"])
+    assert torch.equal(taken.tensors["average.weights"], donor.state().tensors["average.weights"])
+    heir.adopt(plain.state())  # nothing was averaged there: it begins anew
+    assert heir.average.count == 0
+    assert heir.average.snapshot is None

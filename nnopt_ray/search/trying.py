@@ -48,7 +48,7 @@ class Memory:
 
     weights: int  # buffers and frozen weights included
     gradient: int
-    optimizer: int
+    optimizer: int  # an average of the weights included
     best: int  # copy of the best epoch's weights
     activations: int  # kept by one batch from its forward for its backward pass
 
@@ -341,10 +341,12 @@ def _memory(trainer: Trainer, activations: int) -> Memory:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     weights = size(trainer.weights.flat, *trainer.weights.rest.values())
+    average = trainer.average.snapshot if trainer.average is not None else None
+    averaged = [] if average is None else [average.flat, *average.rest.values()]
     return Memory(
         weights=weights,
         gradient=size(trainer.weights.gradient),
-        optimizer=size(*trainer.slots.values()),
+        optimizer=size(*trainer.slots.values(), *averaged),
         best=weights,
         activations=activations,
     )

@@ -123,7 +123,8 @@ def _widths(wanted: int, lanes: Lanes, fitting: int) -> list[int]:
 def _fitting(trainer: Trainer, wanted: int) -> int:
     """Lanes whose weights, gradients, optimizer state and kept copies fit the free memory; rows between layers
     are estimated at the size of a batch times eight."""
-    own = trainer.weights.flat.numel() * (2 + len(trainer.slots) + 3)
+    beside = (trainer.average is not None) + (trainer.experiment.train.accumulate > 1)
+    own = trainer.weights.flat.numel() * (2 + len(trainer.slots) + beside + 3)
     batch = sum(x[: trainer.sizes[0]].numel() for x in trainer.placed.train.inputs) * 9
     lane = 4 * (own + batch)
     return max(1, min(wanted, int(_free_bytes(trainer.machine.device) * MEMORY_SHARE / lane)))
