@@ -196,6 +196,11 @@ class Window(Section):
         default=(), description="columns that tell several series apart; no window crosses them"
     )
     past_target: bool = Field(default=True, description="the target's own past is learned from")
+    foretell: Literal["level", "change"] = Field(
+        default="level",
+        description="the target itself, or its change from the last time point that is seen, for series that rise or "
+        "fall beyond what was learned from",
+    )
 
 
 class Data(Section):

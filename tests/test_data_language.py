@@ -185,6 +185,7 @@ def test_new_texts_are_read_as_the_old_ones(tmp_path: Path) -> None:
     [
         ({"columns": None, "ignore": ["text"]}, "finds no column"),
         ({"columns": ["txt"]}, "no column 'txt'"),
+        ({"ignore": ["lable"]}, "data.ignore: .* has no column 'lable'. Did you mean 'label'"),
         ({"columns": ["text", "part"]}, "reads one text column, and finds the columns 'text', 'part'"),
     ],
 )

@@ -336,6 +336,22 @@ def test_what_tokenize_cannot_do_is_said(keys: dict[str, Any], said: str, tmp_pa
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_reviews_is_learned_from_as_it_lies(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 15)):
+        for label in ("good", "bad"):
+            folder = tmp_path / "reviews" / part / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                (folder / f"{number}.txt").write_text(review(random, label), encoding="utf-8")
+    source = {"type": "text_lines", "path": str(tmp_path / "reviews"), "rows": "files"}
+    dataset = prepare(page(source, split="given", steps=["tokenize"]), tmp_path / "cache")
+    assert dataset.classes == ("bad", "good")
+    assert dataset.summary.parts == {"train": 68, "validation": 12, "test": 30}
+    otherwise = prepare(page(source, steps=["tokenize"]), tmp_path / "cache")
+    assert any("data.split: given would keep that" in note for note in otherwise.summary.notes)
+
+
 def test_a_text_is_read_once(tmp_path: Path) -> None:
     arrow_csv.write_csv(reviews().append_column("title", pa.array(["x"] * 120 + ["y"] * 120)), tmp_path / "t.csv")
     source = {"type": "csv", "path": str(tmp_path / "t.csv")}

@@ -38,8 +38,6 @@ def prepared(folder: Path, table: pd.DataFrame, steps: tuple[Any, ...] = (), **c
     table.to_csv(folder / "t.csv", index=False)
     data = {key: changed.pop(key) for key in ("split", "ignore", "scale_target", "target", "task") if key in changed}
     data = {"ignore": ["week"], "target": "sold", **data}
-    if data["ignore"] and "shop" not in table.columns[:2]:
-        data["ignore"] = [name for name in data["ignore"] if name in table.columns]
     window = {"length": 12, "horizon": 3, "order": "week", "by": ["shop"], **changed}
     source = {"type": "csv", "path": str(folder / "t.csv")}
     return prepare(page(source, window=window, steps=list(steps), **data), folder / "cache")
@@ -108,6 +106,26 @@ def test_steps_and_target_are_fitted_on_training_time_points(tmp_path: Path) -> 
     np.testing.assert_allclose(dataset.target_scale, [training["sold"].std(ddof=0)] * 3)
     unscaled = prepared(tmp_path, table, scale_target=False)
     assert (unscaled.target_mean.tolist(), unscaled.target_scale.tolist()) == ([0.0] * 3, [1.0] * 3)
+
+
+def test_changes_are_foretold_from_the_last_step_that_is_seen(tmp_path: Path) -> None:
+    table = sales(2)
+    level, change = prepared(tmp_path, table), prepared(tmp_path, table, foretell="change")
+    assert change.key != level.key
+    for part in PARTS:
+        one, other = parts_of(level)[part], parts_of(change)[part]
+        np.testing.assert_array_equal(one.inputs[0], other.inputs[0])
+        seen = np.asarray(one.inputs[0])[:, -1, 1:]  # what was sold in the last week
+        np.testing.assert_allclose(change.user_units(other.target) + seen, level.user_units(one.target), rtol=1e-4)
+    np.testing.assert_allclose(change.train.target.mean(axis=0), np.zeros(3), atol=1e-5)
+    np.testing.assert_allclose(change.train.target.std(axis=0), np.ones(3), rtol=1e-5)
+    gone = table.index[table["week"] == "2020-06-01"]
+    table.loc[gone, "sold"] = np.nan
+    holey = prepared(tmp_path, table, steps=("impute",), foretell="change")
+    after = pd.Timestamp("2020-06-08")
+    for rows in parts_of(holey).values():
+        assert np.isfinite(rows.target).all()
+        assert after not in set(table["week"][rows.source_rows])
 
 
 def test_what_comes_after_the_training_part_changes_nothing_in_it(tmp_path: Path) -> None:
@@ -211,6 +229,8 @@ def test_the_split_of_a_forecast_is_by_time(tmp_path: Path) -> None:
         ({"order": "weak"}, "data.window.order: .* has no column 'weak'. Did you mean 'week'"),
         ({"by": ["stop"]}, "data.window.by: .* has no column 'stop'. Did you mean 'shop'"),
         ({"order": "price", "by": ["week"]}, "has 1 time points"),
+        ({"ignore": ["weak"]}, "data.ignore: .* has no column 'weak'"),
+        ({"ignore": ["sold"]}, "data.ignore names the target 'sold'"),
         ({"target": "shop"}, "a forecast needs a target of numbers, 'shop', and it is string"),
         ({"task": "classification"}, "and data.task is classification"),
         ({"ignore": ["week", "price"], "past_target": False}, "no column is left to learn from"),

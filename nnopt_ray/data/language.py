@@ -17,7 +17,7 @@ from nnopt_ray.data.frame import Tokens
 from nnopt_ray.data.preprocessing import Fitted
 from nnopt_ray.data.split import PARTS, Split, unused_parts
 from nnopt_ray.data.table import Table, is_text, quoted
-from nnopt_ray.data.target import Target
+from nnopt_ray.data.target import Target, listed
 from nnopt_ray.data.types import IGNORED, Column, DataSummary, Input, Shapes
 from nnopt_ray.errors import DataError
 from nnopt_ray.experiment import Data
@@ -38,6 +38,7 @@ def content(data: Data, table: Table, described: str) -> store.Content:
     assert data.task != "auto"
     split: Split = tables.build("split", data.split)
     steps, column = _steps(data, table, split.hidden)
+    listed(data.ignore, table, None)
     table, without = _with_text(table, column)
     nothing = Target(column, "language_modelling", np.zeros(table.rows), ())
     parts = split.divide(table, nothing)

@@ -26,8 +26,8 @@ from nnopt_ray.data.preprocessing import Fitted, apply
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import PARTS, Split, unused_parts
 from nnopt_ray.data.store import open_dataset, place
-from nnopt_ray.data.table import IMAGE, SEQUENCE, Sequences, Table, hint, quoted, tidy
-from nnopt_ray.data.target import Target, class_counts, read_target, target_name
+from nnopt_ray.data.table import IMAGE, SEQUENCE, Sequences, Table, quoted, tidy
+from nnopt_ray.data.target import Target, class_counts, listed, read_target, target_name
 from nnopt_ray.data.types import LANGUAGE, Column, Dataset, DataSummary, Shapes
 from nnopt_ray.errors import DataError, RunFolderError
 from nnopt_ray.experiment import Data, Experiment
@@ -165,13 +165,10 @@ def _with_target(data: Data, table: Table) -> _Rows:
 
 def _not_learned(data: Data, table: Table, target: str, split: Split) -> dict[str, str]:
     """Columns that the page keeps from the network → why."""
-    unknown = [name for name in data.ignore if name not in table.names]
-    if unknown:
-        raise DataError(f"data.ignore: {table.origin} has no column '{unknown[0]}'.{hint(unknown[0], table.names)}")
-    if target in data.ignore:
-        raise DataError(f"data.ignore names the target '{target}'. Take it off, or choose another target.")
-    listed = dict.fromkeys(data.ignore, "listed in data.ignore")
-    return {**listed, **dict.fromkeys(split.hidden, "it only serves to divide the rows")}
+    return {
+        **listed(data.ignore, table, target),
+        **dict.fromkeys(split.hidden, "it only serves to divide the rows"),
+    }
 
 
 def _check_training(target: Target, train: np.ndarray) -> None:

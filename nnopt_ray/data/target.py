@@ -54,6 +54,16 @@ def target_name(table: Table, asked: str) -> str:
     raise DataError(f"{missing}{hint(asked, table.names)}")
 
 
+def listed(ignored: tuple[str, ...], table: Table, target: str | None) -> dict[str, str]:
+    """The columns of `data.ignore` → why they are not learned from. Raises DataError for one that there is not."""
+    unknown = [name for name in ignored if name not in table.names]
+    if unknown:
+        raise DataError(f"data.ignore: {table.origin} has no column '{unknown[0]}'.{hint(unknown[0], table.names)}")
+    if target in ignored:
+        raise DataError(f"data.ignore names the target '{target}'. Take it off, or choose another target.")
+    return dict.fromkeys(ignored, "listed in data.ignore")
+
+
 def read_target(table: Table, column_name: str, shown: str, task: Task | Literal["auto"]) -> Target:
     """Target of a table in which every row has one. `shown` is what the page calls it. Raises DataError."""
     import pyarrow as pa

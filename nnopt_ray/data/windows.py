@@ -18,7 +18,7 @@ from nnopt_ray.data.preprocessing import Fitted
 from nnopt_ray.data.series import Order, ordered
 from nnopt_ray.data.split import PARTS, Given, Split
 from nnopt_ray.data.table import LARGEST, Table, is_number, numbers, quoted
-from nnopt_ray.data.target import Target, target_name
+from nnopt_ray.data.target import Target, listed, target_name
 from nnopt_ray.data.types import Column, DataSummary, Input, Shapes
 from nnopt_ray.errors import DataError
 from nnopt_ray.experiment import Data, Window
@@ -40,7 +40,7 @@ def content(data: Data, table: Table, described: str) -> store.Content:
     split: Split = tables.build("split", data.split)
     parts = _divided(split, table, Target(name, "regression", values, ()))
     hidden = {
-        **dict.fromkeys(data.ignore, "listed in data.ignore"),
+        **listed(data.ignore, table, name),
         **dict.fromkeys(split.hidden, "it only serves to divide the rows"),
         **dict.fromkeys(window.by, "it only says which series a row belongs to"),
     }
@@ -52,23 +52,29 @@ def content(data: Data, table: Table, described: str) -> store.Content:
     steps, channels = _steps(fitted)
     made = _windows(window, order, parts, np.isfinite(values))
     _refuse_empty(window, made, parts)
-    target, mean, scale = _scaled(data, values, parts["train"])
     first = np.concatenate([made[part] for part in PARTS])  # positions in the order: the first step foretold
     back, ahead = np.arange(-window.length, 0), np.arange(window.horizon)
     ends = np.cumsum([len(made[part]) for part in PARTS])
+    foretold = values[order.rows[first[:, None] + ahead]]
+    if window.foretell == "change":
+        foretold = foretold - values[order.rows[first - 1]][:, None]
+        training = foretold[: len(made["train"])]
+    else:
+        training = np.repeat(values[parts["train"]][:, None], window.horizon, axis=1)
+    target, mean, scale = _scaled(data, foretold, training)
     layout = Layout(Input("sequence", (window.length, len(channels))), channels)
     done = replace(fitted.preprocessing, layouts=(layout,), window=window)
     return store.Content(
         shapes=Shapes("regression", (layout.input,), window.horizon),
         inputs=(steps[order.rows[first[:, None] + back]],),
-        target=target[order.rows[first[:, None] + ahead]],
+        target=target,
         source_rows=order.rows[first],
         parts={
             part: np.arange(end - len(made[part]), end, dtype=np.int64) for part, end in zip(PARTS, ends, strict=True)
         },
         classes=(),
-        target_mean=np.full(window.horizon, mean),
-        target_scale=np.full(window.horizon, scale),
+        target_mean=mean,
+        target_scale=scale,
         feature_names=(),
         summary=_summary(data, window, table, name, parts, made, order, fitted, described),
         preprocessing=done.to_json(),
@@ -117,7 +123,8 @@ def _steps(fitted: Fitted) -> tuple[np.ndarray, tuple[str, ...]]:
 def _windows(window: Window, order: Order, parts: Mapping[str, np.ndarray], known: np.ndarray) -> dict[str, np.ndarray]:
     """part → position (int64, in the order of `order.rows`) of the first step that each window foretells.
 
-    The horizon lies inside its part and has a target at every step. What a training window looks back on lies in the
+    The horizon lies inside its part and has a target at every step (as has the step before it, where changes from
+    there are foretold). What a training window looks back on lies in the
     training part too; windows of the other parts may look back to any time before.
     """
     part_of = np.empty(len(order.rows), dtype=np.int64)
@@ -137,7 +144,8 @@ def _windows(window: Window, order: Order, parts: Mapping[str, np.ndarray], know
         ]
     )
     last = first + window.horizon
-    whole = (unknown[last] == unknown[first]) & (changes[last - 1] == changes[first])
+    counted = first - (window.foretell == "change")
+    whole = (unknown[last] == unknown[counted]) & (changes[last - 1] == changes[first])
     whole &= (part_of[first] != 0) | (outside[first] == outside[first - window.length])
     return {part: first[whole & (part_of[first] == number)] for number, part in enumerate(PARTS)}
 
@@ -154,19 +162,22 @@ def _refuse_empty(window: Window, made: Mapping[str, np.ndarray], parts: Mapping
             )
 
 
-def _scaled(data: Data, values: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """The target as training sees it, float32 [rows], with the mean and deviation of the training time points."""
-    training = values[train]
-    training = training[np.isfinite(training)]
-    if len(training) and (training == training[0]).all():
+def _scaled(data: Data, foretold: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The target as training sees it, float32 [windows, horizon], with the mean and deviation of the training values
+    (float64 [rows, horizon], NaN where missing) that it is scaled by: float64 [horizon]."""
+    horizon = foretold.shape[1]
+    mean, scale = np.nanmean(training, axis=0), np.nanstd(training, axis=0)
+    if not scale.any():
         raise DataError(
-            f"data.split: the target is {training[0]:g} at all {len(training)} training time points: "
-            "there is nothing to learn. Divide the rows otherwise."
+            f"data.split: what is to be foretold is {mean[0]:g} everywhere in the training part: there is nothing to "
+            "learn. Divide the rows otherwise."
         )
-    mean, scale = (float(np.mean(training)), float(np.std(training))) if data.scale_target else (0.0, 1.0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled = ((values - mean) / scale).astype(np.float32)
-    if np.isinf(scaled).any():
+    scale = np.where(scale > 0, scale, 1.0)
+    if not data.scale_target:
+        mean, scale = np.zeros(horizon), np.ones(horizon)
+    with np.errstate(over="ignore"):
+        scaled = ((foretold - mean) / scale).astype(np.float32)
+    if not np.isfinite(scaled).all():
         raise DataError("data.target: numbers are too large for float32 (3.4e38). Give them in a larger unit.")
     return scaled, mean, scale
 
@@ -197,13 +208,14 @@ def _summary(
             constant = [key for key in done.left_out if key.startswith(f"{column}.") and key not in table.names]
             said = [read[column].note, f"constant: {', '.join(constant)}" if constant else ""]
             columns.append(Column(column, read[column].kind, *counts, "; ".join(part for part in said if part)))
+    change = ", as changes from the last step that is seen" if window.foretell == "change" else ""
     channels = len(done.layouts[0].names)
     many = f" in {len(order.names):,} series" if window.by else ""
     told = ", ".join(f"{len(made[part]):,} in the {part} part of {len(parts[part]):,} time points" for part in PARTS)
     notes = [
         *table.notes,
         f"Windows{many}: {window.length:,} steps of {channels:,} number{'s' * (channels != 1)} to learn from, "
-        f"{window.horizon:,} of '{name}' to foretell, a window every {window.stride:,} "
+        f"{window.horizon:,} of '{name}' to foretell{change}, a window every {window.stride:,} "
         f"step{'s' * (window.stride != 1)}: {told}.",
         "What is foretold lies wholly inside its part; the first windows of the validation and test part look back to "
         "time points before it.",
