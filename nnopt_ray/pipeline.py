@@ -298,8 +298,9 @@ def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> 
 def _baseline_page(experiment: Experiment) -> Experiment:
     part = experiment.evaluate.baseline
     tree = plain(experiment.tree)
-    # The weights are of another model, and compiling takes longer than a baseline does.
-    train = {key: value for key, value in tree["train"].items() if key not in ("from", "compile")}
+    # The weights and layers are of another model, and compiling takes longer than a baseline does.
+    others = ("from", "freeze", "layer_decay", "compile")
+    train = {key: value for key, value in tree["train"].items() if key not in others}
     return reading.from_tree({**tree, "model": part.page(), "train": train}, experiment.file)
 
 

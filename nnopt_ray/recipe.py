@@ -143,3 +143,10 @@ class Train(Section):
     ema: Ema | None = Field(default=None, description="average the weights over the last steps")
     swa: Swa | None = Field(default=None, description="average the weights over the last epochs")
     start: Start | None = Field(default=None, alias="from", description="start from an earlier run's weights")
+    freeze: Annotated[int, Field(ge=1)] | Literal["all_but_head"] | None = Field(
+        default=None, description="layers, counted from the inputs, that keep the weights they begin with"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="share of the learning rate that each layer has of the layer behind it, the head's is lr",
+    )

@@ -37,6 +37,12 @@ PAGES: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": part("sgd", momentum=0.9, dampening=0.1), "schedule": PLATEAU, "l1": 1e-3},
     "accumulate": {"optimizer": part("adamw", lr=0.01), "accumulate": 2, "schedule": part("one_cycle")},
     "proximal": {"optimizer": part("sgd", lr=0.1), "l1": 0.02, "l1_form": "proximal"},
+    "layers": {
+        "model": part("mlp", norm="batch", dropout=0.2),
+        "optimizer": part("adamw"),
+        "layer_decay": 0.7,
+        "freeze": 1,
+    },
     "mixup": {"mix": Mix(type="mixup", alpha=0.5)},
     "ema": {"ema": Ema(decay=0.95), "early": EARLY},
     "swa": {"swa": Swa(start_epoch=2, lr=0.005, anneal_epochs=3), "schedule": PLATEAU},

@@ -7,7 +7,20 @@ from nnopt_ray.experiment import Experiment, count
 
 def notes(experiment: Experiment) -> tuple[str, ...]:
     """Sentences, in the order of the page."""
-    return tuple(sentence for sentence in (_countable(experiment),) if sentence)
+    return tuple(sentence for sentence in (_frozen(experiment), _countable(experiment)) if sentence)
+
+
+def _frozen(experiment: Experiment) -> str | None:
+    """Where layers are frozen that have learned nothing."""
+    keys = experiment.model.keys
+    if experiment.train.freeze is None or experiment.train.start is not None:
+        return None
+    if keys.get("weights") or keys.get("pretrained") or ":" in experiment.model.type:
+        return None
+    return (
+        "train.freeze keeps layers at the weights they begin with, and here these are random first weights: give them "
+        "by train.from, or by model.weights where the model has it."
+    )
 
 
 def _countable(experiment: Experiment) -> str | None:

@@ -185,7 +185,12 @@ def _trainer(experiment: Experiment, dataset: Dataset, machine: Machine, placed:
 
 def _with_adam(experiment: Experiment) -> Experiment:
     keys = tables.keys("optimizer", "adam")(lr=ADAM_LR).model_dump()  # type: ignore[call-arg]
-    train = {"optimizer": tables.Part("adam", MappingProxyType(keys)), "clip_norm": None, "clip_value": None}
+    train = {
+        "optimizer": tables.Part("adam", MappingProxyType(keys)),
+        "clip_norm": None,
+        "clip_value": None,
+        "layer_decay": 1.0,
+    }
     return experiment.model_copy(update={"train": experiment.train.model_copy(update=train)})
 
 

@@ -29,6 +29,7 @@ OF_THE_LANE = (
     "train.ema",
     "train.swa",
     "train.from",
+    "train.layer_decay",
 )
 
 
@@ -41,6 +42,7 @@ def shape_of(closed: Experiment) -> str:
             "batch_size": closed.train.batch_size,
             "accumulate": closed.train.accumulate,
             "compile": closed.train.compile,
+            "freeze": closed.train.freeze,
             "mix": plain(closed.tree["train"]["mix"]),
             "data": plain(closed.tree["data"]),
         },

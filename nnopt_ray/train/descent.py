@@ -20,14 +20,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Train
+from nnopt_ray.train import layer_rates
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.weights import FlatWeights
 
 # A weight below this counts as 0: in float32 it adds nothing to a sum of numbers of the size of 1.
 ZERO = 1e-8
 
-_Part = tuple[Optimizer, Tensor, Tensor, dict[str, Tensor]]
+_Piece = tuple[Optimizer, slice, float]  # who updates which of the weights, and at which share of the rate
+_Part = tuple[Optimizer, Tensor, Tensor, dict[str, Tensor], float]
 
 
 class Accumulation:
@@ -64,6 +67,9 @@ class Descent:
     """What a step does with its gradient. It keeps nothing: state is in the weights and in the optimizer's slots.
 
     decaying: weight decay acts on the first so many numbers of the weights.
+    even: all weights have the same learning rate (`train.layer_decay` is 1).
+
+    Raises UserError when the optimizer does not update each weight by itself and layers have their own rates.
     """
 
     def __init__(self, train: Train, optimizer: Optimizer, weights: FlatWeights) -> None:
@@ -75,10 +81,32 @@ class Descent:
         self.decaying = size
         if train.weight_decay_on == "weights" and getattr(optimizer, "elementwise", False) and optimizer.weight_decay:
             self.decaying = weights.decaying
-            self._rest = copy.copy(optimizer)
-            self._rest.weight_decay = 0.0
-        self._whole = self.decaying == size
+        self.even = train.layer_decay == 1.0
+        self._pieces = self._cut(weights, train.layer_decay)
+        self._whole = self.decaying == size and self.even
         self._parts: tuple[tuple[Tensor, ...], list[_Part]] = ((), [])
+
+    def _cut(self, weights: FlatWeights, layer_decay: float) -> list[_Piece]:
+        """The weights in pieces that are updated alike."""
+        size, optimizer = weights.flat.numel(), self._optimizer
+        runs = [(0, size, 1.0)]
+        if not self.even:
+            if not getattr(optimizer, "elementwise", False):
+                raise UserError(
+                    "train.layer_decay gives each layer a rate of its own, and the optimizer "
+                    f"{type(optimizer).__name__} takes one for all weights. Remove layer_decay, or choose adamw, adam, "
+                    "sgd or rmsprop."
+                )
+            runs = layer_rates.runs(weights.model, weights.layout, layer_decay)
+        free = copy.copy(optimizer)
+        if self.decaying < size:
+            free.weight_decay = 0.0
+        return [
+            (optimizer if start < self.decaying else free, slice(start, end), share)
+            for first, last, share in runs
+            for start, end in ((first, min(last, self.decaying)), (max(first, self.decaying), last))
+            if start < end
+        ]
 
     def limit(self, weights: Tensor, gradient: Tensor) -> Tensor:
         """The L1 penalty and clipping, in place → the norm of the gradient in between, float32 []."""
@@ -95,27 +123,28 @@ class Descent:
         """Weight decay, the optimizer's step and the soft threshold, in place; arguments as of `Optimizer.update`."""
         if self._whole:
             self._optimizer.update(weights, gradient, slots, step, lr)
-        else:
-            for optimizer, w, g, s in self._split(weights, gradient, slots):
-                optimizer.update(w, g, s, step, lr)
-        if self._threshold:
-            torch.ops.aten.softshrink.out(weights, lr * self._threshold, out=weights)
+            if self._threshold:
+                torch.ops.aten.softshrink.out(weights, lr * self._threshold, out=weights)
+            return
+        for optimizer, w, g, s, share in self._split(weights, gradient, slots):
+            optimizer.update(w, g, s, step, lr * share)
+            if self._threshold:
+                torch.ops.aten.softshrink.out(w, lr * share * self._threshold, out=w)
 
     def _split(self, weights: Tensor, gradient: Tensor, slots: Mapping[str, Tensor]) -> list[_Part]:
-        """The numbers that decay, then the others; made anew only when the tensors are others than at the last step."""
+        """The pieces of these tensors; made anew only when the tensors are others than at the last step."""
         given = (weights, gradient, *slots.values())
         known, parts = self._parts
         if len(known) != len(given) or any(one is not two for one, two in zip(known, given, strict=True)):
-            at = self.decaying
             parts = [
                 (
                     optimizer,
                     weights[piece],
                     gradient[piece],
                     {name: slot[piece] if slot.shape == weights.shape else slot for name, slot in slots.items()},
+                    share,
                 )
-                for optimizer, piece in ((self._optimizer, slice(0, at)), (self._rest, slice(at, None)))
-                if weights[piece].numel()
+                for optimizer, piece, share in self._pieces
             ]
             self._parts = given, parts
         return parts

@@ -170,7 +170,7 @@ class Pack:
         order = order.to(self.block.flat.device)
         losses, norms = [], []
         vector = self._vector
-        if vector is not None and all(vector.takes(lane.optimizer) for _, lane in live):
+        if vector is not None and all(vector.takes(lane.optimizer) and lane.descent.even for _, lane in live):
             vector.begin(live, live[0][1].steps_per_epoch)
         else:
             vector = None

@@ -1,9 +1,8 @@
 """The core: one network, one process, pure torch. A single run, a worker of several and a trial of a search use it.
 
-Everything random in an epoch comes from (seed, purpose, epoch), never from a generator that has been
-running; so a training that was stopped at the end of an epoch and goes on from its `state()` is bitwise,
-on one device, the training that was never stopped. What a model of your own keeps outside its weights and
-buffers is not part of the state.
+Everything random in an epoch comes from (seed, purpose, epoch), never from a generator that has been running; so a
+training that was stopped at the end of an epoch and goes on from its `state()` is bitwise, on one device, the training
+that was never stopped. What a model of your own keeps outside its weights and buffers is not part of the state.
 
 A step: gradient of the mean loss of the batch (with `accumulate`, of several), plus l1 * sign(weight); its norm is
 recorded; then it is scaled to `clip_norm`, then cut at `clip_value`; then the optimizer changes the weights. It is
@@ -29,7 +28,7 @@ from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.models import public_weights
 from nnopt_ray.results import Epoch
-from nnopt_ray.train import averaging, batches, resuming, start
+from nnopt_ray.train import averaging, batches, freezing, resuming, start
 from nnopt_ray.train.compiling import Compiled
 from nnopt_ray.train.descent import Accumulation, Descent, sparsity
 from nnopt_ray.train.forward import Forward
@@ -94,6 +93,7 @@ class Trainer:
         seed_torch(derived_seed(experiment.seed, "weights"))
         model: nn.Module = tables.build("model", experiment.model, shapes)
         self.model = model.to(device=machine.device, dtype=torch.float32)
+        self._frozen = freezing.freeze(self.model, train.freeze)
         self._take_weights()
         self._forward = Forward(self.model, shapes, machine, experiment.model.type)
 
@@ -145,7 +145,7 @@ class Trainer:
             rows += f" of {self._every} batches each, {len(self.sizes)} batches in all"
         if last != self.experiment.train.batch_size:
             rows += f", the last of {last} rows"
-        decided = {"data": self.placed.decided, "batches": rows}
+        decided = {"data": self.placed.decided, "batches": rows, **self._frozen}
         if self._forward.channels_last:
             decided["images"] = "channels last in memory, as convolutions on a CPU are faster so"
         return decided

@@ -30,6 +30,8 @@ class Shape:
             raise CannotFuse("each trial's steps are compiled (train.compile), and lanes record theirs")
         if example.mixer is not None:
             raise CannotFuse("rows are mixed for each trial by itself (train.mix), which a recorded step does not do")
+        if example.experiment.train.freeze is not None:
+            raise CannotFuse("some of its layers are frozen (train.freeze), and lanes train whole networks")
         if example.weights.flat.numel() == 0:
             raise CannotFuse("the model has no weights to train")
         with fusible.torch_seeded(0):
@@ -97,6 +99,7 @@ class Shape:
             "other data": trainer.dataset.key == self.data,
             "rows that are mixed": trainer.mixer is None,
             "steps that are compiled": trainer.compiled is None,
+            "frozen layers": page.train.freeze is None,
             "another device or precision": (trainer.machine.device, trainer.machine.precision)
             == (self.machine.device, self.machine.precision),
         }
