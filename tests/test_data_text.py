@@ -194,6 +194,21 @@ def test_the_saved_tokenizer_works_elsewhere_and_is_read_back(method: str, tmp_p
         assert again.key != dataset.key
 
 
+def test_another_tokenizer_under_the_same_name_is_met(tmp_path: Path) -> None:
+    file = tmp_path / "vocab.txt"
+    words = [*tokenizer.SPECIAL, "the", "film", "was"]
+    file.write_text("\n".join(words))
+    first = prepared(tmp_path, file=str(file), length=8)
+    file.write_text("\n".join([*words, "and"]))
+    second = prepared(tmp_path, file=str(file), length=8)
+    assert second.key != first.key
+    assert second.shapes.inputs[0].cardinalities == (9,)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file.rename(elsewhere / file.name)
+    assert prepared(tmp_path, file=str(elsewhere / file.name), length=8).key == second.key
+
+
 def test_a_vocabulary_without_special_tokens_gets_them_at_its_end(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -278,6 +293,7 @@ def test_what_is_cut_unknown_and_empty_is_said(tmp_path: Path) -> None:
         [2 + len(_split(rows["text"][row] or "")) for row in auto.train.source_rows], 0.99, method="inverted_cdf"
     )
     assert auto.shapes.inputs[0].shape == (8 * int(np.ceil(quantile / 8)),)
+    assert any(f"99 % of the training rows have at most {quantile}, rounded up" in n for n in auto.summary.notes)
 
 
 def _split(text: str) -> list[str]:

@@ -218,9 +218,10 @@ def _reads_text(step: Any) -> bool:
 
 def _window(tree: Mapping[str, Any], places: Places) -> None:
     """Windows of one series overlap: rows drawn at random would be in several parts."""
-    if isinstance(_at(tree, "data", "window"), Mapping) and _at(tree, "data", "split", "type") == "random":
-        message = "windows overlap, so rows drawn at random would stand in several parts. Write {type: time, column: "
-        places.add(("data", "split"), "data.split", f"{message}{_at(tree, 'data', 'window', 'order')}}}.")
+    order = _at(tree, "data", "window", "order")
+    if isinstance(order, str) and _at(tree, "data", "split", "type") == "random":
+        message = "windows overlap, so rows drawn at random would stand in several parts."
+        places.add(("data", "split"), "data.split", f"{message} Write {{type: time, column: {order}}}.")
 
 
 def _evaluated(tree: Mapping[str, Any], places: Places) -> None:
