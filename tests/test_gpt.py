@@ -103,6 +103,21 @@ def test_a_file_of_text_alone_starts_a_classification_of_shorter_texts(tmp_path:
         torch.testing.assert_close(model.states(tokens), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_special_tokens_that_a_vocabulary_lacks_are_behind_it_and_start_anew(tmp_path: Path) -> None:
+    """As of GPT-2's own, which has neither padding nor a mask."""
+    reference = theirs(transformers.GPT2LMHeadModel)
+    model = make("gpt", Shapes("language_modelling", (Input("tokens", (12,), (24,), padding=20),), 24), **KEYS).eval()
+    first = model.tokens.weight[20:].clone()
+    assert "the last 4 tokens, which the file does not have, start anew" in filled(model, reference, tmp_path)
+    assert torch.equal(model.tokens.weight[20:], first)
+    tokens = batch(shapes_of("tokens", "language_modelling"), 5)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens)[..., :20], reference(tokens).logits, rtol=1e-5, atol=1e-5)
+    many = Shapes("language_modelling", (Input("tokens", (12,), (26,)),), 26)
+    with pytest.raises(UserError, match=r"'tokens.weight' has shape \[20, 16\] .* and \[26, 16\] in the model"):
+        public_weights.put(make("gpt", many, **KEYS), str(tmp_path))
+
+
 def test_a_text_says_the_same_without_its_padding_and_padding_alone_is_a_number() -> None:
     shapes = shapes_of("tokens", "regression")
     model = make("gpt", shapes).eval()

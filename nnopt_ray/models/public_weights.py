@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnopt_ray.data.tokenizer import SPECIAL
 from nnopt_ray.errors import UserError
 from nnopt_ray.models import MODELS
 from nnopt_ray.models.origins import ORIGINS, Named, Origin, heads_of, recognised
@@ -25,7 +26,8 @@ def put(model: nn.Module, place: str) -> str:
     place: a .safetensors file, a .pt, .pth or .bin file that torch.save wrote, or a folder that transformers wrote.
     It may hold the weights of an origin of ORIGINS, or those of a run of this program. The last layer keeps its first
     weights when the number of outputs differs. Three channels of the first layer are summed up for images with one,
-    which computes what the file's network computes for a grey image of three equal channels.
+    which computes what the file's network computes for a grey image of three equal channels. Special tokens that the
+    step tokenize had to add to a vocabulary, at its end, keep their first weights.
 
     Raises UserError when there is no such file, it cannot be read, or it is of another network.
     """
@@ -42,7 +44,7 @@ def put(model: nn.Module, place: str) -> str:
         if origin.model != kind:
             raise UserError(f"model.weights: {file} is of {origin.library}, and the page's model is {kind}.")
         ours, library = _renamed(file, there, origin, model), origin.library
-    notes = _grey(ours, saved)
+    notes = _grey(ours, saved) + _added(ours, saved)
     left = _left(ours, saved, heads_of(kind))
     _refuse_other(file, ours, saved, left)
     with torch.no_grad():
@@ -157,6 +159,18 @@ def _grey(ours: Named, saved: Mapping[str, Tensor]) -> list[str]:
                 return [f"the {channels} channels of its first layer are summed up for images of one"]
             break
     return []
+
+
+def _added(ours: Named, saved: Mapping[str, Tensor]) -> list[str]:
+    """Let special tokens that a vocabulary lacks, which are then put behind it, have their first weights → in words."""
+    notes = []
+    for name in ("tokens.weight", "masked.bias"):
+        if name in ours and name in saved:
+            more = len(saved[name]) - len(ours[name])
+            if 0 < more <= len(SPECIAL) and saved[name].shape[1:] == ours[name].shape[1:]:
+                ours[name] = torch.cat([ours[name], saved[name][-more:].to(ours[name].dtype)])
+                notes = [f"the last {more} tokens, which the file does not have, start anew"]
+    return notes
 
 
 def _left(ours: Named, saved: Mapping[str, Tensor], heads: tuple[str, ...]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
@@ -16,6 +17,9 @@ from nnopt_ray.models.inputs import kinds, masked_is_for_bert, real_tokens
 
 Cell = Literal["rnn", "lstm", "gru"]
 Pooling = Literal["last", "mean", "max", "attention"]
+
+# On a GPU cuDNN copies the weights of each step together, as they lie in the training's own memory, and warns of it.
+warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk of memory")
 
 CELLS: dict[Cell, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
