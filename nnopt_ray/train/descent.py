@@ -84,7 +84,7 @@ class Descent:
         self.even = train.layer_decay == 1.0
         self._pieces = self._cut(weights, train.layer_decay)
         self._whole = self.decaying == size and self.even
-        self._parts: tuple[tuple[Tensor, ...], list[_Part]] = ((), [])
+        self._parts: tuple[tuple[int, ...], tuple[Tensor, ...], list[_Part]] = ((), (), [])
 
     def _cut(self, weights: FlatWeights, layer_decay: float) -> list[_Piece]:
         """The weights in pieces that are updated alike."""
@@ -133,9 +133,10 @@ class Descent:
 
     def _split(self, weights: Tensor, gradient: Tensor, slots: Mapping[str, Tensor]) -> list[_Part]:
         """The pieces of these tensors; made anew only when the tensors are others than at the last step."""
-        given = (weights, gradient, *slots.values())
-        known, parts = self._parts
-        if len(known) != len(given) or any(one is not two for one, two in zip(known, given, strict=True)):
+        known, _held, parts = self._parts
+        # Held, no other tensor can come to have its id. Slots change places in a pack, so the dict tells nothing.
+        ids = (id(weights), id(gradient), *map(id, slots.values()))
+        if ids != known:
             parts = [
                 (
                     optimizer,
@@ -146,7 +147,7 @@ class Descent:
                 )
                 for optimizer, piece, share in self._pieces
             ]
-            self._parts = given, parts
+            self._parts = ids, (weights, gradient, *slots.values()), parts
         return parts
 
 
