@@ -107,6 +107,12 @@ def table(room: str) -> dict[str, str]:
     return found
 
 
+def libraries(room: str) -> dict[str, str]:
+    """Prefix of a type, as `timm` of `timm/resnet18` → "module:function" that gives the class of the rest."""
+    found: dict[str, str] = load("nnopt_ray.models:LIBRARIES") if room == "model" else {}
+    return found
+
+
 def suggestion(word: str, known: list[str]) -> str:
     """ " Did you mean 'x'?" for the nearest of `known`, else the list of what there is."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -135,6 +141,9 @@ def find(room: str, name: str) -> Any:
 def _find(room: str, name: str) -> Any:
     names = table(room)
     path = names.get(name, name)
+    library = libraries(room).get(name.partition("/")[0]) if "/" in name else None
+    if library is not None:
+        return load(library)(name.partition("/")[2])
     if name not in names and (name.count(":") != 1 or not all(name.split(":"))):
         raise PartError(
             f"unknown {room} '{name}'.{_elsewhere(room, name) or suggestion(name, list(names))} "

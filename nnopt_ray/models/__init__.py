@@ -23,3 +23,9 @@ OTHER_NAMES: dict[str, str] = {
     "gpt2": "{type: gpt, size: small}",
     "linear": "{type: baseline, kind: linear}",
 }
+
+# `type: PREFIX/NAME`: networks of other libraries. "module:function" gives the class for a NAME.
+LIBRARIES: dict[str, str] = {
+    "timm": "nnopt_ray.models.timm_networks:network",
+    "hf": "nnopt_ray.models.hf_networks:network",
+}

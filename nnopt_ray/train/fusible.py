@@ -7,6 +7,7 @@ computes, and a recorded step is held against autograd on rows and weights that 
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 import types
@@ -184,7 +185,8 @@ def _token(value: Any, seen: set[int]) -> object:
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
         return id(value), tuple(_token(each, seen) for each in cells)
-    if isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+    # A logger keeps what it was asked, and nothing is computed from that.
+    if isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType, logging.Logger)):
         return id(value)
     inside = {k: v for k, v in getattr(value, "__dict__", {}).items() if not isinstance(value, nn.Module)}
     return id(value), tuple((k, _token(v, seen)) for k, v in list(inside.items()))

@@ -1,9 +1,9 @@
 """The layers of a network from its inputs to its head: what is frozen, and what learns more slowly, is told by them.
 
-A model may say them itself: `layer_groups()` returns a list of lists of modules, inputs first, the head last; what it
-leaves out belongs to the first. Otherwise they are its direct children in the order of their definition, the members
-of an nn.Sequential or nn.ModuleList one by one. Embeddings and weights of the model itself (a class token, say) are
-the first layer together, and a norm belongs to the layer in front of it, as in BEiT (Bao et al. 2022, appendix).
+A model may say them itself: `layer_groups()` returns a list of lists of modules or weights, inputs first, the head
+last; what it leaves out belongs to the first. Otherwise they are its direct children in the order of their definition,
+the members of an nn.Sequential or nn.ModuleList one by one. Embeddings and weights of the model itself (a class token,
+say) are the first layer together, and a norm belongs to the layer in front of it, as in BEiT (Bao et al. 2022).
 The head is the attribute `head`, else the last layer.
 """
 
@@ -23,8 +23,8 @@ def layers_of(model: nn.Module) -> list[list[str]]:
     layers: list[list[str]] = []
     taken: set[int] = set()
     for modules in groups:
-        own = [id(p) for module in modules for p in module.parameters() if id(p) not in taken]
-        own = list(dict.fromkeys(own))
+        every = [p for each in modules for p in (each.parameters() if isinstance(each, nn.Module) else (each,))]
+        own = [each for each in dict.fromkeys(id(p) for p in every) if each not in taken]
         taken.update(own)
         if own:
             layers.append([names[each] for each in own])
@@ -34,15 +34,15 @@ def layers_of(model: nn.Module) -> list[list[str]]:
     return layers
 
 
-def _told(model: nn.Module) -> list[list[nn.Module]]:
+def _told(model: nn.Module) -> list[list[nn.Module | nn.Parameter]]:
     told = model.layer_groups()  # type: ignore[operator]
     return [list(group) for group in told]
 
 
-def _found(model: nn.Module) -> list[list[nn.Module]]:
+def _found(model: nn.Module) -> list[list[nn.Module | nn.Parameter]]:
     head = getattr(model, "head", None)
-    first: list[nn.Module] = []
-    layers: list[list[nn.Module]] = [first]
+    first: list[nn.Module | nn.Parameter] = []
+    layers = [first]
     for module in _members(model):
         if module is head or not any(True for _ in module.parameters()):
             continue

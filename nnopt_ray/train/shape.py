@@ -44,7 +44,8 @@ class Shape:
         self.validation = example.validation
         self.page, self.data = example.experiment, example.dataset.key
         # A part of one's own may do anything, so each of its lanes is held against the training alone once.
-        self.own = ":" in self.page.model.type or ":" in self.page.train.loss.type
+        # What another library has made (`hf/NAME`) is as little known.
+        self.own = any(mark in self.page.model.type for mark in ":/") or ":" in self.page.train.loss.type
         self._channels_last = images.gain_from_channels_last(self.model, example.dataset.shapes, self.machine.device)
         self._try(example)
         self.sites = {rows: self._sites(rows) for rows in set(self.sizes)}
