@@ -13,6 +13,7 @@ from torch import nn
 from nnopt_ray import tables
 from nnopt_ray.data.types import Shapes
 from nnopt_ray.models.efficientnet import InvertedBottleneck, Stage
+from nnopt_ray.train.images import gain_from_channels_last
 
 
 def shapes(height: int, width: int | None = None, channels: int = 1) -> Shapes:
@@ -100,3 +101,14 @@ def test_same_padding_is_tensorflows(side: int, kernel: int) -> None:
     by_hand = F.silu(made.norm(F.conv2d(padded, made.convolution.weight, stride=2)))
     assert by_hand.shape[2:] == (out, out)
     torch.testing.assert_close(made(x), by_hand)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "gains"),
+    [("resnet", {"depth": 8}, True), ("resnet", {"depth": 18}, False), ("efficientnet", {}, True), ("vit", {}, True)],
+)
+def test_channels_lie_last_where_convolutions_are_narrow_or_of_one_channel(
+    name: str, keys: dict[str, Any], gains: bool
+) -> None:
+    model: nn.Module = tables.find("model", name)(shapes(8), **keys)
+    assert gain_from_channels_last(model, shapes(8), "cpu") == gains
