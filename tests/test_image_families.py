@@ -94,12 +94,12 @@ def test_same_padding_is_tensorflows(side: int, kernel: int) -> None:
     from nnopt_ray.models.efficientnet import Convolution
 
     made = Convolution(1, 1, kernel, 2, padding="same").eval()
-    x = torch.randn(1, 1, side, side)
-    out = -(-side // 2)
-    total = (out - 1) * 2 + kernel - side
-    padded = F.pad(x, [total // 2, total - total // 2] * 2)
-    by_hand = F.silu(made.norm(F.conv2d(padded, made.convolution.weight, stride=2)))
-    assert by_hand.shape[2:] == (out, out)
+    x = torch.randn(1, 1, side, 11)
+    out = [-(-each // 2) for each in x.shape[2:]]
+    totals = [(o - 1) * 2 + kernel - each for o, each in zip(out, x.shape[2:], strict=True)]
+    down, across = ((total // 2, total - total // 2) for total in totals)
+    by_hand = F.silu(made.norm(F.conv2d(F.pad(x, [*across, *down]), made.convolution.weight, stride=2)))
+    assert list(by_hand.shape[2:]) == out
     torch.testing.assert_close(made(x), by_hand)
 
 
