@@ -208,6 +208,26 @@ def test_lanes_of_texts_are_refused_with_the_reason(kind: str, saved: dict[str, 
         together([experiment], data_of(TEXT), 2)
 
 
+def test_it_stands_on_a_page_like_any_other(saved: dict[str, Path]) -> None:
+    import jsonschema
+
+    from nnopt_ray import reading
+    from nnopt_ray.errors import PageError
+    from nnopt_ray.reading.describing import describe
+    from nnopt_ray.reading.schema import schema
+
+    name = f"hf/{saved['bert']}"
+    tree = {"data": {"source": {"type": "csv", "path": "texts.csv"}}, "model": {"type": name, "dropout": 0.2}}
+    assert reading.from_tree(tree).model["pretrained"] is True
+    jsonschema.Draft202012Validator(schema()).validate(tree)
+    assert "first weights" in describe("model", name, width=80)
+    assert "hf/NAME" in describe("model", None, width=200)
+    with pytest.raises(PageError, match=r"model.dropout: .* it is 2"):
+        reading.from_tree({**tree, "model": {"type": name, "dropout": 2}})
+    with pytest.raises(PageError, match="Did you mean 'pretrained'"):
+        reading.from_tree({**tree, "model": {"type": name, "pretrain": True}})
+
+
 # timm, where it can be imported: its torchvision must be of torch's own build.
 
 

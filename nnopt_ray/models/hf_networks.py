@@ -91,7 +91,7 @@ def network(place: str) -> type[nn.Module]:
     if not place:
         raise PartError("hf/ needs a name or a folder behind it, as in hf/google-bert/bert-base-uncased.")
     _transformers(place)
-    return type("HFNetwork", (HFNetwork,), {"place": place, "__module__": __name__})
+    return type("HFNetwork", (HFNetwork,), {"place": place, "__module__": __name__, "__doc__": HFNetwork.__doc__})
 
 
 def _transformers(place: str) -> Any:

@@ -72,7 +72,7 @@ def network(name: str) -> type[nn.Module]:
     if not timm.is_model(name.partition(".")[0]):
         near = timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5]
         raise PartError(f"timm has no network '{name}'." + (f" It has {', '.join(near)}, for example." if near else ""))
-    return type("TimmNetwork", (TimmNetwork,), {"name": name, "__module__": __name__})
+    return type("TimmNetwork", (TimmNetwork,), {"name": name, "__module__": __name__, "__doc__": TimmNetwork.__doc__})
 
 
 def _timm(name: str) -> Any:

@@ -109,6 +109,8 @@ def _room(room: str, width: int) -> str:
         lines += _pair(name, about, width)
     contract = tables.ROOMS[room].contract.replace(":", ".")
     own = f"Your own: type: package.module:Class, a subclass of {contract}. Its keyword-only arguments are its keys."
+    if libraries := tables.libraries(room):
+        own = f"Of other libraries: {', '.join(f'type: {prefix}/NAME' for prefix in libraries)}. {own}"
     return "\n".join(
         [*lines, "", *textwrap.wrap(own, width), *textwrap.wrap(f"More: nnopt describe {room} NAME.", width)]
     )

@@ -7,7 +7,30 @@ from nnopt_ray.experiment import Experiment, count
 
 def notes(experiment: Experiment) -> tuple[str, ...]:
     """Sentences, in the order of the page."""
-    return tuple(sentence for sentence in (_frozen(experiment), _countable(experiment)) if sentence)
+    return tuple(
+        sentence for sentence in (_other_losses(experiment), _frozen(experiment), _countable(experiment)) if sentence
+    )
+
+
+LOSS_OF_ITS_OWN = ("label_smoothing", "class_weights", "delta")  # keys of which each value makes another loss
+
+
+def _other_losses(experiment: Experiment) -> str | None:
+    """Where trials are compared by losses that do not mean the same."""
+    if experiment.metric != "val_loss":
+        return None
+    opened = [path for path, _ in experiment.space]
+    if isinstance(experiment.search.trials, tuple):
+        opened += [path for trial in experiment.search.trials for path in trial]
+    for path in opened:
+        key = path.removeprefix("train.loss").removeprefix(".")
+        if path.startswith("train.loss") and (not key or key in LOSS_OF_ITS_OWN):
+            what = f"{path} changes what the loss measures"
+            other = "minimize val_mae" if key == "delta" else "maximize val_accuracy or minimize val_log_loss"
+            if not key:
+                other += ", or of numbers minimize val_mae"
+            return f"{what}, so val_loss of two trials is not the same thing: choose {other} as objective."
+    return None
 
 
 def _frozen(experiment: Experiment) -> str | None:

@@ -103,8 +103,10 @@ class _Maker:
             made = _object({"type": {"const": name}, **properties}, ["type", *required])
             options.append({"description": summary(tables.find(room, name).__doc__ or ""), **made})
             words += [name] if not required else []
-        own = {"type": "object", "properties": {"type": {"type": "string", "pattern": OWN_PART}}, "required": ["type"]}
-        made = {"oneOf": [{"enum": words}, {"type": "string", "pattern": OWN_PART}, *options, own]}
+        libraries = "".join(f"|^{prefix}/" for prefix in tables.libraries(room))
+        of_others: Schema = {"type": "string", "pattern": f"{OWN_PART}{libraries}"}
+        own = {"type": "object", "properties": {"type": of_others}, "required": ["type"]}
+        made = {"oneOf": [{"enum": words}, of_others, *options, own]}
         return {"description": tables.ROOMS[room].about, **_openable(made, fixed, {"$ref": f"#/$defs/{room}"})}
 
     # --- values ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -137,8 +137,9 @@ class Seats:
         self._trials = 1
         self._begun: Callable[[int], None] | None = None
         self._looked = 0.0
-        self._number = 0
+        self._number, self._hired = 0, False
         self.decided: dict[str, str] = {}
+        self._trained: dict[bool, dict[str, int]] = {True: {}, False: {}}  # here or by a worker → trial → epochs
         self.worked_s = 0.0  # of this process, training
         self.epochs_trained = 0
         self._seen: set[str] = set()
@@ -207,6 +208,7 @@ class Seats:
             seat = Seat(self._next_number(), preparing=True)
             self._workers.append(seat)
             self._start(seat)
+        self._hired = True
         self.decided["workers"] = f"{len(self._workers)}, as many as {cluster.sentence()} holds"
         if self._begun is not None:
             self._begun(len(self._workers))
@@ -250,7 +252,29 @@ class Seats:
             else:
                 came.append((here, self._work_here(here)))
         came += self._landed(0.0 if came or (here is not None and here.trials) else 0.5)
+        self._count(came)
         return came
+
+    def _count(self, came: Iterable[tuple[Seat, Answer | Exception]]) -> None:
+        for seat, answer in came:
+            for report in answer.reports if isinstance(answer, Answer) else ():
+                trial, trained = seat.trials.get(report.trial), self._trained[seat.crew is not None]
+                known = len(trial.values) if trial is not None else 0  # a first report has those of before too
+                new = sum(epoch.epoch >= known for epoch in report.epochs)
+                trained[report.trial] = trained.get(report.trial, 0) + new
+
+    def told(self) -> dict[str, str]:
+        """What was decided, in words, and by whom the work was done that this process has seen."""
+        here, there = (self._trained[which] for which in (True, False))
+        if not here or self._session.address is not None or "workers" not in self.decided or not self._hired:
+            return self.decided
+        if not there:
+            by = "1: this process, as the search ended before Ray's workers were there"
+            return {**self.decided, "workers": by}
+        epochs, all_epochs = sum(here.values()), sum(here.values()) + sum(there.values())
+        alone, trials = len(here.keys() - there.keys()), len(here.keys() | there.keys())
+        share = f"this process trained {epochs:,} of {all_epochs:,} epochs, and {alone} of {trials} trials to their end"
+        return {**self.decided, "workers": f"{self.decided['workers']}; before they were there, {share}"}
 
     def _share(self) -> Demand:
         return self._demand(max(1, len(self._workers)))
@@ -329,6 +353,7 @@ class Seats:
                 with suppress(ray.exceptions.RayError):  # dead by now: what it has written is what goes on
                     if asked == "work":
                         came.append((seat, told(future)))
+        self._count(came)
         return came
 
     def pause(self) -> None:

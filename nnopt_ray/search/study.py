@@ -116,7 +116,7 @@ class Study:
             self._drive(seats, should_stop, deadline)
             if not self.closing and self.experiment.search.confirm is not None:
                 self._confirm(seats, should_stop)
-        self.decided |= seats.decided
+        self.decided |= seats.told()
         return self.rows()
 
     def rows(self) -> tuple[TrialRow, ...]:

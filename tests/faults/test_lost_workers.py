@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,6 +183,10 @@ def test_ray_joins_in_the_middle_and_nothing_is_repeated(here: Path, monkeypatch
     run = nn.run(nn.load(page), here / "out", watch=watch)
     assert any("Ray's workers are there" in note for note in watch.notes), watch.notes
     judge_whole(run)
+    told = re.search(r"this process trained ([\d,]+) of ([\d,]+) epochs", run.result["decided"]["workers"])
+    assert told, run.result["decided"]
+    by_itself, everywhere = (int(number.replace(",", "")) for number in told.groups())
+    assert 0 < by_itself <= everywhere == 6 * 400
     monkeypatch.setattr(seats, "RAY_WORTH_S", 1e9)
     assert table(nn.run(nn.load(page), here / "alone")) == table(run)
 
