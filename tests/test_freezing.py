@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from nnopt_ray.data.types import Input
 from nnopt_ray.errors import UserError
 from nnopt_ray.models import MODELS
 from nnopt_ray.reading.notes import notes
+from nnopt_ray.rundir import TrialDir
+from nnopt_ray.train.fit import fit
 from nnopt_ray.train.fusible import CannotFuse
 from nnopt_ray.train.layer_rates import runs, shares
 from nnopt_ray.train.layers import layers_of
@@ -138,6 +141,14 @@ def test_the_head_alone_is_trained_as_torch_optim_trains_it() -> None:
     one.run_epoch()
     for name, tensor in one.model.state_dict().items():
         torch.testing.assert_close(tensor, model.state_dict()[name], msg=name)
+
+
+def test_a_run_says_what_is_frozen(tmp_path: Path) -> None:
+    told: list[str] = []
+    said = page(model=part("mlp", widths=(8,), norm="batch"), freeze=1, epochs=1)
+    fit(said, dataset(), MACHINE, {}, TrialDir(tmp_path / "trial"), on_note=told.append)
+    # 6 inputs: 6 * 8 weights, 8 biases, 8 scales and 8 shifts; the head has 8 * 3 + 3.
+    assert told == ["Frozen: the first 1 of 2 layers, 72 of 99 weights, whose batch norm keeps its statistics."]
 
 
 @pytest.mark.parametrize(

@@ -211,10 +211,12 @@ def fit(
 ) -> Fit:
     """Train to the end, or until `should_stop`, which is asked after each epoch; resumes what was cut off.
 
-    `on_note` hears what public weights it started from, and of damaged checkpoints.
+    `on_note` hears what public weights it started from, which layers are frozen, and of damaged checkpoints.
     Raises NotANumber, RunFailed (no room for a checkpoint), UserError (the checkpoints are of another page).
     """
     with TrialRun(experiment, dataset, machine, metrics, trial, on_note=on_note, placed=placed) as run:
+        if on_note is not None and (frozen := run.trainer.decided.get("frozen")):
+            on_note(f"Frozen: {frozen}.")
 
         def done(epoch: Epoch) -> None:
             said = run.trainer.decided.get("weights")
