@@ -58,7 +58,10 @@ class LrRange:
     def why(self) -> str:
         """What the suggestion is, or why there is none, as half a sentence."""
         if self.steepest is None or self.minimum is None:
-            return "the loss never fell: try lower rates (--from), or look at the data and the model"
+            return (
+                "the loss never fell by more than its batches differ: try other rates (--from, --to), larger batches, "
+                "or look at the data and the model"
+            )
         rule = "the loss falls fastest there" if self.steepest <= self.minimum / 10 else "a tenth of the minimum's rate"
         return f"{rule}, the lower of the two rules"
 
