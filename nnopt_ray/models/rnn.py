@@ -28,9 +28,9 @@ def _cell(cell: Cell, inputs: int, width: int) -> nn.RNNBase:
     """One layer in one direction, float32 [rows, steps, inputs] → [rows, steps, width].
 
     The kernels of torch.nn, a layer and a direction each: a step of training takes what the whole stack takes as
-    one call (0.7 to 1.1 times), and dropout between layers and the end of each row stay in our hands. On one core
-    oneDNN's LSTM takes 0.5 to 0.6 of a loop over steps in Python; packed sequences take 2 to 5 times as long as
-    padded ones.
+    one call (0.9 to 1.1 times in most runs of a noisy machine), and dropout between layers and the end of each
+    row stay in our hands. On one core oneDNN's LSTM takes 0.5 to 0.6 of a loop over steps in Python; packed
+    sequences take 2 to 5 times as long as padded ones.
     """
     layer = CELLS[cell](inputs, width, batch_first=True)
     for name, weight in layer.named_parameters():
