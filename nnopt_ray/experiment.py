@@ -232,6 +232,11 @@ class Data(Section):
     steps: Annotated[tuple[Part, ...], InRoom("step")] = Field(
         default=(), description="preprocessing in this order; what it needs to know is fitted on the training part only"
     )
+    balance: Annotated[Part | None, InRoom("balance")] = Field(
+        default=None,
+        description="classification: even out the classes of the training part, after the steps; the draws follow "
+        "from the seed of the split",
+    )
     scale_target: bool = Field(
         default=True,
         description="regression: train on a target of mean 0 and deviation 1; scores stay in the user's units",

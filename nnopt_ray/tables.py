@@ -42,6 +42,12 @@ ROOMS: dict[str, Room] = {
         Room("source", "nnopt_ray.data:SOURCES", "nnopt_ray.data.sources:Source", "where the rows come from"),
         Room("split", "nnopt_ray.data:SPLITS", "nnopt_ray.data.split:Split", "how rows are divided"),
         Room("step", "nnopt_ray.data:STEPS", "nnopt_ray.data.steps:Step", "preprocessing fitted on the training part"),
+        Room(
+            "balance",
+            "nnopt_ray.data:BALANCERS",
+            "nnopt_ray.data.balance:Balancer",
+            "how the classes of the training part are evened out",
+        ),
         Room("model", "nnopt_ray.models:MODELS", "torch.nn:Module", "the network"),
         Room(
             "optimizer",

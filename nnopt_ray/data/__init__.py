@@ -24,3 +24,12 @@ STEPS: dict[str, str] = {
     "encode": "nnopt_ray.data.steps:Encode",
     "tokenize": "nnopt_ray.data.tokenize:Tokenize",
 }
+
+BALANCERS: dict[str, str] = {
+    "smote": "nnopt_ray.data.balancers:Smote",
+    "smotenc": "nnopt_ray.data.balancers:SmoteNc",
+    "adasyn": "nnopt_ray.data.balancers:Adasyn",
+    "over": "nnopt_ray.data.balancers:Over",
+    "under": "nnopt_ray.data.balancers:Under",
+    "tomek": "nnopt_ray.data.balancers:Tomek",
+}

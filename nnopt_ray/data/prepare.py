@@ -1,4 +1,4 @@
-"""The door of the room: source → table → columns → split → steps fitted on the training part → store.
+"""The door of the room: source → table → columns → split → steps fitted on the training part → balance → store.
 
 Data that was prepared before, from the same content in the same way, is taken from the cache.
 """
@@ -20,6 +20,7 @@ import numpy as np
 
 from nnopt_ray import tables
 from nnopt_ray.data import language, preprocessing, store, windows
+from nnopt_ray.data.balance import Outcome, balanced
 from nnopt_ray.data.columns import Reading, recognise
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
@@ -63,7 +64,8 @@ def default_cache() -> Path:
 
 def _key(data: Data, fingerprints: list[str]) -> str:
     """What the prepared data follows from: the content, the page's section, and the code that reads both."""
-    parts = {"split": (data.split,), "step": data.steps, "source": (data.source,)}
+    balance = () if data.balance is None else (data.balance,)
+    parts = {"split": (data.split,), "step": data.steps, "source": (data.source,), "balance": balance}
     said = {
         "content": fingerprints,
         "code": _own_code(),
@@ -76,6 +78,7 @@ def _key(data: Data, fingerprints: list[str]) -> str:
         "masks": data.masks if data.task == "masked_language_modelling" else None,
         "ignore": data.ignore,
         "scale_target": data.scale_target,
+        "balance": [(part.page(), importlib.metadata.version("imbalanced-learn")) for part in balance],
     }
     text = json.dumps(said, sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -136,19 +139,26 @@ def _content(data: Data, read: Table) -> store.Content:
     done = fitted.preprocessing
     target, mean, scale = _target_values(rows.target, parts["train"], data.scale_target)
     outputs = len(rows.target.classes) if rows.target.task == "classification" else 1
+    shapes = Shapes(rows.target.task, tuple(layout.input for layout in done.layouts), outputs)
+    now = Outcome(fitted.inputs, target, rows.source_rows, parts["train"])
+    summary = _summary(data, table, rows, parts, readings, fitted)
+    if data.balance is not None:
+        seed = data.split.keys.get("seed") or 0
+        now = balanced(data.balance, shapes.inputs, fitted.inputs, rows.target, rows.source_rows, parts["train"], seed)
+        summary = _told_balanced(summary, now, data.balance.type)
     return store.Content(
-        shapes=Shapes(rows.target.task, tuple(layout.input for layout in done.layouts), outputs),
-        inputs=fitted.inputs,
-        target=target,
-        source_rows=rows.source_rows,
-        parts=parts,
+        shapes=shapes,
+        inputs=now.inputs,
+        target=now.target,
+        source_rows=now.source_rows,
+        parts={**parts, "train": now.train},
         classes=rows.target.classes,
         target_mean=mean,
         target_scale=scale,
         feature_names=_feature_names(done.layouts),
-        summary=_summary(data, table, rows, parts, readings, fitted),
+        summary=summary,
         preprocessing=done.to_json(),
-        audit=tuple((int(row), "left out", "no target") for row in rows.without),
+        audit=(*((int(row), "left out", "no target") for row in rows.without), *now.audit),
     )
 
 
@@ -247,6 +257,17 @@ def _summary(
             *fitted.notes,
             *_cut(fitted, parts),
         ),
+    )
+
+
+def _told_balanced(summary: DataSummary, now: Outcome, name: str) -> DataSummary:
+    counts = dict(zip(summary.class_counts["train"], now.counts.tolist(), strict=True))
+    return replace(
+        summary,
+        parts={**summary.parts, "train": len(now.train)},
+        class_counts={**summary.class_counts, "train": counts},
+        balanced=name,
+        notes=(*summary.notes, *now.notes),
     )
 
 

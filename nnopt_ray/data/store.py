@@ -47,7 +47,7 @@ class Content:
     """What a store holds. The arrays cover all rows; `parts` says which of them belong where.
 
     source_rows: int64 [rows], the number of each row in the source. audit: a line per row that was
-    left out or changed: source_row, action, reason.
+    left out, added or changed: source_row (-1 for one that was made), action, reason.
     """
 
     shapes: Shapes

@@ -91,7 +91,7 @@ class Rows:
     inputs: one array per input of Shapes, [rows, *shape], float32 or int64.
     target: int64 [rows] (class index), float32 [rows, outputs] (in the scaled units of training), or of a
         language task int64 [rows, length] (token, or IGNORED).
-    source_rows: int64 [rows], the row's number in the source, from 0.
+    source_rows: int64 [rows], the row's number in the source, from 0; -1 for a training row that data.balance made.
     """
 
     inputs: tuple[np.ndarray, ...]
@@ -124,6 +124,7 @@ class DataSummary:
     columns: tuple[Column, ...]
     parts: Mapping[str, int]  # train, validation, test → rows
     class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # part → class → rows
+    balanced: str = ""  # the balancer of the training part, whose rows are then counted as they are after it
     notes: tuple[str, ...] = ()  # sentences for the user, e.g. "3 rows have no target and were left out."
 
 

@@ -25,6 +25,7 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     _loss(tree, places)
     _language(tree, places)
     _window(tree, places)
+    _balance(tree, places)
     check_training(tree, _longest(tree), places)
     method = _at(tree, "search", "method", "type")
     trials = _at(tree, "search", "trials")
@@ -222,6 +223,18 @@ def _window(tree: Mapping[str, Any], places: Places) -> None:
     if isinstance(order, str) and _at(tree, "data", "split", "type") == "random":
         message = "windows overlap, so rows drawn at random would stand in several parts."
         places.add(("data", "split"), "data.split", f"{message} Write {{type: time, column: {order}}}.")
+
+
+def _balance(tree: Mapping[str, Any], places: Places) -> None:
+    """Only classes can be evened out."""
+    if _at(tree, "data", "balance") is None:
+        return
+    task = _at(tree, "data", "task")
+    other = "a window foretells amounts" if isinstance(_at(tree, "data", "window"), Mapping) else ""
+    if not other and task in ("regression", "language_modelling", "masked_language_modelling"):
+        other = f"data.task is {task}"
+    if other:
+        places.add(("data", "balance"), "data.balance", f"it evens out classes, and {other}. Take it away.")
 
 
 def _evaluated(tree: Mapping[str, Any], places: Places) -> None:

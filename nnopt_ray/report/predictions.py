@@ -138,8 +138,8 @@ def _dots(x: Sequence[float], y: Sequence[float], hover: str) -> Figure:
     }
 
 
-def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Plot:
-    """Rows of each class in each part."""
+def class_counts(counts: Mapping[str, Mapping[str, int]], balanced: bool = False) -> Plot:
+    """Rows of each class in each part. balanced: those of the training part say nothing of the source."""
     classes = list(dict.fromkeys(name for part in counts.values() for name in part))
     places = list(range(len(classes)))
     names = [label(name, 24) for name in classes]
@@ -158,13 +158,16 @@ def class_counts(counts: Mapping[str, Mapping[str, int]]) -> Plot:
     ]
     every = max(1, math.ceil(len(classes) / TICKS))
     ticks: Figure = {"tickmode": "array", "tickvals": places[::every], "ticktext": names[::every], "showgrid": False}
-    totals = {name: sum(part.get(name, 0) for part in counts.values()) for name in classes}
+    said = [part for title, part in counts.items() if not (balanced and title == "train")]
+    totals = {name: sum(part.get(name, 0) for part in said) for name in classes}
     least, most = min(totals, key=lambda n: totals[n]), max(totals, key=lambda n: totals[n])
     ratio = totals[most] / max(1, totals[least])
+    where = " outside the balanced training part" if balanced else ""
     sentence = (
-        f"The classes are balanced: the largest has {ratio:.2g} times the rows of the smallest."
+        f"The classes are balanced{where}: the largest has {ratio:.2g} times the rows of the smallest."
         if ratio < 1.5
-        else f"“{most}” has {ratio:.3g} times as many rows as “{least}”: read balanced accuracy and F1 beside accuracy."
+        else f"“{most}” has {ratio:.3g} times as many rows as “{least}”{where}: "
+        "read balanced accuracy and F1 beside accuracy."
     )
     figure = {
         "data": traces,

@@ -303,7 +303,7 @@ def data(facts: Facts) -> Section | None:
     blocks: list[Block] = [Text(f"{seen.rows:,} rows from {seen.source}; {told}. {words.capital(parts)}.")]
     blocks += [Text(note, "muted") for note in seen.notes]
     if seen.class_counts:
-        blocks.append(predictions.class_counts(seen.class_counts))
+        blocks.append(predictions.class_counts(seen.class_counts, bool(seen.balanced)))
     rows = tuple(
         (
             Cell(column.name),
