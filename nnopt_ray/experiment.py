@@ -237,10 +237,18 @@ class Data(Section):
         description="classification: even out the classes of the training part, after the steps; the draws follow "
         "from the seed of the split",
     )
+    augment: Annotated[tuple[Part, ...], InRoom("augmentation")] = Field(
+        default=(), description="changes by chance to the rows of each training batch, in this order, behind the steps"
+    )
     scale_target: bool = Field(
         default=True,
         description="regression: train on a target of mean 0 and deviation 1; scores stay in the user's units",
     )
+
+    @property
+    def preparation(self) -> Data:
+        """What the prepared data follows from: pages that are equal in it share it."""
+        return self.model_copy(update={"augment": ()}) if self.augment else self
 
 
 class Confirm(Section):

@@ -223,7 +223,7 @@ def conclude(
     if winner is None:
         raise RunFailed(no_value(rows, experiment.metric))
     closed = reading.close(experiment, winner.params)
-    if closed.data != experiment.data:  # the search varied the preparation: the winner's own
+    if closed.data.preparation != experiment.data.preparation:  # the search varied the preparation: the winner's own
         dataset = prepare.place(prepare.prepare(closed), run.best_data)
     where = machine_for(experiment)
     model = winner_model(closed, run, dataset, winner.trial)

@@ -48,6 +48,12 @@ ROOMS: dict[str, Room] = {
             "nnopt_ray.data.balance:Balancer",
             "how the classes of the training part are evened out",
         ),
+        Room(
+            "augmentation",
+            "nnopt_ray.train:AUGMENTATIONS",
+            "nnopt_ray.train.augmentations:Augmentation",
+            "how rows of training batches are changed by chance",
+        ),
         Room("model", "nnopt_ray.models:MODELS", "torch.nn:Module", "the network"),
         Room(
             "optimizer",

@@ -44,6 +44,7 @@ PAGES: dict[str, dict[str, Any]] = {
         "freeze": 1,
     },
     "mixup": {"mix": Mix(type="mixup", alpha=0.5)},
+    "augment": {"augment": (part("noise", std=0.3),)},
     "ema": {"ema": Ema(decay=0.95), "early": EARLY},
     "swa": {"swa": Swa(start_epoch=2, lr=0.005, anneal_epochs=3), "schedule": PLATEAU},
     "rmsprop": {"optimizer": part("rmsprop", momentum=0.5, centered=True), "clip_norm": 0.5, "early": EARLY},

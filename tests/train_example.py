@@ -161,6 +161,7 @@ def page(
     early: dict[str, Any] | None = None,
     checkpoint: dict[str, Any] | None = None,
     start: dict[str, Any] | None = None,
+    augment: tuple[Part, ...] = (),
     **train: Any,
 ) -> Experiment:
     """A page for the made data; keyword arguments beyond these are keys of `train`."""
@@ -169,7 +170,7 @@ def page(
     return Experiment(
         seed=seed,
         objective=objective,
-        data=Data(source=part("made")),
+        data=Data(source=part("made"), augment=augment),
         model=model or part("train_example:Net"),
         train=Train(
             optimizer=optimizer or part("adam", lr=0.01),

@@ -31,6 +31,10 @@ def _one_by_one(tree: Mapping[str, Any], train: Mapping[str, Any], places: Place
         if train.get(key) is True or isinstance(train.get(key), Mapping):
             message = f"{said}, and trainings with {what} are no lanes of one step. Leave one of the two out."
             places.add(("train", key), f"train.{key}", message)
+    data = tree.get("data")
+    if isinstance(data, Mapping) and isinstance(data.get("augment"), list) and data["augment"]:
+        message = f"{said}, and trainings with augmented rows are no lanes of one step. Leave one of the two out."
+        places.add(("data", "augment"), "data.augment", message)
 
 
 def _averages(train: Mapping[str, Any], longest: int | None, places: Places) -> None:

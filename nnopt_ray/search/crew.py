@@ -60,9 +60,7 @@ class Crew:
         from nnopt_ray.train.batches import place
 
         self._experiment, self._machine, self._run = experiment, machine, run
-        self._data: dict[str, tuple[Dataset, Placed]] = {
-            _name(experiment.tree["data"]): (dataset, place(dataset, machine))
-        }
+        self._data: dict[str, tuple[Dataset, Placed]] = {_preparation(experiment): (dataset, place(dataset, machine))}
         self._keeps_decisions = keeps_decisions
         self._lanes: dict[str, _Lane] = {}
         self._choices: dict[str, Choice] = {}
@@ -116,7 +114,7 @@ class Crew:
 
     def _dataset(self, closed: Experiment) -> tuple[Dataset, Placed]:
         """The study's data; prepared anew (or taken from the cache) where a trial varies its preparation."""
-        name = _name(closed.tree["data"])
+        name = _preparation(closed)
         if name not in self._data:
             from nnopt_ray.data.prepare import prepare
             from nnopt_ray.train.batches import place
@@ -400,5 +398,6 @@ def _same_training(page: Path, closed: Experiment) -> bool:
     return all(plain(there.tree[key]) == plain(closed.tree[key]) for key in closed.tree if key not in beside)
 
 
-def _name(tree: Any) -> str:
-    return repr(plain(tree))
+def _preparation(experiment: Experiment) -> str:
+    """A name for how the data is prepared; augmentation has no part in it."""
+    return repr({key: plain(value) for key, value in experiment.tree["data"].items() if key != "augment"})

@@ -164,7 +164,7 @@ def _by_heart(experiment: Experiment, dataset: Dataset, where: Machine, tried: S
     if not tried or tried[0].fault or tried[0].diverged:
         return None
     page = pipeline.representative(experiment)
-    if page.data != experiment.data:
+    if page.data.preparation != experiment.data.preparation:
         dataset = pipeline.prepared(page)
     opened = [path for path, _ in experiment.space]
     if isinstance(experiment.search.trials, tuple):

@@ -44,7 +44,8 @@ def shape_of(closed: Experiment) -> str:
             "compile": closed.train.compile,
             "freeze": closed.train.freeze,
             "mix": plain(closed.tree["train"]["mix"]),
-            "data": plain(closed.tree["data"]),
+            "augment": bool(closed.data.augment),  # each is trained alone, however strong it is
+            "data": {key: plain(value) for key, value in closed.tree["data"].items() if key != "augment"},
         },
         sort_keys=True,
         default=str,
@@ -75,7 +76,8 @@ def alike(experiment: Experiment, params: Mapping[str, Any]) -> str:
 
 
 def _under(path: str, own: Sequence[str]) -> bool:
-    return any(path == each or path.startswith(f"{each}.") for each in own)
+    # Whether rows are augmented is told apart, by what is not.
+    return path.startswith("data.augment.") or any(path == each or path.startswith(f"{each}.") for each in own)
 
 
 def _lane_paths(experiment: Experiment) -> Iterator[str]:

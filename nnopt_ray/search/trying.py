@@ -211,7 +211,7 @@ def _tried(experiment: Experiment, dataset: Dataset, machine: Machine, branch: B
     from nnopt_ray.train.batches import batch_sizes
 
     page = reading.close(experiment, branch.params)
-    data = dataset if page.data == experiment.data else prepare(page)
+    data = dataset if page.data.preparation == experiment.data.preparation else prepare(page)
     rows, size = len(data.train), page.train.batch_size
     # Compiling takes longer than all that is tried here.
     page = page.model_copy(update={"train": page.train.model_copy(update={"compile": False})})

@@ -19,6 +19,16 @@ SCHEDULES: dict[str, str] = {
     "reduce_on_plateau": "nnopt_ray.train.schedules:ReduceOnPlateau",
 }
 
+AUGMENTATIONS: dict[str, str] = {
+    "random_crop": "nnopt_ray.train.image_augmentations:RandomCrop",
+    "flip": "nnopt_ray.train.image_augmentations:Flip",
+    "rotate": "nnopt_ray.train.image_augmentations:Rotate",
+    "affine": "nnopt_ray.train.image_augmentations:Affine",
+    "colour": "nnopt_ray.train.image_augmentations:Colour",
+    "erase": "nnopt_ray.train.image_augmentations:Erase",
+    "noise": "nnopt_ray.train.augmentations:Noise",
+}
+
 LOSSES: dict[str, str] = {
     "auto": "nnopt_ray.train.losses:Auto",
     "cross_entropy": "nnopt_ray.train.losses:CrossEntropy",

@@ -29,6 +29,7 @@ from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.models import public_weights
 from nnopt_ray.results import Epoch
 from nnopt_ray.train import averaging, batches, freezing, resuming, start
+from nnopt_ray.train.augmenting import Augmenter
 from nnopt_ray.train.compiling import Compiled
 from nnopt_ray.train.descent import Accumulation, Descent, sparsity
 from nnopt_ray.train.forward import Forward
@@ -39,7 +40,7 @@ from nnopt_ray.train.precision import LossScale
 from nnopt_ray.train.rates import Rates
 from nnopt_ray.train.schedules import Schedule
 from nnopt_ray.train.state import State
-from nnopt_ray.train.tally import Broken, Tally
+from nnopt_ray.train.tally import Broken, Tally, no_number
 from nnopt_ray.train.validate import Metric, Validation
 from nnopt_ray.train.watch import Watch
 from nnopt_ray.train.weights import FlatWeights, Snapshot, put
@@ -112,6 +113,7 @@ class Trainer:
 
         self.compiled = Compiled(self._loss_of) if train.compile else None
         self.mixer = Mixer(train.mix, shapes) if train.mix is not None else None
+        self.augmenter = Augmenter(experiment.data.augment, shapes)
         self.average = averaging.average_of(train)
         self._averaged = ""  # what happened to it in this epoch
         self.scale = LossScale() if machine.precision == "float16" else None
@@ -145,7 +147,7 @@ class Trainer:
             rows += f" of {self._every} batches each, {len(self.sizes)} batches in all"
         if last != self.experiment.train.batch_size:
             rows += f", the last of {last} rows"
-        decided = {"data": self.placed.decided, "batches": rows, **self._frozen}
+        decided = {"data": self.placed.decided, "batches": rows, **self._frozen, **self.augmenter.decided}
         if self._forward.channels_last:
             decided["images"] = "channels last in memory, as convolutions on a CPU are faster so"
         return decided
@@ -194,8 +196,8 @@ class Trainer:
 
     def _renew_batch_norm(self) -> None:
         seed_torch(derived_seed(self.experiment.seed, "swa", self.epoch))
-        rows = self.placed.train.batches(self.sizes, self.order())
-        averaging.renew_batch_norm(self.model, (inputs for inputs, _ in rows), self._forward)
+        rows = (inputs for inputs, _ in self.training_batches(self.order()))
+        averaging.renew_batch_norm(self.model, rows, self._forward)
 
     def close_epoch(
         self,
@@ -230,6 +232,11 @@ class Trainer:
         generator = torch.Generator().manual_seed(derived_seed(self.experiment.seed, "order", self.epoch))
         return torch.randperm(self.placed.train.rows, generator=generator)
 
+    def training_batches(self, order: Tensor) -> Iterator[batches.Batch]:
+        """The batches of this epoch in this order, augmented where the page says so."""
+        rows = self.placed.train.batches(self.sizes, order)
+        return self.augmenter.batches(rows, self.experiment.seed, self.epoch)
+
     def _train(self) -> tuple[float, float, float]:
         """The steps of an epoch → mean loss, mean gradient norm before clipping, last learning rate."""
         order = self.order()
@@ -240,7 +247,7 @@ class Trainer:
         gradient, mixer, mixed = self.weights.gradient, self.mixer, None
         draws = Mixer.draws(derived_seed(self.experiment.seed, "mix", self.epoch)) if mixer is not None else None
         tally = Tally(self._every)
-        for number, (inputs, target) in enumerate(self.placed.train.batches(self.sizes, order)):
+        for number, (inputs, target) in enumerate(self.training_batches(order)):
             gradient.zero_()
             if mixer is not None and draws is not None:
                 inputs, mixed = mixer.mix(inputs, target, draws)
@@ -281,6 +288,7 @@ class Trainer:
         for rows in dict.fromkeys(self.sizes):
             for inputs, target in self.placed.train.batches([rows], order[:rows]):
                 mixed = None
+                inputs = self.augmenter.batch(inputs, 0)
                 if self.mixer is not None:
                     inputs, mixed = self.mixer.mix(inputs, target, Mixer.draws(0))
                 found.append((inputs, target, mixed))
@@ -348,17 +356,8 @@ class Trainer:
 
     def not_a_number(self, broken: Broken) -> NotANumber:
         """The error that tells which value of this epoch is no number, and what to do about it."""
-        step, what, value = broken
-        first = self.epoch * self.steps_per_epoch
-        lr = self.lr_of(step)
-        cure = "Lower train.optimizer.lr" + (
-            "." if self.experiment.train.clip_norm is not None else ", or set train.clip_norm (1.0, say)."
-        )
-        if first + step == 0:
-            cure = "It is the first step: look for values in the data that are not finite or very large. Or: " + cure
-        return NotANumber(
-            f"the {what} became {value:g} in epoch {self.epoch}, step {step} (learning rate {lr:g}). {cure}"
-        )
+        first, lr = broken[0] == self.epoch == 0, self.lr_of(broken[0])
+        return no_number(broken, self.epoch, lr, first, clipped=self.experiment.train.clip_norm is not None)
 
     def _fit_directly(self) -> bool:
         """Let a model that knows its own way to its weights go it: True when it did."""

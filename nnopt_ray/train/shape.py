@@ -30,6 +30,10 @@ class Shape:
             raise CannotFuse("each trial's steps are compiled (train.compile), and lanes record theirs")
         if example.mixer is not None:
             raise CannotFuse("rows are mixed for each trial by itself (train.mix), which a recorded step does not do")
+        if example.augmenter.parts:
+            raise CannotFuse(
+                "rows are augmented for each trial by itself (data.augment), which a recorded step does not do"
+            )
         if example.experiment.train.freeze is not None:
             raise CannotFuse("some of its layers are frozen (train.freeze), and lanes train whole networks")
         if example.weights.flat.numel() == 0:
@@ -99,6 +103,7 @@ class Shape:
             and trainer.validation.rows_a_batch == self.validation.rows_a_batch,
             "other data": trainer.dataset.key == self.data,
             "rows that are mixed": trainer.mixer is None,
+            "rows that are augmented": not trainer.augmenter.parts,
             "steps that are compiled": trainer.compiled is None,
             "frozen layers": page.train.freeze is None,
             "another device or precision": (trainer.machine.device, trainer.machine.precision)

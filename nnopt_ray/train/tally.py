@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nnopt_ray.errors import NotANumber
+
 Broken = tuple[int, str, float]  # step of the epoch, what it is, its value
 
 
@@ -65,3 +67,12 @@ class Tally:
     @property
     def norm(self) -> float:
         return self._norm_sum / self._steps if self._steps else math.nan
+
+
+def no_number(broken: Broken, epoch: int, lr: float, first: bool, clipped: bool) -> NotANumber:
+    """The error for it. lr: of its step; first: it is the first step of all; clipped: by train.clip_norm."""
+    step, what, value = broken
+    cure = "Lower train.optimizer.lr" + ("." if clipped else ", or set train.clip_norm (1.0, say).")
+    if first:
+        cure = "It is the first step: look for values in the data that are not finite or very large. Or: " + cure
+    return NotANumber(f"the {what} became {value:g} in epoch {epoch}, step {step} (learning rate {lr:g}). {cure}")

@@ -1,0 +1,75 @@
+"""The augmentations of a page, applied to the batches of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from nnopt_ray import tables
+from nnopt_ray.data.types import Shapes
+from nnopt_ray.errors import PartError, UserError
+from nnopt_ray.machine import derived_seed
+from nnopt_ray.tables import Part
+from nnopt_ray.train.augmentations import Augmentation
+from nnopt_ray.train.batches import Batch
+
+SEVERAL = {"table": "tables", "image": "images", "sequence": "sequences", "categories": "categories", "tokens": "text"}
+
+
+class Augmenter:
+    """Changes batches by each part in turn; without parts it leaves them as they are.
+
+    Raises UserError for data that a part is not for.
+    """
+
+    def __init__(self, parts: Sequence[Part], shapes: Shapes) -> None:
+        self.parts: list[tuple[str, Augmentation, tuple[int, ...]]] = []  # name, part, the inputs that it changes
+        for index, part in enumerate(parts):
+            made: Augmentation = tables.build("augmentation", part)
+            place = f"data.augment.{index}: {part.type}"
+            chosen = tuple(i for i, given in enumerate(shapes.inputs) if given.kind in made.kinds)
+            if not chosen:
+                takes = " and ".join(SEVERAL.get(kind, kind) for kind in made.kinds)
+                there = " and ".join(SEVERAL.get(given.kind, given.kind) for given in shapes.inputs)
+                raise UserError(f"{place} changes {takes}, and this data has {there}: leave it out.")
+            for i in chosen:
+                if reason := made.refuse(shapes.inputs[i]):
+                    raise UserError(f"{place}: {reason}: change it, or leave it out.")
+            self.parts.append((part.type, made, chosen))
+
+    @property
+    def decided(self) -> dict[str, str]:
+        """What it does, in words."""
+        names = ", ".join(name for name, _, _ in self.parts)
+        return {"augment": f"{names}: training rows alone, anew in every epoch"} if names else {}
+
+    def batches(self, batches: Iterable[Batch], seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, changed; each draws from its own number, whatever was drawn before."""
+        if not self.parts:
+            yield from batches
+            return
+        for number, (inputs, target) in enumerate(batches):
+            yield self.batch(inputs, derived_seed(seed, "augment", epoch, number)), target
+
+    @torch.no_grad()
+    def batch(self, inputs: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
+        """The inputs of a batch, changed; what is given stays as it is. Raises PartError for what a part of one's
+        own makes of another shape or type."""
+        if not self.parts:
+            return inputs
+        draws = torch.Generator(device=inputs[0].device).manual_seed(seed)
+        changed = list(inputs)
+        for name, part, chosen in self.parts:
+            for i in chosen:
+                before = changed[i]
+                after = part(before, draws)
+                if not isinstance(after, Tensor) or (after.shape, after.dtype) != (before.shape, before.dtype):
+                    told = f"{after.dtype} {list(after.shape)}" if isinstance(after, Tensor) else type(after).__name__
+                    raise PartError(
+                        f"data.augment: {name} must return {before.dtype} {list(before.shape)} as it was given, "
+                        f"and it returned {told}."
+                    )
+                changed[i] = after
+        return tuple(changed)

@@ -1,0 +1,265 @@
+"""Contract of every augmentation: the shape and dtype stay, what is given stays, the seed decides, rows differ."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lane_example import made
+from scipy import ndimage
+from torch import Tensor
+from train_example import MACHINE, page, part
+
+from nnopt_ray import tables
+from nnopt_ray.data.types import Input
+from nnopt_ray.errors import PartError, UserError
+from nnopt_ray.train import AUGMENTATIONS, warping
+from nnopt_ray.train.augmentations import Augmentation
+from nnopt_ray.train.augmenting import Augmenter
+from nnopt_ray.train.loop import Trainer
+
+INPUTS = {
+    "image": Input("image", (3, 8, 11)),
+    "table": Input("table", (7,)),
+    "categories": Input("categories", (2,), (5, 3)),
+    "sequence": Input("sequence", (9, 4)),
+}
+OUTSIDE = ("edge", "reflect", "zero")
+
+# Every way in which each can be asked to work, as strong as it gets where that is a number.
+WAYS: list[tuple[str, dict[str, Any]]] = [
+    *(("random_crop", {"padding": 7, "outside": outside}) for outside in OUTSIDE),
+    ("random_crop", {}),
+    *(("flip", {"direction": direction}) for direction in ("horizontal", "vertical", "both")),
+    *(("rotate", {"degrees": 180.0, "outside": outside}) for outside in OUTSIDE),
+    *(("affine", {"translate": 1.0, "scale": 0.9, "shear": 60.0, "outside": outside}) for outside in OUTSIDE),
+    ("colour", {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}),
+    *(("erase", {"max_area": 1.0, "fill": fill}) for fill in ("noise", "mean", "zero")),
+    ("noise", {"std": 2.0}),
+]  # fmt: skip
+CASES = [(name, keys, kind) for name, keys in WAYS for kind in tables.find("augmentation", name).kinds]
+NOTHING: dict[str, dict[str, Any]] = {  # keys with which each leaves rows as they are
+    "flip": {"probability": 0.0},
+    "rotate": {"degrees": 0.0},
+    "affine": {"translate": 0.0, "scale": 0.0, "shear": 0.0},
+    "colour": {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0},
+    "erase": {"probability": 0.0},
+    "noise": {"std": 0.0},
+}
+BEYOND = ("colour", "noise")  # which may leave the range of a row's values
+
+
+def build(name: str, **keys: Any) -> Augmentation:
+    augmentation: Augmentation = tables.find("augmentation", name)(**keys)
+    return augmentation
+
+
+def draws(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(kind: str, count: int = 40) -> Tensor:
+    given = INPUTS[kind]
+    x = torch.randn((count, *given.shape), generator=draws(5)) * 3 + 1
+    if kind == "categories":
+        return torch.randint(0, 3, (count, *given.shape), generator=draws(5))
+    return x
+
+
+def test_every_augmentation_of_the_table_is_tried() -> None:
+    assert {name for name, _ in WAYS} == set(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize(("name", "keys", "kind"), CASES)
+def test_contract(name: str, keys: dict[str, Any], kind: str) -> None:
+    x, augmentation = rows(kind), build(name, **keys)
+    before = x.clone()
+    global_state = torch.get_rng_state()
+    assert augmentation.refuse(INPUTS[kind]) == ""
+    one, again, other = (augmentation(x, draws(seed)) for seed in (1, 1, 2))
+    assert torch.equal(x, before)
+    assert torch.equal(torch.get_rng_state(), global_state)
+    assert (one.shape, one.dtype) == (x.shape, x.dtype)
+    assert one.isfinite().all()
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, x)
+    same = augmentation(x[:1].expand(40, *x.shape[1:]), draws(3))
+    assert len(same.flatten(1).unique(dim=0)) > 1  # each row draws its own
+    assert torch.equal(augmentation(x[:1], draws(1)), augmentation(x[:1], draws(1)))  # a batch of one row
+    if name not in BEYOND and not (keys.get("outside") == "zero" or keys.get("fill") == "zero"):
+        flat, changed = x.flatten(1), one.flatten(1)
+        assert (changed.amax(1) <= flat.amax(1) + 1e-5).all()
+        assert (changed.amin(1) >= flat.amin(1) - 1e-5).all()
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_strength_of_nothing_changes_nothing(name: str) -> None:
+    for kind in tables.find("augmentation", name).kinds:
+        x = rows(kind)
+        torch.testing.assert_close(build(name, **NOTHING[name])(x, draws(1)), x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inputs_that_it_is_not_for_are_refused_when_training_begins(name: str, kind: str) -> None:
+    data = made("classification", (INPUTS[kind],))
+    experiment = page(model=part("mlp", widths=(4,)))
+    asked = experiment.data.model_copy(update={"augment": (part(name),)})
+    experiment = experiment.model_copy(update={"data": asked})
+    if kind in tables.find("augmentation", name).kinds:
+        trainer = Trainer(experiment, data, MACHINE, {})
+        assert name in trainer.decided["augment"]
+    else:
+        with pytest.raises(UserError, match=rf"^data\.augment\.0: {name} changes .*, and this data has .*leave it out"):
+            Trainer(experiment, data, MACHINE, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "told"),
+    [
+        ("random_crop", {"padding": 8}, "padding must be less than a side, and 8 is not for images of 8x11 pixels"),
+        ("colour", {"saturation": 0.1}, "saturation is for red, green and blue, and these images have 1 channel:"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(name: str, keys: dict[str, Any], told: str) -> None:
+    shapes = made("classification", (Input("image", (1, 8, 11)),)).shapes
+    with pytest.raises(UserError, match=told):
+        Augmenter((part(name, **keys),), shapes)
+
+
+def test_boxes_of_no_area_are_refused() -> None:
+    with pytest.raises(PartError, match=r"min_area must be at most max_area, and 0\.5 is more than 0\.4"):
+        build("erase", min_area=0.5)
+
+
+# Against references
+
+
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_a_crop_is_that_of_the_padded_image(outside: str) -> None:
+    x = rows("image", 3)
+    mode: Any = {"edge": "edge", "reflect": "symmetric", "zero": "constant"}[outside]
+    padded = np.pad(x.numpy(), [(0, 0), (0, 0), (7, 7), (7, 7)], mode=mode)
+    for down in (-7, -1, 0, 2, 7):
+        for right in (-7, 0, 3, 7):
+            moved = warping.shifted(x, torch.full((3,), down), torch.full((3,), right), outside)
+            np.testing.assert_array_equal(moved, padded[:, :, 7 - down : 15 - down, 7 - right : 18 - right])
+
+
+def test_every_crop_is_as_likely() -> None:
+    """Of 25 places that an image of one bright pixel can move to."""
+    x = torch.zeros(5000, 1, 7, 7)
+    x[:, :, 3, 3] = 1
+    found = build("random_crop", padding=2)(x, draws(7)).sum(0)[0]
+    inner = found[1:6, 1:6]
+    assert inner.sum() == 5000
+    assert ((inner - 200) ** 2 / 200).sum() < 43  # chi squared, 24 degrees of freedom: 1 %
+
+
+@pytest.mark.parametrize("quarters", [-2, -1, 1, 2])
+@pytest.mark.parametrize("outside", OUTSIDE)
+def test_quarter_turns_are_exact(quarters: int, outside: str) -> None:
+    x = torch.randn(4, 2, 9, 9, generator=draws(1))
+    turned = warping.rotated(x, torch.full((4,), 90.0 * quarters), outside)
+    torch.testing.assert_close(turned, torch.rot90(x, quarters, (2, 3)), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("outside", "mode"), [("edge", "nearest"), ("reflect", "reflect"), ("zero", "grid-constant")])
+def test_linear_maps_are_those_of_scipy(outside: str, mode: Any) -> None:
+    """Of an image that is no square, by any angle, with a shift; scipy counts pixels (down, right) from a corner."""
+    x = torch.randn(1, 1, 8, 11, generator=draws(2), dtype=torch.float64)
+    for angle, right, down in ((20.0, 0.0, 0.0), (-75.0, 1.5, -2.0), (0.0, 3.0, 0.25)):
+        cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+        back = np.array([[cos, -sin], [sin, cos]])  # (right, down), from the result to the image
+        shift = np.array([right, down])
+        found = warping.warped(x, torch.tensor(back)[None], torch.tensor(shift)[None], outside)
+        turned = back[::-1, ::-1]
+        middle = np.array([3.5, 5.0])
+        offset = middle - turned @ (middle + shift[::-1])
+        expected = ndimage.affine_transform(x[0, 0].numpy(), turned, offset, order=1, mode=mode)
+        np.testing.assert_allclose(found[0, 0], expected, atol=1e-9)
+
+
+def test_angles_reach_to_both_sides_and_no_farther() -> None:
+    """By where a bright pixel to the right of the middle goes."""
+    x = torch.zeros(400, 1, 41, 41)
+    x[:, :, 19:22, 34:37] = 1
+    turned = build("rotate", degrees=30.0, outside="zero")(x, draws(4))[:, 0]
+    weight = turned.sum((1, 2))
+    off = torch.arange(41.0) - 20
+    down, right = (turned.sum(2) * off).sum(1) / weight, (turned.sum(1) * off).sum(1) / weight
+    angles = torch.rad2deg(torch.atan2(-down, right))
+    assert -30.5 < angles.min() < -28
+    assert 28 < angles.max() < 30.5
+    assert abs(float(angles.mean())) < 3 * 30 / math.sqrt(3 * 400)
+
+
+def test_an_affine_map_moves_and_grows_what_is_there() -> None:
+    """A box of 10 x 10 in the middle of 60 x 80: its area and middle say by how much."""
+    x = torch.zeros(300, 1, 60, 80)
+    x[:, :, 25:35, 35:45] = 1
+    done = build("affine", translate=0.25, scale=0.5, shear=30.0, outside="zero")(x, draws(4))[:, 0]
+    area = done.sum((1, 2))
+    down = (done.sum(2) * (torch.arange(60.0) - 29.5)).sum(1) / area
+    right = (done.sum(1) * (torch.arange(80.0) - 39.5)).sum(1) / area
+    for found, most in ((area.sqrt() / 10 - 1, 0.5), (down, 15.0), (right, 20.0)):
+        assert 0.9 * most < found.abs().max() < 1.02 * most
+        assert abs(float(found.mean())) < 3 * most / math.sqrt(3 * 300)
+
+
+@pytest.mark.parametrize(("direction", "axes"), [("horizontal", (3,)), ("vertical", (2,)), ("both", (2, 3))])
+def test_flips(direction: str, axes: tuple[int, ...]) -> None:
+    x = rows("image")
+    torch.testing.assert_close(build("flip", direction=direction, probability=1.0)(x, draws(1)), x.flip(axes))
+    half = build("flip", direction="horizontal")(x, draws(1))
+    mirrored = (half != x).flatten(1).any(1)
+    assert torch.equal(half[mirrored], x[mirrored].flip(3))
+    assert 8 < int(mirrored.sum()) < 32
+
+
+def test_colours() -> None:
+    x = rows("image")
+    brighter = build("colour", brightness=0.5, contrast=0.0)(x, draws(1)) - x
+    added = brighter.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(brighter, added.expand_as(x), rtol=1e-4, atol=1e-5)
+    apart = x.flatten(1).amax(1) - x.flatten(1).amin(1)
+    assert 0.4 < (added.flatten() / apart).abs().max() <= 0.5
+    contrast = build("colour", brightness=0.0, contrast=0.5)(x, draws(1))
+    torch.testing.assert_close(contrast.mean((1, 2, 3)), x.mean((1, 2, 3)))
+    factor = contrast.flatten(1).std(1) / x.flatten(1).std(1)
+    assert 0.5 <= factor.min() < 0.6
+    assert 1.4 < factor.max() <= 1.5001
+    paler = build("colour", brightness=0.0, contrast=0.0, saturation=0.5)(x, draws(1))
+    grey = torch.tensor([0.299, 0.587, 0.114])
+    torch.testing.assert_close(torch.einsum("ncyx,c->nyx", paler, grey), torch.einsum("ncyx,c->nyx", x, grey))
+    distances = (paler[:, 0] - paler[:, 1]) / (x[:, 0] - x[:, 1])
+    torch.testing.assert_close(distances.flatten(1).amax(1), distances.flatten(1).amin(1), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("fill", ["noise", "mean", "zero"])
+def test_an_erased_box_is_one_rectangle_of_the_area_asked_for(fill: str) -> None:
+    x = rows("image", 300).repeat(1, 1, 4, 4)
+    done = build("erase", min_area=0.1, max_area=0.3, fill=fill)(x, draws(3))
+    gone = (done != x).any(1)
+    erased = gone.flatten(1).any(1)
+    assert 110 < int(erased.sum()) < 190  # half of 300, by 4.6 deviations
+    whole = gone.any(1, keepdim=True) & gone.any(2, keepdim=True)
+    assert torch.equal(whole, gone)
+    area = gone[erased].flatten(1).float().mean(1)
+    assert 0.08 < area.min() < 0.12
+    assert 0.28 < area.max() < 0.32
+    if fill != "noise":
+        expected = torch.zeros(300) if fill == "zero" else x.mean((1, 2, 3))
+        torch.testing.assert_close(done, torch.where(gone[:, None], expected[:, None, None, None], x))
+
+
+def test_noise_is_normal_and_independent() -> None:
+    x = torch.zeros(4000, 3)
+    found = build("noise", std=0.5)(x, draws(1))
+    assert abs(float(found.std()) - 0.5) < 0.02
+    assert abs(float(found.mean())) < 0.02
+    assert (torch.corrcoef(found.T) - torch.eye(3)).abs().max() < 0.08
