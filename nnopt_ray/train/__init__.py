@@ -27,6 +27,10 @@ AUGMENTATIONS: dict[str, str] = {
     "colour": "nnopt_ray.train.image_augmentations:Colour",
     "erase": "nnopt_ray.train.image_augmentations:Erase",
     "noise": "nnopt_ray.train.augmentations:Noise",
+    "feature_swap": "nnopt_ray.train.augmentations:FeatureSwap",
+    "scaling": "nnopt_ray.train.sequence_augmentations:Scaling",
+    "time_shift": "nnopt_ray.train.sequence_augmentations:TimeShift",
+    "window_slice": "nnopt_ray.train.sequence_augmentations:WindowSlice",
 }
 
 LOSSES: dict[str, str] = {

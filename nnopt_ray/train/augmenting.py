@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -10,10 +10,12 @@ from torch import Tensor
 from nnopt_ray import tables
 from nnopt_ray.data.types import Shapes
 from nnopt_ray.errors import PartError, UserError
+from nnopt_ray.experiment import Data
 from nnopt_ray.machine import derived_seed
-from nnopt_ray.tables import Part
 from nnopt_ray.train.augmentations import Augmentation
 from nnopt_ray.train.batches import Batch
+from nnopt_ray.train.sequence_augmentations import OfSequences
+from nnopt_ray.train.warping import steps
 
 SEVERAL = {"table": "tables", "image": "images", "sequence": "sequences", "categories": "categories", "tokens": "text"}
 
@@ -24,9 +26,9 @@ class Augmenter:
     Raises UserError for data that a part is not for.
     """
 
-    def __init__(self, parts: Sequence[Part], shapes: Shapes) -> None:
+    def __init__(self, data: Data, shapes: Shapes) -> None:
         self.parts: list[tuple[str, Augmentation, tuple[int, ...]]] = []  # name, part, the inputs that it changes
-        for index, part in enumerate(parts):
+        for index, part in enumerate(data.augment):
             made: Augmentation = tables.build("augmentation", part)
             place = f"data.augment.{index}: {part.type}"
             chosen = tuple(i for i, given in enumerate(shapes.inputs) if given.kind in made.kinds)
@@ -34,10 +36,16 @@ class Augmenter:
                 takes = " and ".join(SEVERAL.get(kind, kind) for kind in made.kinds)
                 there = " and ".join(SEVERAL.get(given.kind, given.kind) for given in shapes.inputs)
                 raise UserError(f"{place} changes {takes}, and this data has {there}: leave it out.")
+            if data.window is not None and not made.forecasts:
+                raise UserError(
+                    f"{place} changes where a sequence ends or how high it is, and a forecast follows from both: "
+                    "leave it out."
+                )
             for i in chosen:
                 if reason := made.refuse(shapes.inputs[i]):
                     raise UserError(f"{place}: {reason}: change it, or leave it out.")
             self.parts.append((part.type, made, chosen))
+        self._kinds = [given.kind for given in shapes.inputs]
 
     @property
     def decided(self) -> dict[str, str]:
@@ -64,12 +72,18 @@ class Augmenter:
         for name, part, chosen in self.parts:
             for i in chosen:
                 before = changed[i]
-                after = part(before, draws)
+                lengths = None
+                if self._kinds[i] == "sequence" and "lengths" in self._kinds:
+                    lengths = inputs[self._kinds.index("lengths")]
+                after = part(before, draws, lengths) if isinstance(part, OfSequences) else part(before, draws)
                 if not isinstance(after, Tensor) or (after.shape, after.dtype) != (before.shape, before.dtype):
                     told = f"{after.dtype} {list(after.shape)}" if isinstance(after, Tensor) else type(after).__name__
                     raise PartError(
                         f"data.augment: {name} must return {before.dtype} {list(before.shape)} as it was given, "
                         f"and it returned {told}."
                     )
+                if lengths is not None:
+                    every, has = steps(after, lengths)
+                    after = after * (every < has)[:, :, None]  # behind the end of a sequence is 0
                 changed[i] = after
         return tuple(changed)

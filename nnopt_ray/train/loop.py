@@ -113,7 +113,7 @@ class Trainer:
 
         self.compiled = Compiled(self._loss_of) if train.compile else None
         self.mixer = Mixer(train.mix, shapes) if train.mix is not None else None
-        self.augmenter = Augmenter(experiment.data.augment, shapes)
+        self.augmenter = Augmenter(experiment.data, shapes)
         self.average = averaging.average_of(train)
         self._averaged = ""  # what happened to it in this epoch
         self.scale = LossScale() if machine.precision == "float16" else None

@@ -1,4 +1,4 @@
-"""Images [rows, channels, height, width] moved, each row in its own way; and what is seen from beyond their edge."""
+"""Images [rows, channels, height, width] and sequences [rows, length, channels] moved, each row in its own way."""
 
 from __future__ import annotations
 
@@ -63,3 +63,22 @@ def boxes(top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: tuple[
     tall = (y >= top[:, None]) & (y < (top + height)[:, None])
     wide = (x >= left[:, None]) & (x < (left + width)[:, None])
     return (tall[:, :, None] & wide[:, None, :])[:, None]
+
+
+def steps(x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The steps of sequences, float32 [1, length], and how many each has, float32 [rows, 1]."""
+    every = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)[None, :]
+    has = x.new_full((len(x), 1), x.shape[1]) if lengths is None else lengths[:, None].to(x.dtype)
+    return every, has
+
+
+def resampled(x: Tensor, places: Tensor, length: Tensor) -> Tensor:
+    """Sequences [rows, length, channels] seen at `places` [rows, length], in steps, between which they are linear.
+
+    Beyond their ends, the last being that of the row's own `length` [rows, 1], the first or last step is seen.
+    """
+    places = torch.minimum(places.clamp(min=0), length - 1)
+    before = places.floor()
+    after = torch.minimum(before + 1, length - 1)
+    one, two = (x.gather(1, each.long()[:, :, None].expand_as(x)) for each in (before, after))
+    return torch.lerp(one, two, (places - before)[:, :, None])

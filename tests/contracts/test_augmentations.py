@@ -16,6 +16,7 @@ from train_example import MACHINE, page, part
 from nnopt_ray import tables
 from nnopt_ray.data.types import Input
 from nnopt_ray.errors import PartError, UserError
+from nnopt_ray.experiment import Data, Window
 from nnopt_ray.train import AUGMENTATIONS, warping
 from nnopt_ray.train.augmentations import Augmentation
 from nnopt_ray.train.augmenting import Augmenter
@@ -39,6 +40,10 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     ("colour", {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}),
     *(("erase", {"max_area": 1.0, "fill": fill}) for fill in ("noise", "mean", "zero")),
     ("noise", {"std": 2.0}),
+    ("feature_swap", {"share": 0.5}),
+    ("scaling", {"std": 1.0}),
+    *(("time_shift", {"share": 1.0, "outside": outside}) for outside in ("edge", "zero")),
+    ("window_slice", {"min_share": 0.1}),
 ]  # fmt: skip
 CASES = [(name, keys, kind) for name, keys in WAYS for kind in tables.find("augmentation", name).kinds]
 NOTHING: dict[str, dict[str, Any]] = {  # keys with which each leaves rows as they are
@@ -48,8 +53,12 @@ NOTHING: dict[str, dict[str, Any]] = {  # keys with which each leaves rows as th
     "colour": {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0},
     "erase": {"probability": 0.0},
     "noise": {"std": 0.0},
+    "feature_swap": {"share": 0.0},
+    "scaling": {"std": 0.0},
+    "time_shift": {"share": 0.0},
+    "window_slice": {"min_share": 1.0},
 }
-BEYOND = ("colour", "noise")  # which may leave the range of a row's values
+BEYOND = ("colour", "noise", "feature_swap", "scaling")  # which may leave the range of a row's values
 
 
 def build(name: str, **keys: Any) -> Augmentation:
@@ -87,8 +96,9 @@ def test_contract(name: str, keys: dict[str, Any], kind: str) -> None:
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert not torch.equal(one, x)
-    same = augmentation(x[:1].expand(40, *x.shape[1:]), draws(3))
-    assert len(same.flatten(1).unique(dim=0)) > 1  # each row draws its own
+    if name != "feature_swap":  # of rows that are all one, any swap is none
+        same = augmentation(x[:1].expand(40, *x.shape[1:]), draws(3))
+        assert len(same.flatten(1).unique(dim=0)) > 1  # each row draws its own
     assert torch.equal(augmentation(x[:1], draws(1)), augmentation(x[:1], draws(1)))  # a batch of one row
     if name not in BEYOND and not (keys.get("outside") == "zero" or keys.get("fill") == "zero"):
         flat, changed = x.flatten(1), one.flatten(1)
@@ -128,7 +138,7 @@ def test_inputs_that_it_is_not_for_are_refused_when_training_begins(name: str, k
 def test_images_that_do_not_fit_are_refused(name: str, keys: dict[str, Any], told: str) -> None:
     shapes = made("classification", (Input("image", (1, 8, 11)),)).shapes
     with pytest.raises(UserError, match=told):
-        Augmenter((part(name, **keys),), shapes)
+        Augmenter(Data(source=part("made"), augment=(part(name, **keys),)), shapes)
 
 
 def test_boxes_of_no_area_are_refused() -> None:
@@ -263,3 +273,88 @@ def test_noise_is_normal_and_independent() -> None:
     assert abs(float(found.std()) - 0.5) < 0.02
     assert abs(float(found.mean())) < 0.02
     assert (torch.corrcoef(found.T) - torch.eye(3)).abs().max() < 0.08
+
+
+@pytest.mark.parametrize("kind", ["table", "categories"])
+def test_swapped_values_are_the_columns_own(kind: str) -> None:
+    x = torch.arange(4000 * 3).view(4000, 3)
+    x = x.float() if kind == "table" else x  # every value tells its row and column
+    found = build("feature_swap", share=0.3)(x, draws(1))
+    assert found.dtype == x.dtype
+    assert ((found % 3) == (x % 3)).all()
+    changed = (found != x).float()
+    assert (changed.mean(0) - 0.3).abs().max() < 0.03
+    assert (torch.corrcoef(changed.T) - torch.eye(3)).abs().max() < 0.08  # each value by itself
+    assert len(found[changed.bool()].unique()) > 0.6 * changed.sum()  # from all rows alike
+
+
+def test_factors_of_sequences_are_normal_around_one_and_each_channels_own() -> None:
+    found = build("scaling", std=0.2)(torch.ones(3000, 5, 2), draws(1))
+    assert torch.equal(found, found[:, :1].expand_as(found))
+    assert abs(float(found.mean()) - 1) < 0.02
+    assert abs(float(found.std()) - 0.2) < 0.01
+    assert abs(float(torch.corrcoef(found[:, 0].T)[0, 1])) < 0.08
+
+
+LENGTHS = torch.tensor([20, 13, 1, 2] * 100)
+
+
+def ramps() -> Tensor:
+    """A step's number from 1, and its square; 0 behind the end."""
+    step = torch.arange(1.0, 21)[None, :, None] * (torch.arange(20)[None, :, None] < LENGTHS[:, None, None])
+    return torch.cat([step, step**2], dim=2)
+
+
+@pytest.mark.parametrize(("name", "keys"), [(name, keys) for name, keys, kind in CASES if kind == "sequence"])
+def test_sequences_keep_their_length(name: str, keys: dict[str, Any]) -> None:
+    x, shapes = ramps(), made("classification", (Input("sequence", (20, 2)), Input("lengths", ()))).shapes
+    augmenter = Augmenter(Data(source=part("made"), augment=(part(name, **keys),)), shapes)
+    changed, lengths = augmenter.batch((x, LENGTHS), 3)
+    assert torch.equal(lengths, LENGTHS)
+    behind = torch.arange(20)[None, :] >= LENGTHS[:, None]
+    assert (changed[behind] == 0).all()
+    assert (changed != x).flatten(1).any(1)[LENGTHS == 13].float().mean() > 0.8
+
+
+@pytest.mark.parametrize("outside", ["edge", "zero"])
+def test_a_shifted_sequence_is_the_padded_one_from_another_place(outside: str) -> None:
+    x = ramps()
+    found = build("time_shift", share=0.5, outside=outside)(x, draws(2), LENGTHS)  # type: ignore[call-arg]
+    seen: dict[int, set[int]] = {}
+    for before, after, length in zip(x.numpy(), found.numpy(), LENGTHS.tolist(), strict=True):
+        most = round(length / 2)
+        mode: Any = "edge" if outside == "edge" else "constant"
+        padded = np.pad(before[:length], [(most, most), (0, 0)], mode=mode)
+        equal = [by for by in range(-most, most + 1) if (padded[most - by :][:length] == after[:length]).all()]
+        assert equal
+        seen.setdefault(length, set()).update(equal)
+    assert seen[20] == set(range(-10, 11))
+
+
+def test_a_sliced_sequence_is_the_linear_interpolation_of_a_window() -> None:
+    x = ramps()
+    found = build("window_slice", min_share=0.3)(x, draws(2), LENGTHS)  # type: ignore[call-arg]
+    shares = []
+    for before, after, length in zip(x.numpy(), found.numpy(), LENGTHS.tolist(), strict=True):
+        places = after[:length, 0] - 1  # of a ramp the value is the place
+        assert -1e-5 <= places[0] <= places[-1] <= length - 1 + 1e-5
+        expected = np.interp(places, np.arange(length), before[:length, 1])
+        np.testing.assert_allclose(after[:length, 1], expected, rtol=1e-4, atol=1e-3)
+        if length == 20:
+            np.testing.assert_allclose(np.diff(places), np.diff(places).mean(), atol=1e-4)
+            shares.append(np.diff(places).mean())
+    assert 0.3 - 1e-4 <= min(shares) < 0.35
+    assert 0.95 < max(shares) <= 1
+
+
+@pytest.mark.parametrize("name", ["noise", "scaling", "time_shift", "window_slice"])
+def test_what_a_forecast_follows_from_is_left_alone(name: str) -> None:
+    shapes = made("regression", (INPUTS["sequence"],)).shapes
+    data = Data(source=part("made"), augment=(part(name),), window=Window(length=9, order="day"))
+    if name == "noise":
+        assert Augmenter(data, shapes).parts
+    else:
+        with pytest.raises(
+            UserError, match=rf"data\.augment\.0: {name} changes where a sequence ends or how high it is"
+        ):
+            Augmenter(data, shapes)
