@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -223,6 +224,7 @@ def conclude(
     if winner is None:
         raise RunFailed(no_value(rows, experiment.metric))
     closed = reading.close(experiment, winner.params)
+    shutil.rmtree(run.best_data, ignore_errors=True)  # of a search that went on, the last winner's
     if closed.data.preparation != experiment.data.preparation:  # the search varied the preparation: the winner's own
         dataset = prepare.place(prepare.prepare(closed), run.best_data)
     where = machine_for(experiment)

@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from data_example import csv_page, mixed, page
 from imblearn.over_sampling import SMOTE
 from pyarrow import csv as arrow_csv
 
+import nnopt_ray as nn
 from nnopt_ray import reading
 from nnopt_ray.data import BALANCERS
 from nnopt_ray.data.balance import MADE, Balanced, Balancer, Training
 from nnopt_ray.data.prepare import prepare
+from nnopt_ray.data.store import open_dataset
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import DataError, PageError, PartError
 from nnopt_ray.machine import derived_seed
+from nnopt_ray.report.facts import facts_from_folder
+from nnopt_ray.report.predictions import class_counts
+from nnopt_ray.rundir import RunDir
 
 CANCER = {"type": "sklearn", "name": "breast_cancer"}
 STEPS: dict[str, list[Any]] = {
@@ -57,6 +63,8 @@ def same(one: Any, other: Any) -> None:
 @pytest.mark.parametrize("name", BALANCERS)
 def test_only_the_training_part_changes_and_its_audit_adds_up(name: str, tmp_path: Path) -> None:
     rows = mixed(700)
+    churned = pa.array(rows.column("churn").to_pylist(), mask=np.arange(700) % 10 == 3)
+    rows = rows.set_column(rows.column_names.index("churn"), "churn", churned)  # so that rows are no source rows
     plain_steps = "smotenc" if name == "smotenc" else None
     whole = churn(rows, tmp_path, name)
     made = page(
@@ -77,6 +85,9 @@ def test_only_the_training_part_changes_and_its_audit_adds_up(name: str, tmp_pat
     labels = dict(zip(plain.train.source_rows.tolist(), plain.train.target.tolist(), strict=True))
     for line in audit(whole):
         number = int(line["source_row"])
+        if line["action"] == "left out":
+            assert line["reason"] == "no target"
+            continue
         if line["action"] == "removed":
             expected.remove(number)
         else:
@@ -196,6 +207,43 @@ def test_a_forecast_has_no_classes() -> None:
     data = {"source": CANCER, "window": {"length": 3, "order": "day"}, "balance": "over"}
     with pytest.raises(PageError, match=r"data\.balance: it evens out classes, and a window foretells amounts"):
         reading.from_tree({"data": data, "model": "baseline"})
+
+
+def test_a_search_that_goes_on_keeps_the_data_of_its_winner(tmp_path: Path) -> None:
+    """More training rows are more steps of the one epoch, so each trial here is better than the last."""
+    balance = {"choice": ["under", None, {"type": "over", "ratio": 0.8}, "over"]}
+    data = {"source": CANCER, "steps": ["scale"], "balance": balance}
+    train = {"epochs": 1, "batch_size": 16, "optimizer": {"type": "sgd", "lr": 1e-3}}
+    run = nn.run(
+        nn.load(written({"data": data, "train": train, "search": {"method": "grid", "trials": 1}}, tmp_path)),
+        tmp_path / "out",
+    )
+    for times, name in enumerate(("under", "", "over", "over"), start=1):
+        if times > 1:
+            run = nn.resume(run.path, trials=times)
+        folder = RunDir(run.path)
+        best = reading.load(folder.best_page)
+        assert run.best["trial"] == f"{times:04d}"
+        assert folder.best_data.is_dir() == (times > 1)  # under is the first choice, which data/ holds
+        learned = open_dataset(folder.best_data if times > 1 else folder.data)
+        assert learned.key == prepare(best).key
+        summary = facts_from_folder(folder).summary
+        assert summary is not None
+        assert summary.balanced == learned.summary.balanced == name
+
+
+def written(page: dict[str, Any], folder: Path) -> Path:
+    place = folder / "page.yaml"
+    place.write_text(yaml.safe_dump({**page, "model": {"type": "mlp", "widths": [8]}}), encoding="utf-8")
+    return place
+
+
+def test_the_report_says_shares_of_the_rows_that_are_measured() -> None:
+    counts = {"train": {"a": 90, "b": 90}, "validation": {"a": 15, "b": 3}, "test": {"a": 15, "b": 3}}
+    assert (
+        "“a” has 5 times as many rows as “b” outside the balanced training part" in class_counts(counts, True).caption
+    )
+    assert "The classes are balanced:" in class_counts(counts).caption
 
 
 class Doubled(Balancer):

@@ -157,7 +157,8 @@ def facts_from_folder(run: RunDir) -> Facts:
 
     result = _optional(run.result, "The run has no result yet: it was interrupted or is still going on.", missing)
     scores = _optional(run.scores, "The winner has not been evaluated on the test part yet.", missing)
-    summary = _optional(run.data / "summary.json", "There is no summary of the data.", missing)
+    data = run.best_data if run.best_data.is_dir() else run.data  # as the winner learned it
+    summary = _optional(data / "summary.json", "There is no summary of the data.", missing)
     environment = _optional(run.environment, "There is no record of the environment.", missing)
     best = _optional(run.best_metrics, "", missing)
     told = _result(result) if result else None
