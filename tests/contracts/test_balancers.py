@@ -97,6 +97,19 @@ def test_a_ratio_of_two_classes_is_that_of_imbalanced_learn(name: str, ratio: fl
         assert np.bincount(y).min() / np.bincount(y).max() == pytest.approx(ratio, abs=0.01)
 
 
+@pytest.mark.parametrize("remove", ["not_minority", "majority", "all"])
+def test_tomek_removes_what_imbalanced_learn_does(remove: str) -> None:
+    given = training("tomek")
+    found = build("tomek", remove=remove).balance(given, 0)
+    expected = TomekLinks(sampling_strategy=remove.replace("_", " "))
+    expected.fit_resample(given.arrays[0], given.target)
+    assert found.kept.tolist() == expected.sample_indices_.tolist()
+    left = np.bincount(given.target[found.kept])
+    assert left[0] < COUNTS[0]
+    assert (left[1] < COUNTS[1]) == (remove == "all")
+    assert (left[2] < COUNTS[2]) == (remove != "majority")
+
+
 @pytest.mark.parametrize("name", BALANCERS)
 def test_every_row_is_accounted_for(name: str) -> None:
     given = training(name)
