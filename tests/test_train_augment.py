@@ -19,9 +19,10 @@ from nnopt_ray.data import prepare
 from nnopt_ray.data.types import Dataset, Input
 from nnopt_ray.errors import PartError
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.rundir import RunDir
+from nnopt_ray.rundir import RunDir, TrialDir
 from nnopt_ray.search import shapes
 from nnopt_ray.train.augmentations import Augmentation
+from nnopt_ray.train.fit import fit
 from nnopt_ray.train.lanes import CannotFuse, Shape
 from nnopt_ray.train.loop import Trainer
 
@@ -116,6 +117,14 @@ def test_augmented_rows_are_no_lanes() -> None:
     other = Trainer(page(model=part("mlp"), augment=(part("noise"),)), dataset(), MACHINE, ACCURACY)
     with pytest.raises(CannotFuse, match="rows that are augmented"):
         Shape(plain).refuse_other(other)
+
+
+def test_a_model_that_is_fitted_directly_says_that_nothing_was_augmented(tmp_path: Path) -> None:
+    for model, told in (("baseline", 1), ("mlp", 0)):
+        notes: list[str] = []
+        asked = page(model=part(model), augment=(part("noise"),), epochs=1)
+        fit(asked, dataset(), MACHINE, ACCURACY, TrialDir(tmp_path / model), on_note=notes.append)
+        assert [note.partition(":")[0] for note in notes] == ["data.augment has no part in it"] * told
 
 
 def load(folder: Path, augment: Any, **more: Any) -> Experiment:

@@ -211,7 +211,8 @@ def fit(
 ) -> Fit:
     """Train to the end, or until `should_stop`, which is asked after each epoch; resumes what was cut off.
 
-    `on_note` hears what public weights it started from, which layers are frozen, and of damaged checkpoints.
+    `on_note` hears what public weights it started from, which layers are frozen, of damaged checkpoints, and of
+    augmentation that came to nothing.
     Raises NotANumber, RunFailed (no room for a checkpoint), UserError (the checkpoints are of another page).
     """
     with TrialRun(experiment, dataset, machine, metrics, trial, on_note=on_note, placed=placed) as run:
@@ -222,6 +223,8 @@ def fit(
             said = run.trainer.decided.get("weights")
             if said and on_note is not None and epoch.epoch == 0:
                 on_note(f"{said}.")
+            if on_note is not None and run.trainer.augmenter.parts and run.trainer.reason == "fitted directly":
+                on_note("data.augment has no part in it: this model is fitted directly, from the rows as they are.")
             if on_epoch is not None:
                 on_epoch(epoch)
 
