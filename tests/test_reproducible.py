@@ -69,17 +69,17 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path, workers: int) -> 
     """Ray here, this process there."""
     import ray
 
-    cases = [("pbt", "random"), ("asha promote", "bayesian")]
+    cases = [("pbt", "random", LANES[1]), ("asha promote", "bayesian", LANES[0])]
     if workers != 2:
-        cases += [("hyperband", "random"), ("asha", "bayesian")]
+        both = [("pbt", "random"), ("asha promote", "bayesian"), ("hyperband", "random"), ("asha", "bayesian")]
+        cases = [(*each, fuse) for each in both for fuse in LANES]
     found = {}
-    for scheduler, method in cases:
-        for fuse in LANES:
-            folder = tmp_path / f"{scheduler} {method} {fuse[6:]}"
-            folder.mkdir()
-            experiment = page(folder, scheduler, method, more=MORE, resources=fuse)
-            found[folder] = nn.run(experiment, folder / "out")
-            assert as_lanes(found[folder]) == (fuse == "fuse: always")
+    for scheduler, method, fuse in cases:
+        folder = tmp_path / f"{scheduler} {method} {fuse[6:]}"
+        folder.mkdir()
+        experiment = page(folder, scheduler, method, more=MORE, resources=fuse)
+        found[folder] = nn.run(experiment, folder / "out")
+        assert as_lanes(found[folder]) == (fuse == "fuse: always")
     ray.shutdown()
     for folder, there in found.items():
         here = nn.run(nn.load(folder / "page.yaml"), folder / "here")
