@@ -445,6 +445,9 @@ def test_pbt_changes_only_what_alters_no_shape() -> None:
     assert [path for path, range_ in space if changeable(path, range_)] == [
         "train.optimizer.lr", "train.optimizer.lr", "train.optimizer.momentum", "train.l1",
     ]  # fmt: skip
+    assert changeable("data.augment.0.degrees", Range("uniform", (0.0, 30.0)))
+    assert not changeable("data.augment.0", Range("choice", ({"type": "flip"}, {"type": "noise"})))
+    assert not changeable("data.steps.0.fill_value", Range("uniform", (0.0, 1.0)))
     assert not changeable("model.dropout", Range("choice", (0.0, 0.5)))
     assert not changeable("train.optimizer.nesterov", Range("choice", (True, False)))
     assert [range_ for path, range_ in opened(space, {"train.optimizer": "sgd"}) if path.endswith("lr")] == [sgd["lr"]]

@@ -20,7 +20,7 @@ from nnopt_ray.machine import derived_seed
 from nnopt_ray.search import space as spaces
 from nnopt_ray.search.schedulers import GO, PAUSE, Judge, Scheduler, Space, Verdict, score
 
-# Numbers that a training may change on its way: they alter no shape, and neither the rows nor their order.
+# Numbers that a training may change on its way: they alter no shape, and neither the prepared rows nor their order.
 CHANGEABLE = (
     "train.optimizer.*",
     "train.loss.*",
@@ -28,6 +28,7 @@ CHANGEABLE = (
     "train.clip_value",
     "train.l1",
     "model.dropout",
+    "data.augment.*",
 )
 ZERO_LEAVES_OUT = ("train.optimizer.momentum", "model.dropout")  # at 0 there is no buffer, no layer
 
@@ -65,11 +66,11 @@ class PopulationBasedTraining(Scheduler):
     are changed are those of Ray Tune's PopulationBasedTraining in its asynchronous form. A trial among
     the worst quantile_fraction at its interval takes over weights, optimizer and values of one of the
     best, as they were at that one's last interval, and each opened value of the optimizer and the loss, of
-    l1, clip_norm, clip_value and model.dropout is then changed: multiplied by one of the factors, or drawn
-    anew from its range; a choice or a step moves to a neighbour. Values stay in their ranges. Trials that
-    differ in another opened value (sizes, data, batch size, the type of the optimizer) form populations
-    of their own. With more trials than lanes, they take turns. No trial stops early, none takes over at its
-    last epoch, and what a trial is credited with it has measured itself.
+    l1, clip_norm, clip_value, model.dropout and data.augment (Ho et al. 2019) is then changed: multiplied by one
+    of the factors, or drawn anew from its range; a choice or a step moves to a neighbour. Values stay in their
+    ranges. Trials that differ in another opened value (sizes, prepared data, batch size, the type of the
+    optimizer) form populations of their own. With more trials than lanes, they take turns. No trial
+    stops early, none takes over at its last epoch, and what a trial is credited with it has measured itself.
 
     Keys:
         perturbation_interval: epochs between two decisions about a trial.
