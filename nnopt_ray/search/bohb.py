@@ -44,6 +44,9 @@ class _BohbAsker(Asker):
             return random_point(self.tree, derived_seed(self.seed, "bohb"), self._number, given)
         return self._models[budget].propose(given)
 
+    def adopted(self) -> None:
+        self._number += 1
+
     def taken(self, trial: str, point: Params) -> None:
         self._points[trial] = point
 

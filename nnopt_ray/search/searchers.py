@@ -80,6 +80,9 @@ class Asker(ABC):
     def taken(self, trial: str, point: Params) -> None:  # noqa: B027 (an optional hook)
         """This point became a trial; it need not be one that was proposed."""
 
+    def adopted(self) -> None:  # noqa: B027 (an optional hook)
+        """A trial was adopted: a method whose n-th point hangs on n alone has one point less to come."""
+
     def repeated(self, point: Params, trial: str) -> None:  # noqa: B027 (an optional hook)
         """The proposed point is that of an earlier trial, and is not run again. `result_of` knows its result."""
 
@@ -124,6 +127,10 @@ class Asker(ABC):
         """A trial that was asked otherwise (by another version, or over another space) and counts as one of
         this study; `report` and `tell` follow as for any other. A point outside of this space teaches nothing.
         Where the trial was just asked here, and became another point, this one takes its place."""
+        self._adopt(trial, point)
+        self.adopted()
+
+    def _adopt(self, trial: str, point: Params) -> None:
         self._replace(trial)
         self._count += 1
         own = fitted(self.tree, point)
@@ -149,7 +156,7 @@ class Asker(ABC):
     def evidence(self, point: Params, values: float | Sequence[float]) -> None:
         """A result found elsewhere, for a point that is no trial of this study and is not run again."""
         trial = f"evidence {len(self._told) + len(self._outside) + 1}"
-        self.adopt(trial, point)
+        self._adopt(trial, point)
         self._count -= 1
         self.tell(trial, values)
 
@@ -302,6 +309,9 @@ class _RandomAsker(Asker):
         self._number += 1
         return random_point(self.tree, self.seed, self._number, given)
 
+    def adopted(self) -> None:
+        self._number += 1
+
 
 class Random(Method):
     """Independent random points (Bergstra and Bengio, JMLR 13, 2012).
@@ -335,6 +345,9 @@ class _QuasiRandomAsker(Asker):
             return at(range_, shares[self._axes[branch]])
 
         return params(self.tree, steered(given, choose))
+
+    def adopted(self) -> None:
+        self._sobol.fast_forward(1)  # type: ignore[no-untyped-call]
 
 
 class QuasiRandom(Method):

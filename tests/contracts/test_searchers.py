@@ -466,3 +466,25 @@ def test_methods_are_found_without_importing_ray(tmp_path: Path) -> None:
            "print([m for m in ('ray', 'optuna', 'cmaes', 'torch', 'scipy') if m in sys.modules])"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("method", ["random", "quasi_random", "bohb"])
+def test_a_search_that_goes_on_over_a_wider_range_does_not_draw_the_same_places_of_it(method: str) -> None:
+    def over(top: float) -> Asker:
+        lr = {"log": [1e-4, top]}
+        tree = {**DIGITS, "model": "mlp", "train": {"optimizer": {"type": "adam", "lr": lr}}}
+        return start(reading.from_tree({**tree, "search": {"method": method, "trials": 12}}))
+
+    def place(point: Params | None, top: float) -> float:
+        assert point is not None
+        return math.log(point["train.optimizer.lr"] / 1e-4) / math.log(top / 1e-4)
+
+    narrow, wide = over(1e-1), over(1.0)
+    places = []
+    for number in range(5):
+        point = narrow.ask(f"{number}")
+        places.append(place(point, 1e-1))
+        wide.adopt(f"{number}", point or {})
+    for number in range(5, 10):
+        here = place(wide.ask(f"{number}"), 1.0)
+        assert all(abs(here - place) > 1e-6 for place in places)
