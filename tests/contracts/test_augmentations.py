@@ -262,6 +262,8 @@ def test_an_erased_box_is_one_rectangle_of_the_area_asked_for(fill: str) -> None
     area = gone[erased].flatten(1).float().mean(1)
     assert 0.08 < area.min() < 0.12
     assert 0.28 < area.max() < 0.32
+    top, bottom, left, right = (edge.any(1) for edge in (gone[:, 0], gone[:, -1], gone[:, :, 0], gone[:, :, -1]))
+    assert all(only.any() for only in (top & ~bottom, bottom & ~top, left & ~right, right & ~left))  # everywhere
     if fill != "noise":
         expected = torch.zeros(300) if fill == "zero" else x.mean((1, 2, 3))
         torch.testing.assert_close(done, torch.where(gone[:, None], expected[:, None, None, None], x))
