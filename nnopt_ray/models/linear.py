@@ -13,8 +13,9 @@ import torch
 # On standardised digits, wine, iris and breast_cancer lbfgs ends by itself after 15 to 32 iterations; a fit
 # that needs more than this is used as it stands.
 MAX_ITERATIONS = 1000
-# On many numbers each iteration is dear, and the later ones do not pay: of Fashion-MNIST's 60,000 images, 100 iterations
-# (scikit-learn's default) take 14 s on one core and recognise 0.844 of the test set, 300 take 43 s and recognise 0.835.
+# On many numbers each iteration is dear, and the later ones do not pay: of Fashion-MNIST's 60,000 images, 100
+# iterations (scikit-learn's default) take 14 s on one core and recognise 0.844 of the test set, 300 take 43 s and
+# recognise 0.835.
 LARGE, MAX_ITERATIONS_LARGE = 2**23, 100
 
 
