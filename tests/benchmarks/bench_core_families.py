@@ -1,11 +1,11 @@
-"""Samples a second of the training core on one small network of each family, against a plain loop and Lightning.
+"""Samples a second of the training core on one small network of each family, against a plain loop, Lightning and Keras.
 
     python tests/benchmarks/bench_core_families.py            # 5 rounds, all families
     python tests/benchmarks/bench_core_families.py vit gpt    # some of them
 
 All train the same network of nnopt's on the same rows, one thread, Adam, batches of 64. The plain loop measures the
 loss on the validation part after each epoch, as it is a good part of the work in large networks, and does nothing
-else; Lightning does not even that. Ours validates, records, checkpoints and keeps the best weights. Images are
+else; Lightning and Keras (on torch, whose TorchModuleWrapper takes the network) do not even that. Ours validates, records, checkpoints and keeps the best weights. Images are
 scikit-learn's digits; texts are drawn at random, 64 tokens of 1,000.
 """
 
@@ -128,6 +128,23 @@ def lightning(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
     L.Trainer(max_epochs=epochs, accelerator="cpu", devices=1, **quiet).fit(Module(), loader)  # type: ignore[arg-type]
 
 
+def keras(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
+    import keras as k
+
+    class Module(k.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = k.layers.TorchModuleWrapper(model, autocast=False)
+
+        def call(self, x: Tensor, training: bool = False) -> Tensor:
+            told: Tensor = self.network(x, training=training)
+            return told
+
+    made = Module()
+    made.compile(optimizer="adam", loss=k.losses.SparseCategoricalCrossentropy(from_logits=True))
+    made.fit(x.numpy(), y.numpy(), batch_size=BATCH, epochs=epochs, verbose=0)
+
+
 def contest(family: str) -> None:
     model, task, epochs = FAMILIES[family]
     with tempfile.TemporaryDirectory() as folder:
@@ -142,8 +159,9 @@ def contest(family: str) -> None:
             "plain loop": lambda: plain(network(experiment, dataset), x, y, xv, yv, epochs),
             "nnopt, with everything": lambda: bench_core.ours(experiment, dataset, machine),
         }
-        if importlib.util.find_spec("lightning"):
-            runs["lightning"] = lambda: lightning(network(experiment, dataset), x, y, epochs)
+        for other in (lightning, keras):
+            if importlib.util.find_spec(other.__name__):
+                runs[other.__name__] = lambda other=other: other(network(experiment, dataset), x, y, epochs)  # type: ignore[misc]
         taken: dict[str, list[float]] = {run: [] for run in runs}
         for round_ in range(ROUNDS + 1):
             for run, go in runs.items():
