@@ -5,8 +5,9 @@
 
 All train the same network of nnopt's on the same rows, one thread, Adam, batches of 64. The plain loop measures the
 loss on the validation part after each epoch, as it is a good part of the work in large networks, and does nothing
-else; Lightning and Keras (on torch, whose TorchModuleWrapper takes the network) do not even that. Ours validates, records, checkpoints and keeps the best weights. Images are
-scikit-learn's digits; texts are drawn at random, 64 tokens of 1,000.
+else; Lightning and Keras (on torch, whose TorchModuleWrapper takes the network) do not even that. Ours validates,
+records, checkpoints and keeps the best weights. Images are scikit-learn's digits; texts are drawn at random, 64 tokens
+of 1,000.
 """
 
 from __future__ import annotations
