@@ -155,9 +155,10 @@ def test_files_of_another_network_are_refused(tmp_path: Path) -> None:
             public_weights.put(make("bert", shapes, **{**KEYS, **keys}), str(tmp_path / f"{name}.pt"))
 
 
-def test_a_text_says_the_same_without_its_padding_and_padding_alone_is_a_number() -> None:
+@pytest.mark.parametrize("model_type", ["bert", "gpt"])
+def test_a_text_says_the_same_without_its_padding_and_padding_alone_is_a_number(model_type: str) -> None:
     shapes = shapes_of("tokens", "regression")
-    model = make("bert", shapes).eval()
+    model = make(model_type, shapes).eval()
     tokens = batch(shapes, 6)[0]
     tokens[5] = 0
     said = model(tokens)

@@ -19,13 +19,7 @@ from nnopt_ray.train.exact import ALONE, choose_exactly
 from nnopt_ray.train.lanes import Pack, Shape
 from nnopt_ray.train.loop import Trainer
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Families that must be lanes here; of the others only that they are or say why not.

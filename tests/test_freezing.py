@@ -29,9 +29,7 @@ from nnopt_ray.train.shape import Shape
 MLP = part("mlp", widths=(8, 8, 8), norm="batch", dropout=0.1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Own(nn.Module):

@@ -118,18 +118,6 @@ def test_special_tokens_that_a_vocabulary_lacks_are_behind_it_and_start_anew(tmp
         public_weights.put(make("gpt", many, **KEYS), str(tmp_path))
 
 
-def test_a_text_says_the_same_without_its_padding_and_padding_alone_is_a_number() -> None:
-    shapes = shapes_of("tokens", "regression")
-    model = make("gpt", shapes).eval()
-    tokens = batch(shapes, 6)[0]
-    tokens[5] = 0
-    said = model(tokens)
-    assert torch.isfinite(said).all()
-    for row in range(5):
-        length = int((tokens[row] != 0).sum())
-        torch.testing.assert_close(said[row : row + 1], model(tokens[row : row + 1, :length]))
-
-
 def test_nothing_that_comes_later_is_looked_at() -> None:
     shapes = shapes_of("tokens", "language_modelling")
     model = make("gpt", shapes).eval()

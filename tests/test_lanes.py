@@ -27,14 +27,6 @@ dropout_of_torch = F.dropout
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 WIDE = lane_example.made("classification", (Input("table", (20,)),), rows=150)
 TABLE = lane_example.made("classification", (Input("table", (8,)),))
 NUMBERS = lane_example.made("regression", (Input("table", (8,)),))

@@ -23,12 +23,7 @@ from nnopt_ray.train.loop import Trainer
 EPOCHS, SIZE, QUIET = 5, 32, part("train_example:Net", dropout=0.0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ours(**keys: Any) -> Trainer:

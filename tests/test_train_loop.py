@@ -25,14 +25,6 @@ from nnopt_ray.train.weights import split
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def trained(experiment: Experiment, data: Dataset | None = None, metrics: Any = ACCURACY) -> Trainer:
     trainer = Trainer(experiment, data or dataset(), MACHINE, metrics)
     while not trainer.done:

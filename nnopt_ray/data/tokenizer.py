@@ -137,10 +137,21 @@ class Characters(Tokenizer):
         return cls(said["characters"], said["lowercase"])
 
 
+class _Wrapped(Tokenizer):
+    """A tokenizer of a library, `_inner`."""
+
+    _inner: Any
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        shown = set(self.special.values())
+        text: str = self._inner.decode([int(token) for token in tokens if int(token) not in shown])
+        return text
+
+
 # WordPiece, byte-pair encoding, words
 
 
-class HuggingFace(Tokenizer):
+class HuggingFace(_Wrapped):
     """A tokenizer.json of Hugging Face's `tokenizers`."""
 
     def __init__(self, inner: Any) -> None:
@@ -157,11 +168,6 @@ class HuggingFace(Tokenizer):
                 some = list(texts[start : start + AT_ONCE])
                 for encoding in self._inner.encode_batch(some, add_special_tokens=False):
                     yield np.array(encoding.ids, dtype=np.int64)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        shown = set(self.special.values())
-        text: str = self._inner.decode([int(token) for token in tokens if int(token) not in shown])
-        return text
 
     def vocabulary(self) -> tuple[str, ...]:
         names = {number: name for name, number in self.special.items()}
@@ -294,7 +300,7 @@ def _one_thread() -> Iterator[None]:
 # SentencePiece
 
 
-class SentencePiece(Tokenizer):
+class SentencePiece(_Wrapped):
     """A model of Google's SentencePiece."""
 
     def __init__(self, model: bytes) -> None:
@@ -336,11 +342,6 @@ class SentencePiece(Tokenizer):
     def encode(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         for text in texts:
             yield np.array(self._inner.encode(text), dtype=np.int64)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        shown = set(self.special.values())
-        text: str = self._inner.decode([int(token) for token in tokens if int(token) not in shown])
-        return text
 
     def vocabulary(self) -> tuple[str, ...]:
         names = {number: name for name, number in self.special.items()}

@@ -63,12 +63,7 @@ def test_every_model_is_under_these_contracts() -> None:
     assert EXAMPLES.keys() == MODELS.keys()
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fits_itself(model: nn.Module, shapes: Shapes, inputs: list[torch.Tensor], target: torch.Tensor) -> bool:
