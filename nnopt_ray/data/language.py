@@ -193,6 +193,9 @@ def _summary(
         )
     else:
         notes.append(f"{joined}.")
+    notes.append(
+        "Blocks of one text are alike: the intervals of the scores, which take rows for independent, are too narrow."
+    )
     others = [name for name in table.names if name != column]
     if others:
         notes.append(f"Not learned from, as a language task reads the text alone: {quoted(others)}.")
