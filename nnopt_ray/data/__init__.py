@@ -7,6 +7,7 @@ SOURCES: dict[str, str] = {
     "arrow": "nnopt_ray.data.sources:Arrow",
     "numpy": "nnopt_ray.data.arrays:Numpy",
     "idx": "nnopt_ray.data.idx:Idx",
+    "image_folder": "nnopt_ray.data.image_folder:ImageFolder",
     "sequences": "nnopt_ray.data.long_form:LongForm",
     "text_lines": "nnopt_ray.data.text_files:TextLines",
 }

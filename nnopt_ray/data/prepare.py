@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,6 +20,7 @@ import numpy as np
 from nnopt_ray import tables
 from nnopt_ray.data import language, preprocessing, store, windows
 from nnopt_ray.data.balance import Outcome, balanced
+from nnopt_ray.data.cache import default_cache
 from nnopt_ray.data.columns import Reading, recognise
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
@@ -56,12 +56,6 @@ def prepare(experiment: Experiment, cache: Path | None = None) -> Dataset:
     return open_dataset(folder)
 
 
-def default_cache() -> Path:
-    """$NNOPT_CACHE, else ~/.cache/nnopt/data."""
-    said = os.environ.get("NNOPT_CACHE")
-    return Path(said).expanduser() if said else Path.home() / ".cache" / "nnopt" / "data"
-
-
 def _key(data: Data, fingerprints: list[str]) -> str:
     """What the prepared data follows from: the content, the page's section, and the code that reads both."""
     balance = () if data.balance is None else (data.balance,)
@@ -90,7 +84,7 @@ def _own_code() -> str:
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
-    for package in ("pyarrow", "numpy", "scikit-learn", "tokenizers", "sentencepiece"):
+    for package in ("pyarrow", "numpy", "scikit-learn", "tokenizers", "sentencepiece", "pillow"):
         digest.update(importlib.metadata.version(package).encode())
     return digest.hexdigest()
 
@@ -158,7 +152,11 @@ def _content(data: Data, read: Table) -> store.Content:
         feature_names=_feature_names(done.layouts),
         summary=summary,
         preprocessing=done.to_json(),
-        audit=(*((int(row), "left out", "no target") for row in rows.without), *now.audit),
+        audit=(
+            *((row, "left out", why) for row, why in table.unread),
+            *((int(row), "left out", "no target") for row in rows.without),
+            *now.audit,
+        ),
     )
 
 
@@ -170,7 +168,8 @@ def _with_target(data: Data, table: Table) -> _Rows:
     if not len(kept):
         raise DataError(f"data.target: '{data.target}' is missing in every row of {table.origin}.")
     kept_table = table if not len(without) else table.take(kept)
-    return _Rows(kept_table, read_target(kept_table, column, data.target, data.task), column, kept, without)
+    target = read_target(kept_table, column, data.target, data.task)
+    return _Rows(kept_table, target, column, table.numbered(kept), table.numbered(without))
 
 
 def _not_learned(data: Data, table: Table, target: str, split: Split) -> dict[str, str]:

@@ -7,7 +7,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +44,12 @@ class Source(ABC):
     """
 
     own_parts: ClassVar[bool] = False
+
+    @classmethod
+    def divides(cls, keys: Mapping[str, Any], base: Path) -> bool:
+        """Whether its rows come in parts, where that hangs on its keys (as the page has them, unchecked) or on what
+        lies there. Asked whenever a page is read, so it must be quick and may not raise."""
+        return cls.own_parts
 
     @abstractmethod
     def read(self, base: Path) -> Table:
@@ -113,6 +119,11 @@ class _File(Source):
         return digest(self.files(base), base / self.path)
 
 
+def located(path: str, base: Path, key: str) -> Path:
+    """Where a path of the page leads. `key` is the page's, for messages."""
+    return base / Path(path).expanduser()
+
+
 def files(
     path: str, base: Path, suffixes: tuple[str, ...], key: str, hidden: tuple[str, ...] = ("_", ".")
 ) -> list[Path]:
@@ -120,7 +131,7 @@ def files(
 
     hidden: how names begin that are no data; what writes Parquet leaves files such as _SUCCESS beside it.
     """
-    place = base / Path(path).expanduser()
+    place = located(path, base, key)
     if place.is_dir():
         if not suffixes:
             raise DataError(f"{key}: {place} is a folder; name a file in it.")
@@ -354,4 +365,4 @@ def _read_arrow(place: Path) -> pa.Table:
         return ipc.open_stream(stream).read_all()
 
 
-__all__ = ["MISSING", "Arrow", "Csv", "Parquet", "Sklearn", "Source", "digest", "files", "reading"]
+__all__ = ["MISSING", "Arrow", "Csv", "Parquet", "Sklearn", "Source", "digest", "files", "located", "reading"]

@@ -305,11 +305,13 @@ class Given(Split):
     """The source says it: a column that holds train, validation or test, or a test set of the source's own.
 
     Understood are also training, valid, val, dev and testing, in any case. The column is not learned from. Where
-    no row is for validation, rows of the training part are drawn for it, classes in their shares.
+    no row is for validation, rows of the training part are drawn for it, classes in their shares. Where a source comes
+    with a validation part and no test part, rows are drawn for that.
 
     Keys:
         column: the column with the part of each row; without it the parts that the source came with (idx, folders).
         validation: share of the training rows to draw, where none are given.
+        test: the same for the test part of a source that comes with none.
         seed: what the draw depends on; without it the page's seed.
     """
 
@@ -318,18 +320,22 @@ class Given(Split):
         *,
         column: str | None = None,
         validation: Annotated[float, Field(gt=0, lt=1)] = 0.15,
+        test: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         seed: Annotated[int, Field(ge=0)] | None = None,
     ) -> None:
         self.column = column
         self.validation = validation
+        self.test = test
         self.seed = seed
         self.hidden = () if column is None else (column,)
 
     def divide(self, table: Table, target: Target) -> Parts:
         part = self.marked(table)
         parts = {name: np.flatnonzero(part == name) for name in PARTS}
+        if self.column is None and not len(parts["test"]) and len(parts["train"]) > 1:
+            parts["train"], parts["test"] = self._drawn(parts["train"], target, self.test)
         if not len(parts["validation"]) and len(parts["train"]) > 1:
-            parts["train"], parts["validation"] = self._drawn(parts["train"], target)
+            parts["train"], parts["validation"] = self._drawn(parts["train"], target, self.validation)
         cure = f"Mark rows as such in the column '{self.column}'." if self.column else "Choose another split."
         return _checked(parts, cure)
 
@@ -343,10 +349,10 @@ class Given(Split):
             )
         return part
 
-    def _drawn(self, train: np.ndarray, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    def _drawn(self, train: np.ndarray, target: Target, share: float) -> tuple[np.ndarray, np.ndarray]:
         random = _generator(self.seed)
         order = random.permutation(train)
-        wanted = min(max(1, round(len(train) * self.validation)), len(train) - 1)
+        wanted = min(max(1, round(len(train) * share)), len(train) - 1)
         classes = target.task == "classification"
         validation = _drawn(order, target.values, wanted, random) if classes else order[:wanted]
         return np.setdiff1d(train, validation), validation

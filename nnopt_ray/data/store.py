@@ -70,7 +70,7 @@ def build(folder: Path, key: str, content: Content) -> None:
     Two processes may build the same store at once: the first to finish wins, the other's is dropped. Raises
     RunFailed when the disk is full or the place cannot be written.
     """
-    with _beside(folder) as building:
+    with beside(folder) as building:
         _write(building, key, content)
         _take_name(building, folder, key)
 
@@ -110,7 +110,7 @@ def _checksum(file: Path) -> str | None:
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
+def beside(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder`, gone afterwards unless it was renamed; disk errors become RunFailed."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ def place(dataset: Dataset, folder: Path) -> Dataset:
             raise RunFolderError(f"{folder} already holds other prepared data. Start a new run with `nnopt run PAGE`.")
         if there is not None:
             return replace(there, reused=dataset.reused)
-    with _beside(folder) as building:
+    with beside(folder) as building:
         names = [*rundir.read_json(dataset.folder / MANIFEST)["files"], MANIFEST]
         for name in names:
             put: Callable[[Path, Path], None] = _link if name.endswith(".npy") else _copy
@@ -277,4 +277,4 @@ def _link(source: Path, target: Path) -> None:
         _copy(source, target)
 
 
-__all__ = ["Content", "build", "open_dataset", "place", "read_summary"]
+__all__ = ["Content", "beside", "build", "open_dataset", "place", "read_summary"]

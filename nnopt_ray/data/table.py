@@ -52,6 +52,8 @@ class Table:
         the page's `data.target` may call it anything.
     own_parts: [rows] of train, validation and test, where the source itself divides its rows (`split: given`).
     origin: what it was read from, in words, for messages and the report.
+    numbers: int64 [rows], the number of each row in the source, where rows of it were left out; unread: those, each
+        with its number and why.
     """
 
     origin: str
@@ -61,6 +63,8 @@ class Table:
     target: str | None = None
     own_parts: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    numbers: np.ndarray | None = None
+    unread: tuple[tuple[int, str], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -80,7 +84,12 @@ class Table:
             images=None if self.images is None else self.images[rows],
             sequences=None if self.sequences is None else self.sequences.take(rows),
             own_parts=None if self.own_parts is None else self.own_parts[rows],
+            numbers=None if self.numbers is None else self.numbers[rows],
         )
+
+    def numbered(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [rows]: the numbers that these rows of the table have in the source."""
+        return rows if self.numbers is None else self.numbers[rows]
 
     def column(self, name: str, asked_by: str) -> Any:
         """One column (pyarrow.ChunkedArray). Raises DataError naming the key of the page that asked for it."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from nnopt_ray.data.sources import Source, digest, files
+from nnopt_ray.data.sources import Source, digest, files, located
 from nnopt_ray.data.split import GIVEN_NAMES
 from nnopt_ray.data.table import Table
 from nnopt_ray.errors import DataError
@@ -48,7 +48,7 @@ class TextLines(Source):
         return files(self.path, base, (self.suffix,), "data.source.path", hidden=(".",))
 
     def fingerprint(self, base: Path) -> str:
-        return digest(self._files(base), base / Path(self.path).expanduser())
+        return digest(self._files(base), located(self.path, base, "data.source.path"))
 
     def read(self, base: Path) -> Table:
         import pyarrow as pa
@@ -59,7 +59,7 @@ class TextLines(Source):
             raise DataError(
                 f"data.source.encoding: Python knows no encoding '{self.encoding}'. Write one such as utf-8 or latin-1."
             ) from None
-        root = base / Path(self.path).expanduser()
+        root = located(self.path, base, "data.source.path")
         places = self._files(base)
         texts: list[str] = []
         of: list[int] = []  # the file of each row
@@ -71,7 +71,7 @@ class TextLines(Source):
             raise DataError(f"data.source.path: {root} holds no text but spaces and line ends.")
         columns = {"text": pa.array(texts, pa.string())}
         folders = [place.relative_to(root).parts[:-1] if root.is_dir() else () for place in places]
-        parts = _parts(folders)
+        parts = parts_of(folders)
         labels = [folder[-1] if len(folder) > (parts is not None) else "" for folder in folders]
         labelled = self.rows == "files" and all(labels)
         if labelled:
@@ -106,7 +106,7 @@ class TextLines(Source):
         return [piece for piece in pieces if piece.strip()]
 
 
-def _parts(folders: list[tuple[str, ...]]) -> np.ndarray | None:
+def parts_of(folders: list[tuple[str, ...]]) -> np.ndarray | None:
     """The part of each file, where the first folder of every one says it, and they say more than one."""
     named = [GIVEN_NAMES.get(folder[0].lower()) if folder else None for folder in folders]
     if None in named or len(set(named)) < 2:

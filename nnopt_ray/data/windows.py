@@ -100,10 +100,11 @@ def _target(data: Data, table: Table) -> tuple[str, np.ndarray]:
 
 
 def _divided(split: Split, table: Table, target: Target) -> dict[str, np.ndarray]:
-    if isinstance(split, Given) and "validation" not in split.marked(table):
+    marked = set(split.marked(table)) if isinstance(split, Given) else set(PARTS)
+    if lacking := [part for part in PARTS if part not in marked]:
         raise DataError(
-            "data.split: no row is marked validation, and time points drawn from the training part would lie between "
-            "those that are learned from. Mark the validation part, or use split: {type: time}."
+            f"data.split: no row is marked {lacking[0]}, and time points drawn from the training part would lie "
+            f"between those that are learned from. Mark the {lacking[0]} part, or use split: time."
         )
     return split.divide(table, target)
 

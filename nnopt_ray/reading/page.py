@@ -197,7 +197,7 @@ def _as_page(value: Any, places: Places, path: str, depth: int) -> Any:
 def _experiment(raw: dict[str, Any], file: Path | None, places: Places, known: Known | None = None) -> Experiment:
     if known is None:
         make_importable(file)
-    tree, experiment = resolve(_with_own_split(raw), places, file, known)
+    tree, experiment = resolve(_with_own_split(raw, file), places, file, known)
     rules.check(tree, places, _check_closed)
     if places.faults or experiment is None:
         raise PageError(places.faults)
@@ -207,7 +207,7 @@ def _experiment(raw: dict[str, Any], file: Path | None, places: Places, known: K
     return experiment
 
 
-def _with_own_split(raw: dict[str, Any]) -> dict[str, Any]:
+def _with_own_split(raw: dict[str, Any], file: Path | None) -> dict[str, Any]:
     """The page with the split that its data ask for, where it names none: by time for forecasts, `given` where the
     source has a test set of its own."""
     data = raw.get("data")
@@ -218,10 +218,12 @@ def _with_own_split(raw: dict[str, Any]) -> dict[str, Any]:
         return {**raw, "data": {**data, "split": {"type": "time", "column": window["order"]}}}
     named = source.get("type") if isinstance(source, dict) else source
     try:
-        own_parts = isinstance(named, str) and tables.find("source", named).own_parts
+        base = file.absolute().parent if file else Path.cwd()
+        keys = source if isinstance(source, dict) else {}
+        divided = isinstance(named, str) and tables.find("source", named).divides(keys, base)
     except (PartError, MissingExtra):  # said with its place by resolve
         return raw
-    return {**raw, "data": {**data, "split": "given"}} if own_parts else raw
+    return {**raw, "data": {**data, "split": "given"}} if divided else raw
 
 
 def _check_closed(raw: dict[str, Any], places: Places) -> None:

@@ -1,0 +1,236 @@
+"""Images from files to one array: decoded once, in parallel, into a memory-mapped file of the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import numpy as np
+
+from nnopt_ray.data.cache import kept
+from nnopt_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+GRAY = ("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N")
+TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+AT_ONCE = 64  # images a task of a thread
+SHOWN = 10
+VERSION = 1  # of the meaning of what follows: other pixels from the same files need another number
+
+ARRAY, FACTS = "images.npy", "decoded.json"
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How images come to one shape.
+
+    size: height and width, None to keep those of the files. resize: stretch; crop what stands out in the middle, or
+    pad with black, both keeping the proportions. Bilinear over the whole area of a pixel, as Pillow does.
+    """
+
+    size: tuple[int, int] | None = None
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
+    channels: Literal["auto", 1, 3] = "auto"
+    corrupt: Literal["refuse", "leave_out"] = "refuse"
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """images: uint8 [rows, channels, height, width], memory-mapped. rows: int64, which of the files they are.
+
+    faults: (file, why) of those left out.
+    """
+
+    images: np.ndarray
+    rows: np.ndarray
+    faults: tuple[tuple[int, str], ...]
+
+
+Opened = Callable[[int], BinaryIO]
+
+
+def decode(count: int, opened: Opened, named: Callable[[int], str], shaping: Shaping, content: str) -> Decoded:
+    """The images 0 to count - 1. opened: a stream of each; named: its name in messages; content: digest of them all.
+
+    EXIF orientation is followed, of animations the first frame is taken, transparency is dropped and 16 bits a pixel
+    become 8. Raises DataError for images that cannot be read (unless they are to be left out) or differ in size.
+    """
+    import PIL
+
+    said = json.dumps([VERSION, PIL.__version__, content, shaping.size, shaping.resize, shaping.channels, count])
+    key = hashlib.blake2b(f"{said} {shaping.corrupt}".encode(), digest_size=16).hexdigest()
+    folder = kept("images", key, lambda place: _decode(place, count, opened, named, shaping))
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    faults = tuple((int(number), str(why)) for number, why in facts["faults"])
+    rows = np.setdiff1d(np.arange(count), [number for number, _ in faults])
+    return Decoded(np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False), rows, faults)
+
+
+def _decode(place: Path, count: int, opened: Opened, named: Callable[[int], str], shaping: Shaping) -> None:
+    from PIL import Image
+
+    Image.init()  # knows all formats only then
+    faults: dict[int, str] = {}
+    heads: dict[int, tuple[int, int, bool]] = {}
+    for number, found in _each(count, lambda number: _head(opened(number))):
+        (faults if isinstance(found, str) else heads)[number] = found
+    _refuse(faults, count, named, shaping)
+    height, width = shaping.size or _one_size(heads)
+    channels = shaping.channels
+    if channels == "auto":
+        channels = 3 if any(colour for _, _, colour in heads.values()) else 1
+    shape = (channels, height, width)
+    array = _reserved(place / ARRAY, count, shape)
+
+    def pixels(number: int) -> None:
+        array[number] = _pixels(opened(number), shape, shaping)
+
+    unread = _each(count, lambda number: pixels(number) if number in heads else None)
+    faults |= {number: found for number, found in unread if isinstance(found, str)}
+    _refuse(faults, count, named, shaping)
+    if faults:
+        rows = np.setdiff1d(np.arange(count), list(faults))
+        whole = _reserved(place / f"whole-{ARRAY}", len(rows), shape)
+        for start in range(0, len(rows), AT_ONCE):
+            whole[start : start + AT_ONCE] = array[rows[start : start + AT_ONCE]]
+        whole.flush()
+        os.replace(place / f"whole-{ARRAY}", place / ARRAY)
+    else:
+        array.flush()
+    (place / ARRAY).chmod(0o444)
+    (place / FACTS).write_text(json.dumps({"faults": sorted(faults.items())}), encoding="utf-8")
+
+
+def _each(count: int, work: Callable[[int], Any]) -> Any:
+    """(number, what came of it, or a text that says why nothing did) of all, in order, by several threads."""
+    from PIL.Image import DecompressionBombError
+
+    unread = (
+        OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error,
+        zlib.error, DecompressionBombError,
+    )  # fmt: skip  # what Pillow's readers raise at files that are not what they say
+
+    def some(start: int) -> list[tuple[int, Any]]:
+        found: list[tuple[int, Any]] = []
+        for number in range(start, min(start + AT_ONCE, count)):
+            try:
+                found.append((number, work(number)))
+            except unread as error:
+                found.append((number, _why(error)))
+        return found
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="images") as threads:
+        for found in threads.map(some, range(0, count, AT_ONCE)):
+            yield from found
+
+
+def _why(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "no image of a known format"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _head(stream: BinaryIO) -> tuple[int, int, bool]:
+    """Height, width and whether it is coloured, from the head of a file."""
+    from PIL import Image
+
+    with stream, Image.open(stream, formats=FORMATS) as image:
+        if image.mode in ("I", "F"):
+            raise ValueError(f"pixels of 32 bits (mode {image.mode}), which no image of colours or shades has")
+        width, height = image.size
+        if image.getexif().get(0x0112, 1) in TURNED:
+            width, height = height, width
+        return height, width, image.mode not in GRAY
+
+
+def _pixels(stream: BinaryIO, shape: tuple[int, int, int], shaping: Shaping) -> np.ndarray:
+    """uint8 [channels, height, width]"""
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    with stream, Image.open(stream, formats=FORMATS) as file:
+        image: Image.Image = ImageOps.exif_transpose(_eight_bits(file))
+        image = image.convert("L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            how = Image.Resampling.BILINEAR
+            if shaping.resize == "crop":
+                image = ImageOps.fit(image, (width, height), how)
+            elif shaping.resize == "pad":
+                image = ImageOps.pad(image, (width, height), how)
+            else:
+                image = image.resize((width, height), how)
+        pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if channels == 1 else np.moveaxis(pixels, 2, 0)
+
+
+def _eight_bits(image: Image) -> Image:
+    """Pillow cuts 16-bit values off at 255 where it converts them; here their upper byte is kept."""
+    from PIL import Image as Images
+
+    if not image.mode.startswith("I;16"):
+        return image
+    orientation = image.getexif()
+    made = Images.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    made.getexif().update(orientation)
+    return made
+
+
+def _one_size(heads: dict[int, tuple[int, int, bool]]) -> tuple[int, int]:
+    sizes = Counter((height, width) for height, width, _ in heads.values())
+    if len(sizes) > 1:
+        told = ", ".join(f"{height} x {width} ({count:,})" for (height, width), count in sizes.most_common(4))
+        more = f" and {len(sizes) - 4:,} more" if len(sizes) > 4 else ""
+        height, width = (int(np.median([head[side] for head in heads.values()])) for side in (0, 1))
+        raise DataError(
+            f"data.source: the images have {len(sizes):,} different sizes (height x width): {told}{more}. "
+            f"Add to data.source: size: [{height}, {width}]"
+        )
+    return next(iter(sizes))
+
+
+def _refuse(faults: dict[int, str], count: int, named: Callable[[int], str], shaping: Shaping) -> None:
+    if not faults or (shaping.corrupt == "leave_out" and len(faults) < count):
+        return
+    shown = "; ".join(f"{named(number)} ({faults[number]})" for number in sorted(faults)[:SHOWN])
+    more = f"; and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
+    cure = "Repair them, or add to data.source: corrupt: leave_out" if len(faults) < count else "Repair them."
+    raise DataError(f"data.source: {len(faults):,} of {count:,} images cannot be read: {shown}{more}. {cure}")
+
+
+def _reserved(file: Path, count: int, shape: tuple[int, int, int]) -> np.memmap:
+    """uint8 [count, *shape], mapped to a file whose place on the disk is taken already: a page that cannot be written
+    later would end the process (SIGBUS)."""
+    array: np.memmap = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(count, *shape))
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as reserved:
+            os.posix_fallocate(reserved.fileno(), 0, file.stat().st_size)
+    return array
+
+
+def left_out_note(faults: tuple[tuple[int, str], ...], named: Callable[[int], str]) -> tuple[str, ...]:
+    """A sentence on images that were left out; none where there are none."""
+    if not faults:
+        return ()
+    shown = "; ".join(f"{named(number)} ({why})" for number, why in faults[:SHOWN])
+    more = f"; and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
+    one = len(faults) == 1
+    images = "1 image cannot be read and was" if one else f"{len(faults):,} images cannot be read and were"
+    return (f"{images} left out: {shown}{more}.",)
+
+
+__all__ = ["SUFFIXES", "Decoded", "Shaping", "decode", "left_out_note"]
