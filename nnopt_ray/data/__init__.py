@@ -8,6 +8,7 @@ SOURCES: dict[str, str] = {
     "numpy": "nnopt_ray.data.arrays:Numpy",
     "idx": "nnopt_ray.data.idx:Idx",
     "image_folder": "nnopt_ray.data.image_folder:ImageFolder",
+    "hugging_face": "nnopt_ray.data.hugging_face:HuggingFace",
     "sequences": "nnopt_ray.data.long_form:LongForm",
     "text_lines": "nnopt_ray.data.text_files:TextLines",
 }

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-from pydantic import Field
-
-from nnopt_ray.data.pixels import SUFFIXES, Shaping, decode, left_out_note
+from nnopt_ray.data.pixels import SUFFIXES, Pixels, Shaping, with_images
 from nnopt_ray.data.sources import Csv, Source, digest, files, located
 from nnopt_ray.data.split import GIVEN_NAMES
 from nnopt_ray.data.table import Table, is_text, quoted, tidy
@@ -23,8 +19,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 UNREAD = (".heic", ".heif", ".avif", ".jp2", ".svg", ".psd", ".dcm", ".nef", ".cr2")
-
-Pixels = Annotated[int, Field(ge=1)]
 
 
 class ImageFolder(Source):
@@ -98,21 +92,11 @@ class ImageFolder(Source):
             target = self.label_column
         folders = [place.relative_to(root).parts[:-1] for place in places]
         names = [place.relative_to(root).as_posix() for place in places]
-        decoded = decode(
-            len(places), lambda number: places[number].open("rb"), names.__getitem__, self.shaping, f"{content} {names}"
-        )
-        table = Table(
-            str(root),
-            columns,
-            target=target,
-            own_parts=parts_of(folders),
-            notes=(*notes, *_foreign(root), *left_out_note(decoded.faults, names.__getitem__)),
-            numbers=np.arange(len(places)),
-            unread=tuple((number, f"{names[number]}: {why}") for number, why in decoded.faults),
-        )
-        if decoded.faults:
-            table = table.take(decoded.rows)
-        return replace(table, images=decoded.images)
+        table = Table(str(root), columns, target=target, own_parts=parts_of(folders), notes=(*notes, *_foreign(root)))
+        return with_images(
+            table, len(places), lambda number: places[number].open("rb"), names.__getitem__, self.shaping,
+            f"{content} {names}",
+        )  # fmt: skip
 
     def _root(self, base: Path) -> Path:
         root = located(self.path, base, "data.source.path")

@@ -10,17 +10,20 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import numpy as np
+from pydantic import Field
 
 from nnopt_ray.data.cache import kept
 from nnopt_ray.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from nnopt_ray.data.table import Table
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
@@ -29,6 +32,8 @@ TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 AT_ONCE = 64  # images a task of a thread
 SHOWN = 10
 VERSION = 1  # of the meaning of what follows: other pixels from the same files need another number
+
+Pixels = Annotated[int, Field(ge=1)]
 
 ARRAY, FACTS = "images.npy", "decoded.json"
 
@@ -222,7 +227,19 @@ def _reserved(file: Path, count: int, shape: tuple[int, int, int]) -> np.memmap:
     return array
 
 
-def left_out_note(faults: tuple[tuple[int, str], ...], named: Callable[[int], str]) -> tuple[str, ...]:
+def with_images(
+    table: Table, count: int, opened: Opened, named: Callable[[int], str], shaping: Shaping, content: str
+) -> Table:
+    """The table with an image for each of its rows, as `decode` gives them; rows whose image cannot be read are left
+    out, told in a note and in `unread`."""
+    decoded = decode(count, opened, named, shaping, content)
+    unread = tuple((number, f"{named(number)}: {why}") for number, why in decoded.faults)
+    notes = (*table.notes, *_left_out(decoded.faults, named))
+    table = replace(table, numbers=np.arange(count) if unread else None, unread=unread, notes=notes)
+    return replace(table.take(decoded.rows) if unread else table, images=decoded.images)
+
+
+def _left_out(faults: tuple[tuple[int, str], ...], named: Callable[[int], str]) -> tuple[str, ...]:
     """A sentence on images that were left out; none where there are none."""
     if not faults:
         return ()
@@ -233,4 +250,4 @@ def left_out_note(faults: tuple[tuple[int, str], ...], named: Callable[[int], st
     return (f"{images} left out: {shown}{more}.",)
 
 
-__all__ = ["SUFFIXES", "Decoded", "Shaping", "decode", "left_out_note"]
+__all__ = ["SUFFIXES", "Pixels", "Shaping", "decode", "with_images"]

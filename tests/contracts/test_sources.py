@@ -54,8 +54,8 @@ def refused(name: str, base: Path, **keys: Any) -> str:
 
 
 def test_every_source_of_the_table_is_tried() -> None:
-    # Bundled; and in test_data_idx.py, test_data_text.py, test_data_sequences.py and test_data_images.py.
-    elsewhere = {"sklearn", "idx", "text_lines", "sequences", "image_folder"}
+    # Bundled; and in test_data_idx.py, _text.py, _sequences.py, _images.py and _hugging_face.py.
+    elsewhere = {"sklearn", "idx", "text_lines", "sequences", "image_folder", "hugging_face"}
     assert {*FILES, *elsewhere} == set(SOURCES)
 
 
