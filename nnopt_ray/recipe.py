@@ -104,6 +104,11 @@ class Train(Section):
 
     epochs: Count = Field(default=20, description="passes over the training part, at most")
     batch_size: Count = Field(default=64, description="rows a batch")
+    sampling: Literal["shuffled", "balanced"] = Field(
+        default="shuffled",
+        description="shuffled: every training row once an epoch; balanced: classes take turns, so that each batch has "
+        "as many rows of every class; those of rare classes come several times, and an epoch is no longer",
+    )
     accumulate: Count = Field(
         default=1, description="batches that an optimizer step takes, by the mean over all their rows"
     )

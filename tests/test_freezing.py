@@ -131,7 +131,7 @@ def test_the_head_alone_is_trained_as_torch_optim_trains_it() -> None:
     one = Trainer(page(freeze="all_but_head", epochs=1, **said), data, MACHINE, {})
     model = Trainer(page(**said), data, MACHINE, {}).model
     optimizer = torch.optim.Adam(model.head.parameters(), lr=0.05)
-    for chosen in one.order().split(32):
+    for chosen in one.feed.order(one.epoch).split(32):
         rows, target = torch.from_numpy(data.train.inputs[0])[chosen], torch.from_numpy(data.train.target)[chosen]
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(rows), target).backward()  # type: ignore[no-untyped-call]
@@ -213,7 +213,7 @@ def test_it_is_torch_optim_with_a_group_for_each_layer(name: str) -> None:
         groups.append({"params": [linear.bias], "lr": 0.02 * 0.3 ** (2 - place), "weight_decay": 0.0})
     optimizer = reference(groups)
     while not one.done:
-        for rows in one.order().split(32):
+        for rows in one.feed.order(one.epoch).split(32):
             inputs, target = torch.from_numpy(data.train.inputs[0])[rows], torch.from_numpy(data.train.target)[rows]
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs), target).backward()  # type: ignore[no-untyped-call]

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fault_example
+import model_example
 import numpy as np
 import pytest
 import torch
 from lane_example import made
+from pack_example import alone, differences, together
 from torch import Tensor
 from train_example import ACCURACY, MACHINE, Net, dataset, page, part
 
@@ -21,9 +24,9 @@ from nnopt_ray.errors import PartError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.rundir import RunDir, TrialDir
 from nnopt_ray.search import shapes
+from nnopt_ray.tables import Part
 from nnopt_ray.train.augmentations import Augmentation
 from nnopt_ray.train.fit import fit
-from nnopt_ray.train.lanes import CannotFuse, Shape
 from nnopt_ray.train.loop import Trainer
 
 IMAGES = made("classification", (Input("image", (3, 8, 8)),))
@@ -65,7 +68,7 @@ def test_rows_of_training_change_in_every_epoch_and_those_of_validation_never() 
     taught = rows_of(trainer, True).view(2, 150, 6)
     for epoch in range(2):
         trainer.epoch = epoch
-        off = (taught[epoch] - torch.tensor(data.train.inputs[0])[trainer.order()]).numpy()
+        off = (taught[epoch] - torch.tensor(data.train.inputs[0])[trainer.feed.order(trainer.epoch)]).numpy()
         assert (off != 0).all()
         assert abs(off.std() - 0.1) < 0.01
         assert len(np.unique(off.round(6))) > 0.95 * off.size  # no two batches, rows or columns alike
@@ -76,7 +79,7 @@ def test_a_batch_follows_from_the_seed_the_epoch_and_its_number_alone() -> None:
         trainer = Trainer(page(model=part("lane_example:Conv"), augment=ALL, seed=seed), IMAGES, MACHINE, {})
         trainer.epoch = epoch
         torch.manual_seed(seed + epoch)
-        return [inputs[0] for inputs, _ in trainer.training_batches(torch.arange(75))]
+        return [inputs[0] for inputs, _ in trainer.feed.batches(epoch)]
 
     first = batches(7, 3)
     assert all(torch.equal(one, again) for one, again in zip(first, batches(7, 3), strict=True))
@@ -109,14 +112,32 @@ def test_an_augmentation_of_ones_own_that_changes_the_shape_is_refused() -> None
         trainer.run_epoch()
 
 
-def test_augmented_rows_are_no_lanes() -> None:
-    trainer = Trainer(page(augment=(part("noise"),)), dataset(), MACHINE, ACCURACY)
-    with pytest.raises(CannotFuse, match="rows are augmented for each trial by itself"):
-        Shape(trainer)
-    plain = Trainer(page(model=part("mlp")), dataset(), MACHINE, ACCURACY)
-    other = Trainer(page(model=part("mlp"), augment=(part("noise"),)), dataset(), MACHINE, ACCURACY)
-    with pytest.raises(CannotFuse, match="rows that are augmented"):
-        Shape(plain).refuse_other(other)
+SEVERAL: dict[str, list[tuple[Part, ...]]] = {  # what the lanes of one pack do to their rows
+    "strengths": [(part("noise", std=std), part("rotate", degrees=30 * std)) for std in (0.1, 0.5, 0.0)],
+    "other parts": [ALL, (), (part("erase", probability=1.0),)],
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("several", SEVERAL)
+def test_each_lane_augments_as_it_does_alone(several: str) -> None:
+    """Bit for bit, whatever the others do; the pack is narrower than there are trainings."""
+    mlp = part("mlp", widths=(16,), activation="relu", norm="none", dropout=0.1, residual=False, embedding_dim="auto")
+    pages = [page(model=mlp, augment=parts, seed=seed) for seed, parts in enumerate(SEVERAL[several])]
+    for width in (3, 2):
+        for experiment, lane in zip(pages, together(pages, IMAGES, width), strict=True):
+            found = differences(alone(experiment, IMAGES), lane)
+            assert found.pop("train_loss") < 1e-6
+            assert set(found.values()) == {0.0}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_lanes_augment_sequences_within_their_lengths() -> None:
+    data = model_example.data_of(model_example.shapes_of("sequence_lengths", "classification"), rows=75)
+    several = [(part("time_shift", share=share), part("noise", std=share)) for share in (0.1, 0.4)]
+    pages = [page(model=part("rnn", cell="gru", width=8), augment=parts) for parts in several]
+    for experiment, lane in zip(pages, together(pages, data, 2), strict=True):
+        assert max(differences(alone(experiment, data), lane).values()) < 2e-5
 
 
 def test_a_model_that_is_fitted_directly_says_that_nothing_was_augmented(tmp_path: Path) -> None:
@@ -163,7 +184,7 @@ def test_a_search_over_strengths_reads_the_data_once(tmp_path: Path, monkeypatch
     assert losses[50.0] > losses[0.0]  # so much noise that nothing can be learned
 
 
-def test_strengths_are_of_one_shape_and_whether_is_of_two(tmp_path: Path) -> None:
+def test_augmentations_are_of_one_shape_whatever_they_are(tmp_path: Path) -> None:
     noise = {"type": "noise", "std": {"uniform": [0.1, 0.5]}}
     strengths = load(tmp_path, [noise])
     assert shapes.how_many(strengths) == 1
@@ -171,8 +192,19 @@ def test_strengths_are_of_one_shape_and_whether_is_of_two(tmp_path: Path) -> Non
     assert len({shapes.alike(strengths, point) for point in points}) == 1
     assert len({shapes.shape_of(reading.close(strengths, point)) for point in points}) == 1
     whether = load(tmp_path, {"choice": [[], [noise]]})
-    assert shapes.how_many(whether) == 2
+    assert shapes.how_many(whether) == 1
     labels = whether.space[0][1].labels()
     ways = [{"data.augment": labels[0]}, {"data.augment": labels[1], "data.augment.0.std": 0.2}]
-    assert len({shapes.alike(whether, way) for way in ways}) == 2
-    assert len({shapes.shape_of(reading.close(whether, way)) for way in ways}) == 2
+    assert len({shapes.alike(whether, way) for way in ways}) == 1
+    assert len({shapes.shape_of(reading.close(whether, way)) for way in ways}) == 1
+
+
+def test_a_reproducible_search_of_augmented_lanes_is_the_same_cut_off_or_not(tmp_path: Path) -> None:
+    fault_example.page(tmp_path, "asha", "random", more="reproducible: true, concurrency: 3", resources="fuse: always")
+    noise = [{"type": "noise", "std": {"uniform": [0.0, 0.5]}}]
+    experiment = nn.load(tmp_path / "page.yaml", set={"data.augment": noise})
+    run, cuts = fault_example.run_with_cuts(experiment, tmp_path / "out", [30, 90])
+    assert cuts
+    whole = nn.run(experiment, tmp_path / "whole")
+    assert "lanes of one step" in whole.result["decided"]["lanes"]
+    assert fault_example.table(run) == fault_example.table(whole)

@@ -75,9 +75,9 @@ def test_a_box_has_the_area_that_it_should_where_it_lies_inside() -> None:
 def test_the_mixed_loss_is_that_of_the_mixed_target(task: str) -> None:
     data = dataset(task)
     trainer = Trainer(page(mix=Mix(type="mixup", alpha=1.0)), data, MACHINE, {})
-    assert trainer.mixer is not None
+    assert trainer.feed.mixer is not None
     x, y = torch.tensor(data.train.inputs[0][:20]), torch.tensor(data.train.target[:20])
-    inputs, (other, share) = trainer.mixer.mix((x,), y, Mixer.draws(1))
+    inputs, (other, share) = trainer.feed.mixer.mix((x,), y, Mixer.draws(1))
     trainer.model.eval()
     loss = trainer._loss_of(inputs, y, (other, share))
     loss.backward()  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ def check_training(tree: Mapping[str, Any], longest: int | None, places: Places)
     if isinstance(train, Mapping):
         _averages(train, longest, places)
         _one_by_one(tree, train, places)
+        _balanced(tree, train, places)
         if train.get("l1_form") == "proximal" and train.get("l1") == 0:
             message = "it is a form of the L1 penalty, and train.l1 is 0. Give train.l1, such as 1e-4, or remove it."
             places.add(("train", "l1_form"), "train.l1_form", message)
@@ -31,10 +32,24 @@ def _one_by_one(tree: Mapping[str, Any], train: Mapping[str, Any], places: Place
         if train.get(key) is True or isinstance(train.get(key), Mapping):
             message = f"{said}, and trainings with {what} are no lanes of one step. Leave one of the two out."
             places.add(("train", key), f"train.{key}", message)
-    data = tree.get("data")
-    if isinstance(data, Mapping) and isinstance(data.get("augment"), list) and data["augment"]:
-        message = f"{said}, and trainings with augmented rows are no lanes of one step. Leave one of the two out."
-        places.add(("data", "augment"), "data.augment", message)
+
+
+def _balanced(tree: Mapping[str, Any], train: Mapping[str, Any], places: Places) -> None:
+    """Batches in which every class is as frequent as any other: of classes, and evened out once only."""
+    if train.get("sampling") != "balanced":
+        return
+    data, loss = tree.get("data"), train.get("loss")
+    data = data if isinstance(data, Mapping) else {}
+    rule = ""
+    if data.get("window") is not None or data.get("task") not in (None, "auto", "classification"):
+        other = "a window foretells amounts" if data.get("window") is not None else f"data.task is {data['task']}"
+        rule = f"it draws every class as often as any other, and {other}. Take it away."
+    elif isinstance(data.get("balance"), Mapping):
+        rule = "data.balance evens out the rows of the classes already. Leave one of the two out."
+    elif isinstance(loss, Mapping) and loss.get("class_weights") == "balanced":
+        rule = "train.loss.class_weights: balanced would weigh rare classes a second time. Leave one of the two out."
+    if rule:
+        places.add(("train", "sampling"), "train.sampling", rule)
 
 
 def _averages(train: Mapping[str, Any], longest: int | None, places: Places) -> None:

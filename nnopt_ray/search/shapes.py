@@ -15,6 +15,7 @@ from nnopt_ray.tables import Part
 # What each lane has for itself, whatever the model: see train/lanes.py.
 OF_THE_LANE = (
     "seed",
+    "data.augment",
     "train.epochs",
     "train.optimizer",
     "train.weight_decay_on",
@@ -26,6 +27,7 @@ OF_THE_LANE = (
     "train.clip_value",
     "train.l1",
     "train.l1_form",
+    "train.sampling",
     "train.ema",
     "train.swa",
     "train.from",
@@ -44,7 +46,6 @@ def shape_of(closed: Experiment) -> str:
             "compile": closed.train.compile,
             "freeze": closed.train.freeze,
             "mix": plain(closed.tree["train"]["mix"]),
-            "augment": bool(closed.data.augment),  # each is trained alone, however strong it is
             "data": {key: plain(value) for key, value in closed.tree["data"].items() if key != "augment"},
         },
         sort_keys=True,
@@ -76,8 +77,7 @@ def alike(experiment: Experiment, params: Mapping[str, Any]) -> str:
 
 
 def _under(path: str, own: Sequence[str]) -> bool:
-    # Whether rows are augmented is told apart, by what is not.
-    return path.startswith("data.augment.") or any(path == each or path.startswith(f"{each}.") for each in own)
+    return any(path == each or path.startswith(f"{each}.") for each in own)
 
 
 def _lane_paths(experiment: Experiment) -> Iterator[str]:

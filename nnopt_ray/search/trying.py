@@ -274,7 +274,8 @@ def _timed(tried: Tried, page: Experiment, data: Dataset, machine: Machine, epoc
 def _trainer(page: Experiment, data: Dataset, machine: Machine, rows: int) -> Trainer:
     """A trainer of the whole page on so many training rows and the same share of the validation rows."""
     from nnopt_ray.pipeline import metrics_for
-    from nnopt_ray.train.batches import batch_sizes, place
+    from nnopt_ray.train.batches import place
+    from nnopt_ray.train.feed import Feed
     from nnopt_ray.train.loop import Trainer
 
     share = rows / len(data.train)
@@ -291,7 +292,8 @@ def _trainer(page: Experiment, data: Dataset, machine: Machine, rows: int) -> Tr
         metrics_for(page, data),
         place(part, machine),
     )
-    made.sizes = batch_sizes(rows, page.train.batch_size)
+    made.feed = Feed(page, part, made.placed)
+    made.sizes = made.feed.sizes
     made.dataset = part
     return made
 

@@ -26,11 +26,13 @@ AUGMENTATIONS: dict[str, str] = {
     "affine": "nnopt_ray.train.image_augmentations:Affine",
     "colour": "nnopt_ray.train.image_augmentations:Colour",
     "erase": "nnopt_ray.train.image_augmentations:Erase",
+    "rand_augment": "nnopt_ray.train.rand_augment:RandAugment",
     "noise": "nnopt_ray.train.augmentations:Noise",
     "feature_swap": "nnopt_ray.train.augmentations:FeatureSwap",
     "scaling": "nnopt_ray.train.sequence_augmentations:Scaling",
     "time_shift": "nnopt_ray.train.sequence_augmentations:TimeShift",
     "window_slice": "nnopt_ray.train.sequence_augmentations:WindowSlice",
+    "time_warp": "nnopt_ray.train.sequence_augmentations:TimeWarp",
 }
 
 LOSSES: dict[str, str] = {

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import torch
 from torch import Tensor
 
 from nnopt_ray import tables
-from nnopt_ray.data.types import Shapes
+from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import PartError, UserError
 from nnopt_ray.experiment import Data
-from nnopt_ray.machine import derived_seed
 from nnopt_ray.train.augmentations import Augmentation
-from nnopt_ray.train.batches import Batch
 from nnopt_ray.train.sequence_augmentations import OfSequences
 from nnopt_ray.train.warping import steps
 
@@ -26,7 +22,8 @@ class Augmenter:
     Raises UserError for data that a part is not for.
     """
 
-    def __init__(self, data: Data, shapes: Shapes) -> None:
+    def __init__(self, data: Data, dataset: Dataset) -> None:
+        shapes = dataset.shapes
         self.parts: list[tuple[str, Augmentation, tuple[int, ...]]] = []  # name, part, the inputs that it changes
         for index, part in enumerate(data.augment):
             made: Augmentation = tables.build("augmentation", part)
@@ -52,14 +49,6 @@ class Augmenter:
         """What it does, in words."""
         names = ", ".join(name for name, _, _ in self.parts)
         return {"augment": f"{names}: training rows alone, anew in every epoch"} if names else {}
-
-    def batches(self, batches: Iterable[Batch], seed: int, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, changed; each draws from its own number, whatever was drawn before."""
-        if not self.parts:
-            yield from batches
-            return
-        for number, (inputs, target) in enumerate(batches):
-            yield self.batch(inputs, derived_seed(seed, "augment", epoch, number)), target
 
     @torch.no_grad()
     def batch(self, inputs: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:

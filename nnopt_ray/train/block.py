@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nnopt_ray.train import fusible, masks
+from nnopt_ray.train.augmenting import Augmenter
 from nnopt_ray.train.functional import gradients_of, tensors_of, value_of
 from nnopt_ray.train.fusible import CannotFuse
 from nnopt_ray.train.recording import Program, record
@@ -34,6 +35,13 @@ class Static:
     drops: tuple[Tensor, ...]  # [lanes, ...] a dropout site
     sites: tuple[masks.Site, ...]
     program: Program
+
+    def change(self, lane: int, augmenter: Augmenter, seed: int) -> None:
+        """Augment the rows of a lane where they lie, as when it trains alone."""
+        before = tuple(x[lane] for x in self.inputs)
+        for here, after in zip(before, augmenter.batch(before, seed), strict=True):
+            if after is not here:
+                here.copy_(after)
 
     def run(self) -> Tensor:
         """Losses [lanes] of the batch that lies here; gradients and running statistics are in the block then."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from nnopt_ray.train.batches import Batch
 from nnopt_ray.train.lanes import CannotFuse, Pack, Shape
 from nnopt_ray.train.loop import Trainer
 
@@ -144,18 +145,23 @@ def _free_bytes(device: str) -> int:
 
 
 def _alone_s(trainer: Trainer) -> float:
-    """Median seconds of a step of this training; its weights move."""
-    rows = trainer.sizes[0]
-    inputs = tuple(x[:rows] for x in trainer.placed.train.inputs)
-    target = trainer.placed.train.target
+    """Median seconds of a step of this training, augmentation included; its weights move."""
+    inputs, target = _first_rows(trainer)
+    augmenter = trainer.feed.augmenter
+    return _median(lambda: trainer.try_step(augmenter.batch(inputs, 0), target))
+
+
+def _first_rows(trainer: Trainer) -> Batch:
+    rows, target = trainer.sizes[0], trainer.placed.train.target
     assert target is not None
-    return _median(lambda: trainer.try_step(inputs, target[:rows]))
+    return tuple(x[:rows] for x in trainer.placed.train.inputs), target[:rows]
 
 
 def _pack_s(pack: Pack, trainer: Trainer) -> float:
-    """Median seconds of a step of a full pack: gradients of all lanes, and each lane's optimizer."""
-    descend = _median(lambda: trainer.descend(0))
-    return _median(pack.try_gradients) + pack.width * descend
+    """Median seconds of a step of a full pack: gradients of all lanes, and each lane's optimizer and augmentation."""
+    inputs, _ = _first_rows(trainer)
+    own = _median(lambda: trainer.descend(0)) + _median(lambda: trainer.feed.augmenter.batch(inputs, 0))
+    return _median(pack.try_gradients) + pack.width * own
 
 
 def _median(call: Callable[[], object]) -> float:

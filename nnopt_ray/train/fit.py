@@ -223,7 +223,7 @@ def fit(
             said = run.trainer.decided.get("weights")
             if said and on_note is not None and epoch.epoch == 0:
                 on_note(f"{said}.")
-            if on_note is not None and run.trainer.augmenter.parts and run.trainer.reason == "fitted directly":
+            if on_note is not None and run.trainer.feed.augmenter.parts and run.trainer.reason == "fitted directly":
                 on_note("data.augment has no part in it: this model is fitted directly, from the rows as they are.")
             if on_epoch is not None:
                 on_epoch(epoch)

@@ -1,8 +1,8 @@
 """Lanes: several trainings of one shape as one step. Each lane is a Trainer whose weights are a row of a block.
 
-The networks of a pack have equal layers and batches; everything else is a lane's own: seed, order of rows,
-optimizer with its rates, schedule, warm-up, L1, clipping, dropout rate, label smoothing, early stopping, number
-of epochs. Gradients of all lanes are computed together, by `torch.func.vmap` over the rows of a block, recorded
+The networks of a pack have equal layers and batches; everything else is a lane's own: seed, order of rows, their
+augmentation, optimizer with its rates, schedule, warm-up, L1, clipping, dropout rate, label smoothing, early stopping,
+number of epochs. Gradients of all lanes are computed together, by `torch.func.vmap` over the rows of a block, recorded
 once and replayed (`block.py`); then each lane's optimizer takes its own step, with the very kernels that it uses
 alone (on a GPU all together, `vector_optimizers.py`).
 
@@ -165,7 +165,7 @@ class Pack:
         order = torch.zeros(width, train.rows, dtype=torch.int64)
         generators = {}
         for slot, lane in live:
-            order[slot] = lane.order()
+            order[slot] = lane.feed.order(lane.epoch)
             generators[slot] = torch.Generator(device=self.block.flat.device).manual_seed(lane.noise_seed())
         order = order.to(self.block.flat.device)
         losses, norms = [], []
@@ -181,7 +181,8 @@ class Pack:
             chosen = order[:, end - rows : end].reshape(-1)
             for source, place in zip((*train.inputs, train.target), (*static.inputs, static.target), strict=True):
                 torch.index_select(source, 0, chosen, out=place.view(width * rows, *source.shape[1:]))
-            for slot, _ in live:
+            for slot, lane in live:
+                static.change(slot, lane.feed.augmenter, lane.feed.augmenting_seed(lane.epoch, number))
                 for mask, site, rate in zip(static.drops, static.sites, self._rates[slot], strict=True):
                     masks.draw(mask[slot], site, rate, generators[slot])
             if number == 0:

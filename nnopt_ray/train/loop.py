@@ -29,12 +29,12 @@ from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.models import public_weights
 from nnopt_ray.results import Epoch
 from nnopt_ray.train import averaging, batches, freezing, resuming, start
-from nnopt_ray.train.augmenting import Augmenter
 from nnopt_ray.train.compiling import Compiled
 from nnopt_ray.train.descent import Accumulation, Descent, sparsity
+from nnopt_ray.train.feed import Feed
 from nnopt_ray.train.forward import Forward
 from nnopt_ray.train.losses import Loss
-from nnopt_ray.train.mixing import Mixed, Mixer
+from nnopt_ray.train.mixing import Mixed
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.precision import LossScale
 from nnopt_ray.train.rates import Rates
@@ -98,7 +98,8 @@ class Trainer:
         self._take_weights()
         self._forward = Forward(self.model, shapes, machine, experiment.model.type)
 
-        self.sizes = batches.batch_sizes(len(dataset.train), train.batch_size)
+        self.feed = Feed(experiment, dataset, self.placed)
+        self.sizes = self.feed.sizes
         self.validation = Validation(
             dataset, self.placed.validation, self.loss, metrics, batches.evaluation_size(shapes, train.batch_size)
         )
@@ -112,8 +113,6 @@ class Trainer:
         self.rates = Rates(train, self.schedule, self.steps_per_epoch)
 
         self.compiled = Compiled(self._loss_of) if train.compile else None
-        self.mixer = Mixer(train.mix, shapes) if train.mix is not None else None
-        self.augmenter = Augmenter(experiment.data, shapes)
         self.average = averaging.average_of(train)
         self._averaged = ""  # what happened to it in this epoch
         self.scale = LossScale() if machine.precision == "float16" else None
@@ -147,7 +146,7 @@ class Trainer:
             rows += f" of {self._every} batches each, {len(self.sizes)} batches in all"
         if last != self.experiment.train.batch_size:
             rows += f", the last of {last} rows"
-        decided = {"data": self.placed.decided, "batches": rows, **self._frozen, **self.augmenter.decided}
+        decided = {"data": self.placed.decided, "batches": rows, **self._frozen, **self.feed.decided}
         if self._forward.channels_last:
             decided["images"] = "channels last in memory, as convolutions on a CPU are faster so"
         return decided
@@ -196,7 +195,7 @@ class Trainer:
 
     def _renew_batch_norm(self) -> None:
         seed_torch(derived_seed(self.experiment.seed, "swa", self.epoch))
-        rows = (inputs for inputs, _ in self.training_batches(self.order()))
+        rows = (inputs for inputs, _ in self.feed.batches(self.epoch))
         averaging.renew_batch_norm(self.model, rows, self._forward)
 
     def close_epoch(
@@ -227,30 +226,16 @@ class Trainer:
         self.at_boundary = True
         return record
 
-    def order(self) -> Tensor:
-        """int64 [rows]: the training rows in this epoch's order."""
-        generator = torch.Generator().manual_seed(derived_seed(self.experiment.seed, "order", self.epoch))
-        return torch.randperm(self.placed.train.rows, generator=generator)
-
-    def training_batches(self, order: Tensor) -> Iterator[batches.Batch]:
-        """The batches of this epoch in this order, augmented where the page says so."""
-        rows = self.placed.train.batches(self.sizes, order)
-        return self.augmenter.batches(rows, self.experiment.seed, self.epoch)
-
     def _train(self) -> tuple[float, float, float]:
         """The steps of an epoch → mean loss, mean gradient norm before clipping, last learning rate."""
-        order = self.order()
         self.model.train()
         if self.compiled is not None:
-            self.compiled.prepare(self.weights, self._examples(order))
+            self.compiled.prepare(self.weights, self.feed.examples(self.epoch))
         self._seed_noise()
-        gradient, mixer, mixed = self.weights.gradient, self.mixer, None
-        draws = Mixer.draws(derived_seed(self.experiment.seed, "mix", self.epoch)) if mixer is not None else None
+        gradient = self.weights.gradient
         tally = Tally(self._every)
-        for number, (inputs, target) in enumerate(self.training_batches(order)):
+        for number, (inputs, target, mixed) in enumerate(self.feed.mixed(self.epoch)):
             gradient.zero_()
-            if mixer is not None and draws is not None:
-                inputs, mixed = mixer.mix(inputs, target, draws)
             if self.compiled is not None:
                 loss = self.compiled(inputs, target, mixed)
             else:
@@ -281,18 +266,6 @@ class Trainer:
             other, share = mixed
             loss = share * loss + (1 - share) * self.loss(outputs, other)
         return loss
-
-    def _examples(self, order: Tensor) -> list[tuple[tuple[Tensor, ...], Tensor, Mixed | None]]:
-        """A batch of each size that an epoch has, as `_loss_of` takes it."""
-        found = []
-        for rows in dict.fromkeys(self.sizes):
-            for inputs, target in self.placed.train.batches([rows], order[:rows]):
-                mixed = None
-                inputs = self.augmenter.batch(inputs, 0)
-                if self.mixer is not None:
-                    inputs, mixed = self.mixer.mix(inputs, target, Mixer.draws(0))
-                found.append((inputs, target, mixed))
-        return found
 
     def _finite(self, scale: LossScale, step: int) -> bool:
         """Take the scale off the gradient → whether it is finite. Raises NotANumber where no scale helps."""

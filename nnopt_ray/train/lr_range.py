@@ -79,7 +79,7 @@ class _Sweep(Trainer):
         taken = 0
         while taken < len(self.growing):
             self._seed_noise()
-            for batch in self.training_batches(self.order()):
+            for batch in self.feed.batches(self.epoch):
                 yield batch
                 taken += 1
                 if taken == len(self.growing):

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from nnopt_ray.section import NonNegative
+from nnopt_ray.section import Count, NonNegative
 from nnopt_ray.train.augmentations import Augmentation, Share
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+SLOWEST = 0.1  # of a pace: time never stands still
 
 
 class OfSequences(Augmentation):
@@ -77,3 +79,28 @@ class WindowSlice(OfSequences):
         share = x.new_empty(len(x), 1).uniform_(self.min_share, 1, generator=draws)
         start = x.new_empty(len(x), 1).uniform_(0, 1, generator=draws) * (1 - share) * (length - 1)
         return resampled(x, start + step * share, length)
+
+
+class TimeWarp(OfSequences):
+    """Let the sequence run faster here and slower there, smoothly, from its first to its last step (Um et al. 2017).
+
+    Its pace is a cubic spline through values that are drawn at even distances; values between steps are linear.
+
+    Keys:
+        std: standard deviation of the pace, which is normal around 1; it never falls below a tenth.
+        knots: places at which the pace is drawn, between the two ends, where it is too.
+    """
+
+    def __init__(self, *, std: NonNegative = 0.2, knots: Count = 4) -> None:
+        self.std, self.knots = std, knots
+
+    def __call__(self, x: Tensor, draws: torch.Generator, lengths: Tensor | None = None) -> Tensor:
+        from nnopt_ray.train.warping import resampled, spline, steps
+
+        step, length = steps(x, lengths)
+        drawn = x.new_empty(len(x), self.knots + 2).normal_(1, self.std, generator=draws)
+        last = (length - 1).clamp(min=1)
+        pace = spline(drawn, (step / last).clamp(max=1)).clamp(min=SLOWEST) * (step < length - 1)
+        when = pace.cumsum(1) - pace  # of the steps before
+        whole = pace.sum(1, keepdim=True).clamp(min=SLOWEST)
+        return resampled(x, when / whole * (length - 1), length)

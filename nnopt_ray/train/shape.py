@@ -28,12 +28,8 @@ class Shape:
             raise CannotFuse(f"lanes compute in float32, and train.precision makes this {example.machine.precision}")
         if example.compiled is not None:
             raise CannotFuse("each trial's steps are compiled (train.compile), and lanes record theirs")
-        if example.mixer is not None:
+        if example.feed.mixer is not None:
             raise CannotFuse("rows are mixed for each trial by itself (train.mix), which a recorded step does not do")
-        if example.augmenter.parts:
-            raise CannotFuse(
-                "rows are augmented for each trial by itself (data.augment), which a recorded step does not do"
-            )
         if example.experiment.train.freeze is not None:
             raise CannotFuse("some of its layers are frozen (train.freeze), and lanes train whole networks")
         if example.weights.flat.numel() == 0:
@@ -102,8 +98,7 @@ class Shape:
             and page.train.accumulate == self.accumulate
             and trainer.validation.rows_a_batch == self.validation.rows_a_batch,
             "other data": trainer.dataset.key == self.data,
-            "rows that are mixed": trainer.mixer is None,
-            "rows that are augmented": not trainer.augmenter.parts,
+            "rows that are mixed": trainer.feed.mixer is None,
             "steps that are compiled": trainer.compiled is None,
             "frozen layers": page.train.freeze is None,
             "another device or precision": (trainer.machine.device, trainer.machine.precision)

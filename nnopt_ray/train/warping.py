@@ -82,3 +82,22 @@ def resampled(x: Tensor, places: Tensor, length: Tensor) -> Tensor:
     after = torch.minimum(before + 1, length - 1)
     one, two = (x.gather(1, each.long()[:, :, None].expand_as(x)) for each in (before, after))
     return torch.lerp(one, two, (places - before)[:, :, None])
+
+
+def spline(values: Tensor, places: Tensor) -> Tensor:
+    """Natural cubic splines through `values` [rows, knots], which lie evenly from 0 to 1, at `places` [rows, any]."""
+    count = values.shape[1]
+    apart = 1 / (count - 1)
+    system = torch.eye(count, dtype=torch.float64)  # of the second derivatives, 0 at the ends
+    known = torch.zeros(count, count, dtype=torch.float64)
+    for knot in range(1, count - 1):
+        system[knot, knot - 1 : knot + 2] = torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64)
+        known[knot, knot - 1 : knot + 2] = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64) * 6 / apart**2
+    bends = values @ torch.linalg.solve(system, known).T.to(values)
+    before = (places / apart).floor().clamp(0, count - 2)
+    far = places / apart - before  # from the knot before, as a share of the way to the next
+    left = before.long().expand(len(values), -1)
+    one, two = (values.gather(1, left), bends.gather(1, left)), (values.gather(1, left + 1), bends.gather(1, left + 1))
+    cubic = ((1 - far) ** 3 - (1 - far)) * one[1] + (far**3 - far) * two[1]
+    found: Tensor = (1 - far) * one[0] + far * two[0] + cubic * apart**2 / 6
+    return found

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from lane_example import made
-from scipy import ndimage
+from PIL import Image, ImageEnhance, ImageOps
+from scipy import interpolate, ndimage
 from torch import Tensor
 from train_example import MACHINE, page, part
 
@@ -17,7 +18,7 @@ from nnopt_ray import tables
 from nnopt_ray.data.types import Input
 from nnopt_ray.errors import PartError, UserError
 from nnopt_ray.experiment import Data, Window
-from nnopt_ray.train import AUGMENTATIONS, warping
+from nnopt_ray.train import AUGMENTATIONS, rand_augment, warping
 from nnopt_ray.train.augmentations import Augmentation
 from nnopt_ray.train.augmenting import Augmenter
 from nnopt_ray.train.loop import Trainer
@@ -39,11 +40,13 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     *(("affine", {"translate": 1.0, "scale": 0.9, "shear": 60.0, "outside": outside}) for outside in OUTSIDE),
     ("colour", {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0}),
     *(("erase", {"max_area": 1.0, "fill": fill}) for fill in ("noise", "mean", "zero")),
+    *(("rand_augment", {"operations": 3, "magnitude": 10.0, "outside": outside}) for outside in OUTSIDE),
     ("noise", {"std": 2.0}),
     ("feature_swap", {"share": 0.5}),
     ("scaling", {"std": 1.0}),
     *(("time_shift", {"share": 1.0, "outside": outside}) for outside in ("edge", "zero")),
     ("window_slice", {"min_share": 0.1}),
+    ("time_warp", {"std": 0.5}),
 ]  # fmt: skip
 CASES = [(name, keys, kind) for name, keys in WAYS for kind in tables.find("augmentation", name).kinds]
 NOTHING: dict[str, dict[str, Any]] = {  # keys with which each leaves rows as they are
@@ -57,6 +60,8 @@ NOTHING: dict[str, dict[str, Any]] = {  # keys with which each leaves rows as th
     "scaling": {"std": 0.0},
     "time_shift": {"share": 0.0},
     "window_slice": {"min_share": 1.0},
+    "time_warp": {"std": 0.0},
+    "rand_augment": {"operations": 0},
 }
 BEYOND = ("colour", "noise", "feature_swap", "scaling")  # which may leave the range of a row's values
 
@@ -136,9 +141,9 @@ def test_inputs_that_it_is_not_for_are_refused_when_training_begins(name: str, k
     ],
 )
 def test_images_that_do_not_fit_are_refused(name: str, keys: dict[str, Any], told: str) -> None:
-    shapes = made("classification", (Input("image", (1, 8, 11)),)).shapes
+    data = made("classification", (Input("image", (1, 8, 11)),))
     with pytest.raises(UserError, match=told):
-        Augmenter(Data(source=part("made"), augment=(part(name, **keys),)), shapes)
+        Augmenter(Data(source=part("made"), augment=(part(name, **keys),)), data)
 
 
 def test_boxes_of_no_area_are_refused() -> None:
@@ -309,8 +314,8 @@ def ramps() -> Tensor:
 
 @pytest.mark.parametrize(("name", "keys"), [(name, keys) for name, keys, kind in CASES if kind == "sequence"])
 def test_sequences_keep_their_length(name: str, keys: dict[str, Any]) -> None:
-    x, shapes = ramps(), made("classification", (Input("sequence", (20, 2)), Input("lengths", ()))).shapes
-    augmenter = Augmenter(Data(source=part("made"), augment=(part(name, **keys),)), shapes)
+    x, data = ramps(), made("classification", (Input("sequence", (20, 2)), Input("lengths", ())))
+    augmenter = Augmenter(Data(source=part("made"), augment=(part(name, **keys),)), data)
     changed, lengths = augmenter.batch((x, LENGTHS), 3)
     assert torch.equal(lengths, LENGTHS)
     behind = torch.arange(20)[None, :] >= LENGTHS[:, None]
@@ -349,14 +354,105 @@ def test_a_sliced_sequence_is_the_linear_interpolation_of_a_window() -> None:
     assert 0.95 < max(shares) <= 1
 
 
-@pytest.mark.parametrize("name", ["noise", "scaling", "time_shift", "window_slice"])
+def test_a_warped_sequence_is_seen_in_order_at_the_pace_of_a_spline() -> None:
+    """From its first to its last step; where the paces lie on scipy's natural spline, steps are as far apart."""
+    x = ramps()
+    found = build("time_warp", std=0.3, knots=3)(x, draws(2), LENGTHS)  # type: ignore[call-arg]
+    drawn = torch.empty(len(x), 5).normal_(1, 0.3, generator=draws(2)).numpy()
+    for before, after, paces, length in zip(x.numpy(), found.numpy(), drawn, LENGTHS.tolist(), strict=True):
+        places = after[:length, 0] - 1
+        assert places[0] == 0
+        assert abs(places[-1] - (length - 1)) < 1e-4
+        np.testing.assert_allclose(after[:length, 1], np.interp(places, np.arange(length), before[:length, 1]), 1e-3)
+        if length > 2:
+            assert (np.diff(places) > 0).all()
+            curve = interpolate.CubicSpline(np.linspace(0, 1, 5), paces, bc_type="natural")
+            pace = np.maximum(curve(np.arange(length - 1) / (length - 1)), 0.1)
+            np.testing.assert_allclose(np.diff(places), pace / pace.sum() * (length - 1), rtol=1e-3, atol=1e-4)
+
+
+# RandAugment
+
+
+def pictures(channels: int, side: int = 40) -> np.ndarray:
+    """uint8 [6, channels, side, side], each from 0 to 255, smooth so that ranks differ from values."""
+    made = np.random.default_rng(4).normal(size=(6, channels, side, side))
+    made = ndimage.gaussian_filter(made, (0, 0, 2, 2)) ** 3
+    low, high = made.min((1, 2, 3), keepdims=True), made.max((1, 2, 3), keepdims=True)
+    return np.round((made - low) / (high - low) * 255).astype(np.uint8)
+
+
+def by_pillow(picture: np.ndarray, name: str, amount: float) -> np.ndarray:
+    image = Image.fromarray(picture.transpose(1, 2, 0)[:, :, 0] if len(picture) == 1 else picture.transpose(1, 2, 0))
+    match name:
+        case "brightness" | "contrast" | "sharpness" | "colour":
+            kind = {"colour": "Color"}.get(name, name.title())
+            done = getattr(ImageEnhance, kind)(image).enhance(1 + 0.9 * amount)
+        case "posterize":
+            done = ImageOps.posterize(image, 8 - round(4 * abs(amount)))
+        case "solarize":
+            done = ImageOps.solarize(image, 255 * (1 - abs(amount)) + 0.5)
+        case "equalize":
+            done = ImageOps.equalize(image)
+        case _:
+            done = ImageOps.autocontrast(image)
+    shown = np.asarray(done)
+    return shown[None] if shown.ndim == 2 else shown.transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("amount", [1.0, -0.5, 0.3])
+def test_changes_of_light_are_those_of_pillow(channels: int, amount: float) -> None:
+    """On images that a step has scaled, with values of any range."""
+    given = pictures(channels)
+    x = torch.from_numpy(given / 255 * 3.7 - 1.2).float()
+    for number, name in enumerate(rand_augment.names_for(channels)):
+        if name == "nothing" or name in rand_augment.GEOMETRIC:
+            continue
+        found = rand_augment.applied(x, torch.full((6,), number), torch.full((6,), amount), "edge")
+        seen = (found.numpy() + 1.2) / 3.7 * 255
+        for picture, ours in zip(given, seen, strict=True):
+            off = np.abs(by_pillow(picture, name, amount) - ours)
+            # Pillow rounds to whole levels on its way; its greys are those of ITU-R BT.601 too.
+            assert np.quantile(off, 0.999) < 1.6, (name, off.max())
+
+
+def test_changes_of_place_are_those_asked_for() -> None:
+    x = rows("image", 4)
+    numbers = {name: torch.full((4,), n) for n, name in enumerate(rand_augment.names_for(3))}
+    amount = torch.tensor([1.0, -1.0, 0.5, 0.0])
+    turned = rand_augment.applied(x, numbers["rotate"], amount, "edge")
+    torch.testing.assert_close(turned, warping.rotated(x, amount * 30, "edge"))
+    for name, axis in (("translate_x", 3), ("translate_y", 2)):
+        side = x.shape[axis]
+        moved = rand_augment.applied(x, numbers[name], torch.full((4,), 2 / side / rand_augment.TRANSLATE), "zero")
+        kept = moved.narrow(axis, 2, side - 2)
+        torch.testing.assert_close(kept, x.narrow(axis, 0, side - 2), rtol=1e-4, atol=1e-4)
+    leaning = rand_augment.applied(x, numbers["shear_x"], torch.full((4,), 1.0), "edge")
+    matrix, offset = [[1, 0], [0.3, 1]], (0, -0.3 * 3.5)
+    there = np.stack(
+        [ndimage.affine_transform(y, matrix, offset, order=1, mode="nearest") for y in x.numpy().reshape(-1, 8, 11)]
+    )
+    np.testing.assert_allclose(leaning.numpy().reshape(-1, 8, 11), there, atol=1e-4)
+    assert torch.equal(rand_augment.applied(x, numbers["nothing"], amount, "edge"), x)
+
+
+def test_changes_are_drawn_evenly_and_of_no_strength_are_few() -> None:
+    """Of 12 changes of one channel, equalize alone knows no strength; with 40 x 40 pixels it has something to do."""
+    x = torch.from_numpy(pictures(1)[:1]).float().expand(3000, 1, 40, 40)
+    still = (build("rand_augment", operations=1, magnitude=0.0)(x, draws(3)) - x).abs().amax((1, 2, 3))
+    share = float((still > 1e-3).float().mean())
+    assert abs(share - 1 / 12) < 4 * math.sqrt(1 / 12 / 3000)
+
+
+@pytest.mark.parametrize("name", ["noise", "scaling", "time_shift", "window_slice", "time_warp"])
 def test_what_a_forecast_follows_from_is_left_alone(name: str) -> None:
-    shapes = made("regression", (INPUTS["sequence"],)).shapes
-    data = Data(source=part("made"), augment=(part(name),), window=Window(length=9, order="day"))
+    data = made("regression", (INPUTS["sequence"],))
+    said = Data(source=part("made"), augment=(part(name),), window=Window(length=9, order="day"))
     if name == "noise":
-        assert Augmenter(data, shapes).parts
+        assert Augmenter(said, data).parts
     else:
         with pytest.raises(
             UserError, match=rf"data\.augment\.0: {name} changes where a sequence ends or how high it is"
         ):
-            Augmenter(data, shapes)
+            Augmenter(said, data)

@@ -1,0 +1,74 @@
+"""What a training reads in an epoch: its rows in an order, in batches, augmented and mixed where the page says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from numpy.random import Generator
+from torch import Tensor
+
+from nnopt_ray.data.types import Dataset
+from nnopt_ray.experiment import Experiment
+from nnopt_ray.machine import derived_seed
+from nnopt_ray.train.augmenting import Augmenter
+from nnopt_ray.train.batches import Batch, Placed, batch_sizes
+from nnopt_ray.train.mixing import Mixed, Mixer
+from nnopt_ray.train.sampling import sampling_of
+
+
+class Feed:
+    """The training rows of a page, epoch by epoch; all that is random follows from the seed and the epoch.
+
+    Attributes:
+        sizes: rows of each batch of an epoch.
+        decided: what was chosen here, in words.
+
+    Raises UserError for data that cannot be drawn, augmented or mixed so.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, placed: Placed) -> None:
+        train = experiment.train
+        self.sizes = batch_sizes(len(dataset.train), train.batch_size)
+        self._rows, self._seed = placed.train, experiment.seed
+        self._sampling = sampling_of(experiment, dataset)
+        self.mixer = Mixer(train.mix, dataset.shapes) if train.mix is not None else None
+        self.augmenter = Augmenter(experiment.data, dataset)
+        told = {"sampling": self._sampling.decided} if self._sampling.decided else {}
+        self.decided = told | self.augmenter.decided
+
+    def order(self, epoch: int) -> Tensor:
+        """int64 [rows]: the training rows in an epoch's order."""
+        return self._sampling.order(epoch)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, augmented where the page says so."""
+        rows = self._rows.batches(self.sizes, self.order(epoch))
+        for number, (inputs, target) in enumerate(rows):
+            yield self.augmenter.batch(inputs, self.augmenting_seed(epoch, number)), target
+
+    def augmenting_seed(self, epoch: int, number: int) -> int:
+        """What the changes to a batch are drawn from, whatever was drawn before."""
+        return derived_seed(self._seed, "augment", epoch, number)
+
+    def mixed(self, epoch: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Mixed | None]]:
+        """The batches of an epoch, mixed too: inputs, target, and what else the loss is of."""
+        draws = Mixer.draws(derived_seed(self._seed, "mix", epoch))
+        for inputs, target in self.batches(epoch):
+            yield self._mix(inputs, target, draws)
+
+    def examples(self, epoch: int) -> list[tuple[tuple[Tensor, ...], Tensor, Mixed | None]]:
+        """A batch of each size that an epoch has, as `mixed` gives it."""
+        order = self.order(epoch)
+        found = []
+        for rows in dict.fromkeys(self.sizes):
+            for inputs, target in self._rows.batches([rows], order[:rows]):
+                found.append(self._mix(self.augmenter.batch(inputs, 0), target, Mixer.draws(0)))
+        return found
+
+    def _mix(
+        self, inputs: tuple[Tensor, ...], target: Tensor, draws: Generator
+    ) -> tuple[tuple[Tensor, ...], Tensor, Mixed | None]:
+        if self.mixer is None:
+            return inputs, target, None
+        inputs, mixed = self.mixer.mix(inputs, target, draws)
+        return inputs, target, mixed
