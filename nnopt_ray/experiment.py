@@ -229,6 +229,11 @@ class Data(Section):
     window: Annotated[Window | None, Fixed(SPLIT_WHY)] = Field(
         default=None, description="forecasting: windows of time points, divided by time (`split: time` is the default)"
     )
+    quality: Annotated[tuple[Part, ...], InRoom("check")] = Field(
+        default=(),
+        description="what is looked for in the data, behind the split: found, reported, and repaired in the training "
+        "part where an action says so",
+    )
     steps: Annotated[tuple[Part, ...], InRoom("step")] = Field(
         default=(), description="preprocessing in this order; what it needs to know is fitted on the training part only"
     )

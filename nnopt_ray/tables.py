@@ -41,6 +41,12 @@ ROOMS: dict[str, Room] = {
     for room in (
         Room("source", "nnopt_ray.data:SOURCES", "nnopt_ray.data.sources:Source", "where the rows come from"),
         Room("split", "nnopt_ray.data:SPLITS", "nnopt_ray.data.split:Split", "how rows are divided"),
+        Room(
+            "check",
+            "nnopt_ray.data:CHECKS",
+            "nnopt_ray.data.quality:Check",
+            "what is wrong with the data: found, reported, and repaired if asked",
+        ),
         Room("step", "nnopt_ray.data:STEPS", "nnopt_ray.data.steps:Step", "preprocessing fitted on the training part"),
         Room(
             "balance",

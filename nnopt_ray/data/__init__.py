@@ -20,6 +20,13 @@ SPLITS: dict[str, str] = {
     "given": "nnopt_ray.data.split:Given",
 }
 
+# In the order in which they are run.
+CHECKS: dict[str, str] = {
+    "missing": "nnopt_ray.data.column_checks:Missing",
+    "constant": "nnopt_ray.data.column_checks:Constant",
+    "identifiers": "nnopt_ray.data.column_checks:Identifiers",
+}
+
 STEPS: dict[str, str] = {
     "impute": "nnopt_ray.data.steps:Impute",
     "scale": "nnopt_ray.data.steps:Scale",

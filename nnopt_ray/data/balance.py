@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnopt_ray import tables
+from nnopt_ray.data.audit import Line
 from nnopt_ray.errors import DataError, PartError
 from nnopt_ray.machine import derived_seed
 
@@ -90,7 +91,7 @@ class Outcome:
     target: np.ndarray
     source_rows: np.ndarray
     train: np.ndarray
-    audit: tuple[tuple[int, str, str], ...] = ()
+    audit: tuple[Line, ...] = ()
     notes: tuple[str, ...] = ()
     counts: np.ndarray = field(default_factory=_none)
 
@@ -157,11 +158,11 @@ def _check(found: Balanced, given: Training, part: Part) -> None:
         )
 
 
-def _audit(found: Balanced, given: Training, numbers: np.ndarray, name: str) -> tuple[tuple[int, str, str], ...]:
+def _audit(found: Balanced, given: Training, numbers: np.ndarray, name: str) -> tuple[Line, ...]:
     """numbers: int64 [training rows], of each in the source."""
 
-    def line(number: int, action: str, label: int) -> tuple[int, str, str]:
-        return int(number), action, f"balance {name}, class {given.classes[label]}"
+    def line(number: int, action: str, label: int) -> Line:
+        return Line(int(number), "train", action, f"balance {name}, class {given.classes[label]}")
 
     removed = np.setdiff1d(np.arange(len(given.target)), found.kept)
     return (

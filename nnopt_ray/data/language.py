@@ -11,10 +11,12 @@ from types import MappingProxyType
 import numpy as np
 
 from nnopt_ray import tables
-from nnopt_ray.data import preprocessing, store
+from nnopt_ray.data import preprocessing, repairs, store
+from nnopt_ray.data.audit import Line
 from nnopt_ray.data.columns import recognise
 from nnopt_ray.data.frame import Tokens
 from nnopt_ray.data.preprocessing import Fitted
+from nnopt_ray.data.quality import Examined
 from nnopt_ray.data.split import PARTS, Split, unused_parts
 from nnopt_ray.data.table import Table, is_text, quoted
 from nnopt_ray.data.target import Target, listed
@@ -43,6 +45,10 @@ def content(data: Data, table: Table, described: str) -> store.Content:
     nothing = Target(column, "language_modelling", np.zeros(table.rows), ())
     parts = split.divide(table, nothing)
     readings, _ = recognise(table, [column], frozenset([column]))
+    numbers = np.arange(table.rows + len(without))
+    kept = np.setdiff1d(numbers, without)
+    seen = repairs.of_page(data, Examined(table, readings, nothing, parts, kept), "language")
+    table, parts = seen.data.table, dict(seen.data.parts)
     left_out = {name: "a language task reads the text alone" for name in table.names if name != column}
     fitted = preprocessing.fit(table, readings, left_out, (), steps, parts)
     tokens = next((f for f in fitted.frame.features.values() if isinstance(f, Tokens)), None)
@@ -56,8 +62,6 @@ def content(data: Data, table: Table, described: str) -> store.Content:
         made = {part: _masked(tokens, *made[part], copies[part], derived_seed(seed, "masks", part)) for part in PARTS}
     sizes = {part: len(made[part][0]) for part in PARTS}
     ends = np.cumsum([sizes[part] for part in PARTS])
-    numbers = np.arange(table.rows + len(without))
-    kept = np.setdiff1d(numbers, without)
     return store.Content(
         shapes=Shapes(
             data.task,
@@ -72,9 +76,11 @@ def content(data: Data, table: Table, described: str) -> store.Content:
         target_mean=np.zeros(tokens.cardinality),
         target_scale=np.ones(tokens.cardinality),
         feature_names=(),
-        summary=_summary(data, table, column, parts, fitted, tokens, described, sizes, len(without)),
+        summary=repairs.told(
+            _summary(data, table, column, parts, fitted, tokens, described, sizes, len(without)), seen
+        ),
         preprocessing=fitted.preprocessing.to_json(),
-        audit=tuple((int(row), "left out", "no text") for row in without),
+        audit=(*(Line(int(row), "", "left out", "no text") for row in without), *seen.audit),
     )
 
 

@@ -1,4 +1,4 @@
-"""The door of the room: source → table → columns → split → steps fitted on the training part → balance → store.
+"""The door of the room: source → table → split → checks → steps, fitted on the training part → balance → store.
 
 Data that was prepared before, from the same content in the same way, is taken from the cache.
 """
@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from nnopt_ray import tables
-from nnopt_ray.data import language, preprocessing, store, windows
+from nnopt_ray.data import language, preprocessing, repairs, store, windows
+from nnopt_ray.data.audit import Line
 from nnopt_ray.data.balance import Outcome, balanced
 from nnopt_ray.data.cache import default_cache
 from nnopt_ray.data.columns import Reading, recognise
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
+from nnopt_ray.data.quality import Examined
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import PARTS, Split, unused_parts
 from nnopt_ray.data.store import open_dataset, place
@@ -59,7 +61,13 @@ def prepare(experiment: Experiment, cache: Path | None = None) -> Dataset:
 def _key(data: Data, fingerprints: list[str]) -> str:
     """What the prepared data follows from: the content, the page's section, and the code that reads both."""
     balance = () if data.balance is None else (data.balance,)
-    parts = {"split": (data.split,), "step": data.steps, "source": (data.source,), "balance": balance}
+    parts = {
+        "split": (data.split,),
+        "step": data.steps,
+        "source": (data.source,),
+        "balance": balance,
+        "check": data.quality,
+    }
     said = {
         "content": fingerprints,
         "code": _own_code(),
@@ -72,6 +80,7 @@ def _key(data: Data, fingerprints: list[str]) -> str:
         "masks": data.masks if data.task == "masked_language_modelling" else None,
         "ignore": data.ignore,
         "scale_target": data.scale_target,
+        "quality": [(part.page(), repairs.versions(part)) for part in data.quality],
         "balance": [(part.page(), importlib.metadata.version("imbalanced-learn")) for part in balance],
     }
     text = json.dumps(said, sort_keys=True, default=list)
@@ -120,12 +129,16 @@ def _content(data: Data, read: Table) -> store.Content:
     names = [name for name in table.names if name != rows.column and name not in not_learned]
     as_text = frozenset(name for part in data.steps for name in preprocessing.read_as_text(part) or ())
     readings, empty = recognise(rows.table, names, as_text)
-    parts = split.divide(rows.table, rows.target)
+    parts: Mapping[str, np.ndarray] = split.divide(rows.table, rows.target)
+    _check_training(rows.target, parts["train"])
+    seen = repairs.of_page(data, Examined(rows.table, readings, rows.target, parts, rows.source_rows))
+    rows, parts = replace(rows, table=seen.data.table, target=seen.data.target), seen.data.parts
+    readings = tuple(reading for reading in readings if reading.name not in seen.dropped)
     _check_training(rows.target, parts["train"])
     fitted = preprocessing.fit(
         rows.table,
         readings,
-        {**not_learned, **empty},
+        {**not_learned, **empty, **seen.dropped},
         tuple(dict.fromkeys((rows.column, data.target))),
         data.steps,
         parts,
@@ -135,7 +148,7 @@ def _content(data: Data, read: Table) -> store.Content:
     outputs = len(rows.target.classes) if rows.target.task == "classification" else 1
     shapes = Shapes(rows.target.task, tuple(layout.input for layout in done.layouts), outputs)
     now = Outcome(fitted.inputs, target, rows.source_rows, parts["train"])
-    summary = _summary(data, table, rows, parts, readings, fitted)
+    summary = repairs.told(_summary(data, table, rows, parts, readings, fitted), seen)
     if data.balance is not None:
         seed = data.split.keys.get("seed") or 0
         now = balanced(data.balance, shapes.inputs, fitted.inputs, rows.target, rows.source_rows, parts["train"], seed)
@@ -153,8 +166,9 @@ def _content(data: Data, read: Table) -> store.Content:
         summary=summary,
         preprocessing=done.to_json(),
         audit=(
-            *((row, "left out", why) for row, why in table.unread),
-            *((int(row), "left out", "no target") for row in rows.without),
+            *(Line(row, "", "left out", why) for row, why in table.unread),
+            *(Line(int(row), "", "left out", "no target") for row in rows.without),
+            *seen.audit,
             *now.audit,
         ),
     )
@@ -216,7 +230,7 @@ def _summary(
     data: Data,
     table: Table,
     rows: _Rows,
-    parts: dict[str, np.ndarray],
+    parts: Mapping[str, np.ndarray],
     readings: tuple[Reading, ...],
     fitted: Fitted,
 ) -> DataSummary:
@@ -283,7 +297,7 @@ def _unplaced(part: Part) -> dict[str, Any]:
     return {**part.page(), **files}
 
 
-def _cut(fitted: Fitted, parts: dict[str, np.ndarray]) -> tuple[str, ...]:
+def _cut(fitted: Fitted, parts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """How long the rows of a text are, and how many were cut."""
     tokens = next((f for f in fitted.frame.features.values() if isinstance(f, Tokens)), None)
     if tokens is None:

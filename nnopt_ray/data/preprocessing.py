@@ -193,10 +193,7 @@ def fit(
     """Fit the steps in their order on the training rows. parts: train, validation, test → rows of the table."""
     train = parts["train"]
     made = features(table, readings)
-    named = frozenset(name for part in steps for name in part.keys.get("columns") or ())
-    if any(read_as_text(part) == () for part in steps):  # any text may be meant
-        named |= {name for name, feature in made.items() if isinstance(feature, Text)}
-    useless_ones, remarks = useless(made, train, table.rows, named)
+    useless_ones, remarks = useless(made, train, table.rows, named_by(steps, made))
     left_out = {**left_out, **useless_ones}
     origins = {feature.origin for name, feature in made.items() if name not in left_out}
     for reading in readings:
@@ -223,6 +220,14 @@ def fit(
             )
     doubts = {reading.name: reading.doubt for reading in kept_readings if reading.doubt}
     return Fitted(done, frame, arrays, {**doubts, **remarks}, tuple(notes))
+
+
+def named_by(steps: tuple[Part, ...], made: Mapping[str, Feature]) -> frozenset[str]:
+    """The features that steps name, which stay whatever they look like."""
+    named = frozenset(name for part in steps for name in part.keys.get("columns") or ())
+    if any(read_as_text(part) == () for part in steps):  # any text may be meant
+        named |= {name for name, feature in made.items() if isinstance(feature, Text)}
+    return named
 
 
 def read_as_text(part: Part) -> tuple[str, ...] | None:

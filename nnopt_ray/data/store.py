@@ -9,7 +9,6 @@ preprocessing.json  summary.json  audit.csv
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
 import os
@@ -25,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from nnopt_ray import rundir
+from nnopt_ray.data import audit
 from nnopt_ray.data.preprocessing import FILE as PREPROCESSING
 from nnopt_ray.data.split import PARTS
-from nnopt_ray.data.types import Column, Dataset, DataSummary, Input, Rows, Shapes
+from nnopt_ray.data.types import Column, Dataset, DataSummary, Found, Input, Rows, Shapes
 from nnopt_ray.errors import RunFailed, RunFolderError
 
 FORMAT = "nnopt-data"
@@ -35,7 +35,6 @@ VERSION = 2
 MANIFEST = "manifest.json"
 DATASET = "dataset.json"
 SUMMARY = "summary.json"
-AUDIT = "audit.csv"
 AGAIN = "Start again with `nnopt run PAGE`."
 BUILDING = ".building-"  # folders on their way; one left by a killed process goes after a day
 ABANDONED_S = 86_400.0
@@ -46,8 +45,8 @@ CHECKED_BYTES = 1 << 20  # files up to this size are checked by content, larger 
 class Content:
     """What a store holds. The arrays cover all rows; `parts` says which of them belong where.
 
-    source_rows: int64 [rows], the number of each row in the source. audit: a line per row that was
-    left out, added or changed: source_row (-1 for one that was made), action, reason.
+    source_rows: int64 [rows], the number of each row in the source. audit: a line for each row or
+    column that was left out, added or changed.
     """
 
     shapes: Shapes
@@ -61,7 +60,7 @@ class Content:
     feature_names: tuple[str, ...]
     summary: DataSummary
     preprocessing: Mapping[str, Any]
-    audit: tuple[tuple[int, str, str], ...]
+    audit: tuple[audit.Line, ...]
 
 
 def build(folder: Path, key: str, content: Content) -> None:
@@ -92,10 +91,7 @@ def _write(folder: Path, key: str, content: Content) -> None:
     rundir.write_json(folder / DATASET, described)
     rundir.write_json(folder / SUMMARY, asdict(content.summary))
     rundir.write_json(folder / PREPROCESSING, content.preprocessing)
-    with (folder / AUDIT).open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
-        lines.writerow(("source_row", "action", "reason"))
-        lines.writerows(content.audit)
+    audit.write(folder / audit.FILE, content.audit)
     files = {file.name: {"bytes": file.stat().st_size, "blake2b": _checksum(file)} for file in sorted(folder.iterdir())}
     for name in files:
         if name.endswith(".npy"):  # shared with run folders by hard links
@@ -237,7 +233,12 @@ def read_summary(file: Path) -> DataSummary:
     """Raises RunFolderError when the file is missing or no JSON."""
     said = rundir.read_json(file)
     columns = tuple(Column(**column) for column in said["columns"])
-    return DataSummary(**{**said, "columns": columns, "notes": tuple(said["notes"])})
+    quality = tuple(
+        Found(**{**found, "columns": tuple(found["columns"]), "first_rows": tuple(map(tuple, found["first_rows"]))})
+        for found in said.get("quality", ())
+    )
+    rest = {name: tuple(said.get(name, ())) for name in ("notes", "checked")}
+    return DataSummary(**{**said, **rest, "columns": columns, "quality": quality})
 
 
 def place(dataset: Dataset, folder: Path) -> Dataset:

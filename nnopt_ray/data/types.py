@@ -114,6 +114,27 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a check of data.quality found.
+
+    rows: how many; first_rows: the surest of them, (number in the source, how sure from 0 to 1). measured: the numbers
+    behind the sentence. repaired: what was done (dropped, relabelled, changed, column dropped) → how often.
+    cure: what to write on the page about it; empty where nothing was left to do.
+    """
+
+    check: str
+    action: str
+    severity: Literal["high", "middle", "low"]
+    sentence: str
+    rows: int = 0
+    first_rows: tuple[tuple[int, float], ...] = ()
+    columns: tuple[str, ...] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    repaired: Mapping[str, int] = field(default_factory=dict)
+    cure: str = ""
+
+
+@dataclass(frozen=True)
 class DataSummary:
     """What was seen in the data and done to it: data/summary.json."""
 
@@ -125,6 +146,8 @@ class DataSummary:
     parts: Mapping[str, int]  # train, validation, test → rows
     class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # part → class → rows
     balanced: str = ""  # the balancer of the training part, whose rows are then counted as they are after it
+    checked: tuple[str, ...] = ()  # the checks of data.quality that ran
+    quality: tuple[Found, ...] = ()  # what they found
     notes: tuple[str, ...] = ()  # sentences for the user, e.g. "3 rows have no target and were left out."
 
 

@@ -11,10 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from nnopt_ray import tables
-from nnopt_ray.data import preprocessing, store
+from nnopt_ray.data import preprocessing, repairs, store
 from nnopt_ray.data.columns import recognise
 from nnopt_ray.data.frame import Layout
 from nnopt_ray.data.preprocessing import Fitted
+from nnopt_ray.data.quality import Examined
 from nnopt_ray.data.series import Order, ordered
 from nnopt_ray.data.split import PARTS, Given, Split
 from nnopt_ray.data.table import LARGEST, Table, is_number, numbers, quoted
@@ -48,7 +49,10 @@ def content(data: Data, table: Table, described: str) -> store.Content:
         hidden[name] = "its past is not learned from (data.window.past_target)"
     names = [column for column in table.names if column not in hidden]
     readings, empty = recognise(table, names)
-    fitted = preprocessing.fit(table, readings, {**hidden, **empty}, (), data.steps, parts)
+    given = Examined(table, readings, Target(name, "regression", values, ()), parts, np.arange(table.rows))
+    seen = repairs.of_page(data, given, "windows")
+    readings = tuple(reading for reading in readings if reading.name not in seen.dropped)
+    fitted = preprocessing.fit(table, readings, {**hidden, **empty, **seen.dropped}, (), data.steps, parts)
     steps, channels = _steps(fitted)
     made = _windows(window, order, parts, np.isfinite(values))
     _refuse_empty(window, made, parts)
@@ -76,9 +80,9 @@ def content(data: Data, table: Table, described: str) -> store.Content:
         target_mean=mean,
         target_scale=scale,
         feature_names=(),
-        summary=_summary(data, window, table, name, parts, made, order, fitted, described),
+        summary=repairs.told(_summary(data, window, table, name, parts, made, order, fitted, described), seen),
         preprocessing=done.to_json(),
-        audit=(),
+        audit=seen.audit,
     )
 
 

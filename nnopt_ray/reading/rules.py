@@ -25,6 +25,7 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     _loss(tree, places)
     _language(tree, places)
     _window(tree, places)
+    _quality(tree, places)
     _balance(tree, places)
     check_training(tree, _longest(tree), places)
     method = _at(tree, "search", "method", "type")
@@ -223,6 +224,23 @@ def _window(tree: Mapping[str, Any], places: Places) -> None:
     if isinstance(order, str) and _at(tree, "data", "split", "type") == "random":
         message = "windows overlap, so rows drawn at random would stand in several parts."
         places.add(("data", "split"), "data.split", f"{message} Write {{type: time, column: {order}}}.")
+
+
+def _quality(tree: Mapping[str, Any], places: Places) -> None:
+    """A check must make sense of the rows, and no trial may change the validation part that it is compared on."""
+    said = _at(tree, "data", "quality")
+    kind = "language" if str(_at(tree, "data", "task")).endswith("language_modelling") else ""
+    kind = "windows" if isinstance(_at(tree, "data", "window"), Mapping) else kind
+    what = {"windows": "the time points that data.window makes windows of", "language": "texts of a language task"}
+    for way, path, value in _nodes(said, ("data", "quality"), "data.quality"):
+        name = value.get("type") if isinstance(value, Mapping) else None
+        if kind and name in tables.table("check") and not getattr(tables.find("check", name), kind):
+            places.add(way, path, f"{name} makes no sense of {what[kind]}. Take it away.")
+        parts = _at(value, "parts")
+        changing = _at(value, "action") != "report" and isinstance(parts, list) and "validation" in parts
+        if changing and next(ranges(said), None) is not None:
+            rule = "trials are compared on the validation part, so it must be the same for all."
+            places.add(way, path, f"{rule} Leave validation out of its parts, or write data.quality without a range.")
 
 
 def _balance(tree: Mapping[str, Any], places: Places) -> None:
