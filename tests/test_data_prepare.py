@@ -15,8 +15,8 @@ from pyarrow import csv as arrow_csv
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.preprocessing import StandardScaler
 
+from nnopt_ray.data.csv_file import Csv
 from nnopt_ray.data.prepare import apply, place, prepare
-from nnopt_ray.data.sources import Csv
 from nnopt_ray.data.split import PARTS
 from nnopt_ray.data.store import read_summary
 from nnopt_ray.data.table import Table

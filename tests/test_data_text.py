@@ -361,10 +361,10 @@ def test_a_folder_of_reviews_is_learned_from_as_it_lies(tmp_path: Path) -> None:
             for number in range(count):
                 (folder / f"{number}.txt").write_text(review(random, label), encoding="utf-8")
     source = {"type": "text_lines", "path": str(tmp_path / "reviews"), "rows": "files"}
-    dataset = prepare(page(source, split="given", steps=["tokenize"]), tmp_path / "cache")
+    dataset = prepare(page(source, steps=["tokenize"]), tmp_path / "cache")
     assert dataset.classes == ("bad", "good")
     assert dataset.summary.parts == {"train": 68, "validation": 12, "test": 30}
-    otherwise = prepare(page(source, steps=["tokenize"]), tmp_path / "cache")
+    otherwise = prepare(page(source, split="random", steps=["tokenize"]), tmp_path / "cache")
     assert any("data.split: given would keep that" in note for note in otherwise.summary.notes)
 
 

@@ -2,14 +2,15 @@
 
 SOURCES: dict[str, str] = {
     "sklearn": "nnopt_ray.data.sources:Sklearn",
-    "csv": "nnopt_ray.data.sources:Csv",
-    "parquet": "nnopt_ray.data.sources:Parquet",
-    "arrow": "nnopt_ray.data.sources:Arrow",
+    "csv": "nnopt_ray.data.csv_file:Csv",
+    "parquet": "nnopt_ray.data.arrow_files:Parquet",
+    "arrow": "nnopt_ray.data.arrow_files:Arrow",
     "numpy": "nnopt_ray.data.arrays:Numpy",
     "idx": "nnopt_ray.data.idx:Idx",
     "image_folder": "nnopt_ray.data.image_folder:ImageFolder",
     "hugging_face": "nnopt_ray.data.hugging_face:HuggingFace",
     "sequences": "nnopt_ray.data.long_form:LongForm",
+    "concat": "nnopt_ray.data.concat:Concat",
     "text_lines": "nnopt_ray.data.text_files:TextLines",
 }
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from nnopt_ray.data.sources import Source, digest, files, reading
+from nnopt_ray.data.files import digest, files, reading
+from nnopt_ray.data.sources import Source
 from nnopt_ray.data.table import IMAGE, LARGEST, Sequences, Table, quoted
 from nnopt_ray.errors import DataError
 from nnopt_ray.experiment import Beside

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 
+from nnopt_ray.data.files import digest, located, reading
 from nnopt_ray.data.pixels import Pixels, Shaping, with_images
-from nnopt_ray.data.sources import Source, digest, located, reading
+from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import GIVEN_NAMES
 from nnopt_ray.data.table import Table, hint, quoted
 from nnopt_ray.errors import DataError

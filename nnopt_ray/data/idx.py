@@ -10,7 +10,8 @@ from typing import Annotated, BinaryIO, cast
 
 import numpy as np
 
-from nnopt_ray.data.sources import Source, digest
+from nnopt_ray.data.files import digest
+from nnopt_ray.data.sources import Source
 from nnopt_ray.data.table import Table, quoted
 from nnopt_ray.errors import DataError
 from nnopt_ray.experiment import Beside

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from nnopt_ray.data.csv_file import Csv
+from nnopt_ray.data.files import digest, files, located
 from nnopt_ray.data.pixels import SUFFIXES, Pixels, Shaping, with_images
-from nnopt_ray.data.sources import Csv, Source, digest, files, located
+from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import GIVEN_NAMES
 from nnopt_ray.data.table import Table, is_text, quoted, tidy
-from nnopt_ray.data.text_files import parts_of
+from nnopt_ray.data.text_files import folders_divide, parts_of
 from nnopt_ray.errors import DataError
 from nnopt_ray.experiment import Beside
 
@@ -63,12 +65,7 @@ class ImageFolder(Source):
 
     @classmethod
     def divides(cls, keys: Mapping[str, Any], base: Path) -> bool:
-        place = keys.get("path")
-        if not isinstance(place, str) or "://" in place or not (base / place).is_dir():
-            return False
-        folders = [folder.name for folder in (base / place).iterdir() if folder.is_dir() and _is_data(folder.name)]
-        found = {GIVEN_NAMES.get(name.lower()) for name in folders}
-        return None not in found and "train" in found and len(found) > 1
+        return folders_divide(keys.get("path"), base)
 
     def fingerprint(self, base: Path) -> str:
         root = self._root(base)

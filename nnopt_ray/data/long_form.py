@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from nnopt_ray.data.arrow_files import Arrow, Parquet
 from nnopt_ray.data.columns import text as as_words
-from nnopt_ray.data.sources import Arrow, Csv, Parquet, Source
+from nnopt_ray.data.csv_file import Csv
+from nnopt_ray.data.files import Paths
+from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import instants
 from nnopt_ray.data.table import LARGEST, Sequences, Table, is_number, numbers, quoted, tidy
 from nnopt_ray.errors import DataError
-from nnopt_ray.experiment import Beside
 
 
 class LongForm(Source):
@@ -23,7 +25,7 @@ class LongForm(Source):
     beside it where they differ. The target is one value a sequence; `data.target` may call it as it likes.
 
     Keys:
-        path: the file, relative to the page.
+        path: the file, a pattern such as walks/*.csv, or a list of these, relative to the page.
         id: the column that says which sequence a row belongs to.
         order: the column that says when: dates, timestamps or numbers; without it the rows are in their order.
         label: the column with the target, which must be the same in all rows of a sequence.
@@ -36,7 +38,7 @@ class LongForm(Source):
     def __init__(
         self,
         *,
-        path: Annotated[str, Beside()],
+        path: Paths,
         id: str,
         label: str,
         order: str | None = None,
@@ -55,7 +57,7 @@ class LongForm(Source):
         kinds: dict[str, type[Parquet] | type[Arrow]] = {
             ".parquet": Parquet, ".pq": Parquet, ".arrow": Arrow, ".feather": Arrow,
         }  # fmt: skip
-        kind = kinds.get(Path(path).suffix)
+        kind = kinds.get(Path(path if isinstance(path, str) else path[0]).suffix)
         self._file: Source = kind(path=path) if kind else Csv(path=path, delimiter=delimiter)
 
     def fingerprint(self, base: Path) -> str:

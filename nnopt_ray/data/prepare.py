@@ -23,6 +23,7 @@ from nnopt_ray.data.audit import Line
 from nnopt_ray.data.balance import Outcome, balanced
 from nnopt_ray.data.cache import default_cache
 from nnopt_ray.data.columns import Reading, recognise
+from nnopt_ray.data.described import described, every, unplaced
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
 from nnopt_ray.data.quality import Examined
@@ -71,9 +72,11 @@ def _key(data: Data, fingerprints: list[str]) -> str:
     said = {
         "content": fingerprints,
         "code": _own_code(),
-        "source": _unplaced(data.source),
-        "parts": [_unplaced(part) for part in (data.split, *data.steps)],
-        "brought": {part.type: _code_of(room, part) for room, chosen in parts.items() for part in chosen},
+        "source": unplaced(data.source),
+        "parts": [unplaced(part) for part in (data.split, *data.steps)],
+        "brought": {
+            part.type: _code_of(room, part) for room, chosen in parts.items() for one in chosen for part in every(one)
+        },
         "target": data.target,
         "task": data.task,
         "window": data.window and data.window.model_dump(),
@@ -120,9 +123,9 @@ class _Rows:
 def _content(data: Data, read: Table) -> store.Content:
     table = tidy(read)
     if data.task in LANGUAGE:
-        return language.content(data, table, _described(data.source))
+        return language.content(data, table, described(data.source))
     if data.window is not None:
-        return windows.content(data, table, _described(data.source))
+        return windows.content(data, table, described(data.source))
     rows = _with_target(data, table)
     split: Split = tables.build("split", data.split)
     not_learned = _not_learned(data, table, rows.column, split)
@@ -257,7 +260,7 @@ def _summary(
     classification = rows.target.task == "classification"
     counted = {part: class_counts(rows.target, parts[part]) for part in PARTS} if classification else {}
     return DataSummary(
-        source=_described(data.source),
+        source=described(data.source),
         rows=table.rows,
         task=rows.target.task,
         target=data.target,
@@ -291,12 +294,6 @@ def _described_sequences(found: Sequences) -> Column:
     return Column(SEQUENCE, "sequence", missing, len(found.values), f"{steps} of {quoted(list(found.channels))}")
 
 
-def _unplaced(part: Part) -> dict[str, Any]:
-    """The part with files by their names alone: the same content is the same data wherever it lies."""
-    files = {key: Path(str(part.keys[key])).name for key in ("path", "x", "y", "lengths", "file") if part.keys.get(key)}
-    return {**part.page(), **files}
-
-
 def _cut(fitted: Fitted, parts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """How long the rows of a text are, and how many were cut."""
     tokens = next((f for f in fitted.frame.features.values() if isinstance(f, Tokens)), None)
@@ -313,12 +310,6 @@ def _cut(fitted: Fitted, parts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         return (f"{said}; none is longer.",)
     told = ", ".join(f"{count:,} of {len(parts[part]):,} rows of the {part} part" for part, count in cut.items())
     return (f"{said}; longer ones were cut at their end: {told}.",)
-
-
-def _described(source: Part) -> str:
-    said = _unplaced(source)
-    where = said.get("path") or said.get("name") or ", ".join(said[key] for key in ("x", "y") if key in said)
-    return f"{source.type} {where}".strip()
 
 
 def _distinct(values: Any) -> int:

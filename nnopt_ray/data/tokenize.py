@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from nnopt_ray.data import tokenizer
+from nnopt_ray.data.files import digest
 from nnopt_ray.data.frame import Feature, Frame, Numeric, Text, Tokens
-from nnopt_ray.data.sources import digest
 from nnopt_ray.data.steps import Step, as_text
 from nnopt_ray.data.table import quoted
 from nnopt_ray.data.tokenizer import Tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Callable
@@ -87,13 +88,17 @@ class Values:
     def _valid(self, key: Key, raw: Any) -> Any:
         """A closed value as its key has it. Raises pydantic's ValidationError."""
         value = key.adapter.validate_json(json.dumps(raw), strict=True)
-        return self._in_full(value) if key.is_place and isinstance(value, str) else value
+        if not key.is_place:
+            return value
+        return tuple(map(self._in_full, value)) if isinstance(value, tuple) else self._in_full(value)
 
-    def _in_full(self, place: str) -> str:
-        """A path beside the page in full, so that the resolved page may be kept elsewhere."""
-        if self._folder is None or not place or place.startswith("~") or not os.path.exists(self._folder / place):
+    def _in_full(self, place: Any) -> Any:
+        """A path beside the page in full, or a pattern of such, so that the resolved page may be kept elsewhere."""
+        if self._folder is None or not isinstance(place, str) or not place or place.startswith("~"):
             return place
-        return str(self._folder / place)
+        full = str(self._folder / place)
+        there = os.path.exists(full) or (glob.has_magic(place) and any(glob.iglob(full, recursive=True)))
+        return full if there else place
 
     def _with_ranges(self, raw: Any, at: At) -> Any:
         """The value with Range objects for its ranges; BROKEN after noting what is wrong with one."""

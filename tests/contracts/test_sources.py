@@ -54,8 +54,8 @@ def refused(name: str, base: Path, **keys: Any) -> str:
 
 
 def test_every_source_of_the_table_is_tried() -> None:
-    # Bundled; and in test_data_idx.py, _text.py, _sequences.py, _images.py and _hugging_face.py.
-    elsewhere = {"sklearn", "idx", "text_lines", "sequences", "image_folder", "hugging_face"}
+    # Bundled; and in test_data_idx.py, _text.py, _sequences.py, _images.py, _hugging_face.py and _joined.py.
+    elsewhere = {"sklearn", "idx", "text_lines", "sequences", "image_folder", "hugging_face", "concat"}
     assert {*FILES, *elsewhere} == set(SOURCES)
 
 
@@ -144,6 +144,8 @@ def test_csv_takes_what_people_write(tmp_path: Path) -> None:
     assert read_csv(tmp_path, "a\tb\n1\t'x'\n2\ty\n", delimiter="\t", quote="'") == plain
     assert read_csv(tmp_path, gzip.compress(b"a,b\n1,x\n2,y\n"), file="t.csv.gz") == plain
     assert read_csv(tmp_path, bz2.compress(b"a,b\n1,x\n2,y\n"), file="t.csv.bz2") == plain
+    zstandard = pa.compress(b"a,b\n1,x\n2,y\n", codec="zstd", asbytes=True)
+    assert read_csv(tmp_path, zstandard, file="t.csv.zst") == plain
     assert read_csv(tmp_path, "1,x\n2,y\n", header=False) == {"f0": [1, 2], "f1": ["x", "y"]}
     assert read_csv(tmp_path, "a;b\n1,5;x\n2,5;y\n", delimiter=";", decimal=",")["a"] == [1.5, 2.5]
     assert read_csv(tmp_path, "a,b\n01234,x\n2,y\n", text=("a",))["a"] == ["01234", "2"]
@@ -154,6 +156,39 @@ def test_csv_takes_what_people_write(tmp_path: Path) -> None:
         "\u00fc",
     ]
     assert read_csv(tmp_path, ",a\n0,5\n1,6\n") == {"unnamed_1": [0, 1], "a": [5, 6]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(encoding: str, tmp_path: Path) -> None:
+    mark = "" if encoding in ("utf-16", "utf-8-sig") else "\ufeff"  # those two write one themselves
+    raw = (mark + "\u00e4,b\n1,x\n2,\u20ac\n").encode(encoding)
+    assert read_csv(tmp_path, raw, encoding=encoding) == {"\u00e4": [1, 2], "b": ["x", "\u20ac"]}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("file", ["t.csv", "t.csv.gz"])
+def test_the_delimiter_is_told_from_the_rows(delimiter: str, file: str, tmp_path: Path) -> None:
+    rows = [["a", "b", "c"], ["1", '"x, y; z|\n"', "3"], ["2", '"p\tq"', "4"], *([["5", "w", "6"]] * 20_000)]
+    content = "\n".join(delimiter.join(row) for row in rows).encode()
+    found = read_csv(tmp_path, gzip.compress(content) if file.endswith("gz") else content, file, delimiter="auto")
+    assert {name: values[:2] for name, values in found.items()} == {"a": [1, 2], "b": ["x, y; z|", "p\tq"], "c": [3, 4]}
+    assert read_csv(tmp_path, "a\n1\n2\n", delimiter="auto") == {"a": [1, 2]}
+    assert read_csv(tmp_path, "a;b\n1,5;x\n2;y\n", delimiter="auto", decimal=",") == {"a": [1.5, 2], "b": ["x", "y"]}
+
+
+def test_thousands_are_no_obstacle(tmp_path: Path) -> None:
+    content = 'a,b,c,d,e\n"1,234",5,"1,234.5","12,34",01\n-12,6,"+1,000,000",5,02\n,7,.5,6,03\n'
+    found = read_csv(tmp_path, content.replace(".5,6", "0.5,6"), thousands=",", text=("e",))
+    assert found["a"] == [1234, -12, None]
+    assert found["b"] == [5, 6, 7]
+    assert found["c"] == [1234.5, 1e6, 0.5]
+    assert found["d"] == ["12,34", "5", "6"]  # no thousands
+    assert found["e"] == ["01", "02", "03"]
+    german = "a;b\n1.234,5;1.000\n-2;12.000\n"
+    found = read_csv(tmp_path, german, delimiter=";", decimal=",", thousands=".")
+    assert found == {"a": [1234.5, -2.0], "b": [1000, 12000]}
+    with pytest.raises(DataError, match="both ','"):
+        build("csv", path="t.csv", decimal=",", thousands=",")
 
 
 @pytest.mark.parametrize("mark", ["", "NA", "NaN", "null", "None", "#N/A", "  "])

@@ -1,0 +1,229 @@
+"""The source `csv`."""
+
+from __future__ import annotations
+
+import codecs
+import csv as python_csv
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from nnopt_ray.data.files import Paths, reading
+from nnopt_ray.data.joined import kind_of
+from nnopt_ray.data.sources import FileSource
+from nnopt_ray.data.table import Table, quoted
+from nnopt_ray.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# pandas.read_csv's own list of what means "missing", and the empty field.
+MISSING = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
+    "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
+
+
+TORN = re.compile(r"Expected (\d+) columns?, got (\d+): (.*)")  # Arrow's words for a ragged row
+
+
+DELIMITERS = (",", ";", "\t", "|")
+SNIFFED = 1 << 16  # bytes from which the delimiter is told
+
+
+class Csv(FileSource):
+    """CSV files, also compressed (.gz, .bz2, .zst). The kinds of the columns are found from all rows of all files.
+
+    Empty fields and the usual marks (pandas' list: NA, NaN, null, ...) are missing values. Spaces around
+    names and texts are cut off. ISO dates are recognised. Several files must have the same columns.
+
+    Keys:
+        path: the file, a pattern such as logs/*.csv, or a list of these, relative to the page.
+        validation: the same with the validation part; then path is the training part (`split: given`).
+        test: the same with the test part.
+        delimiter: what stands between fields; auto tells it from the first rows.
+        quote: what stands around fields that hold the delimiter or line ends.
+        decimal: the decimal point of numbers.
+        thousands: what parts the thousands of numbers, as the comma of 1,234.5.
+        encoding: of the file, such as utf-8, latin-1 or cp1252.
+        header: the first row holds the names; without one the columns are f0, f1, ...
+        missing: further marks of a missing value, such as "?".
+        text: columns to read as text whatever they look like (codes with leading zeros).
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Paths,
+        validation: Paths | None = None,
+        test: Paths | None = None,
+        delimiter: Annotated[str, Field(min_length=1, max_length=1)] | Literal["auto"] = ",",
+        quote: Annotated[str, Field(min_length=1, max_length=1)] = '"',
+        decimal: Annotated[str, Field(min_length=1, max_length=1)] = ".",
+        thousands: Annotated[str, Field(min_length=1, max_length=1)] | None = None,
+        encoding: str = "utf-8",
+        header: bool = True,
+        missing: tuple[str, ...] = (),
+        text: tuple[str, ...] = (),
+    ) -> None:
+        if thousands == decimal:
+            raise DataError(f"decimal and thousands are both {decimal!r}; give two different signs.")
+        self.path = path
+        self.validation = validation
+        self.test = test
+        self.delimiter = delimiter
+        self.quote = quote
+        self.decimal = decimal
+        self.thousands = thousands
+        self.encoding = encoding
+        self.header = header
+        self.missing = missing
+        self.text = text
+
+    def tables(self, places: list[Path]) -> list[Table]:
+        found = [self._table(place, self.text) for place in places]
+        # A column that is text in one file is text in all: where it looked like numbers it is read again as it stands.
+        kinds: dict[str, set[str]] = {}
+        for table in found:
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                kinds.setdefault(name, set()).add(kind_of(column.type))
+        torn = tuple(name for name, seen in kinds.items() if len(seen - {"nothing"}) > 1)
+        if torn:
+            found = [self._table(place, (*self.text, *torn)) for place in places]
+        return [Table(str(place), columns) for place, columns in zip(places, found, strict=True)]
+
+    def _table(self, place: Path, text: tuple[str, ...]) -> pa.Table:
+        import pyarrow as pa
+        from pyarrow import csv
+
+        self._check_encoding(place)
+        delimiter = self._sniffed(place) if self.delimiter == "auto" else self.delimiter
+        cure = "Check data.source: delimiter, quote, encoding."
+        with reading("CSV", place, cure):
+            try:
+                columns = csv.read_csv(
+                    place,
+                    read_options=csv.ReadOptions(encoding=self.encoding, autogenerate_column_names=not self.header),
+                    # Quoted fields may hold line ends; Arrow's default would tear such rows apart.
+                    parse_options=csv.ParseOptions(
+                        delimiter=delimiter,
+                        quote_char=self.quote,
+                        newlines_in_values=True,
+                    ),
+                    convert_options=csv.ConvertOptions(
+                        null_values=[*MISSING, *self.missing],
+                        strings_can_be_null=True,
+                        decimal_point=self.decimal,
+                        column_types={name: pa.string() for name in text},
+                    ),
+                )
+            except UnicodeError as error:
+                raise DataError(_undecodable(place, self.encoding)) from error
+            except pa.ArrowInvalid as error:
+                if torn := TORN.search(str(error)):
+                    raise DataError(self._torn(place, delimiter, *torn.groups())) from error
+                raise
+        try:
+            unread = any(pa.types.is_binary(column.type) for column in columns.columns)
+        except UnicodeError:  # in the names
+            unread = True
+        if unread:
+            raise DataError(_undecodable(place, self.encoding))
+        if columns.num_rows == 0:
+            raise DataError(f"data.source.path: {place} has a header and no rows.")
+        columns = columns.rename_columns([name.removeprefix("\ufeff") for name in columns.column_names])
+        self._check_quotes(place, columns)
+        strange = [name for name in self.text if name not in columns.column_names]
+        if strange:
+            raise DataError(f"data.source.text: {place} has no column {quoted(strange)}.")
+        return columns if self.thousands is None else self._without_thousands(columns, text)
+
+    def _sniffed(self, place: Path) -> str:
+        """The delimiter that divides every one of the first rows into the same number of fields, the most of them."""
+        import pyarrow as pa
+
+        with reading("CSV", place, "Check data.source: encoding."), pa.input_stream(str(place)) as content:
+            head = content.read(SNIFFED)
+        lines = io.StringIO(head.decode(self.encoding, errors="replace"), newline="").read()
+        if len(head) == SNIFFED:  # its last row may be cut
+            lines = lines[: lines.rfind("\n") + 1]
+        best, most = ",", 1
+        for delimiter in DELIMITERS:
+            rows = python_csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter, quotechar=self.quote)
+            try:
+                counts = {len(row) for row in rows if row}
+            except python_csv.Error:  # a field beyond Python's limit: it is not the delimiter
+                continue
+            if len(counts) == 1 and (count := counts.pop()) > most:
+                best, most = delimiter, count
+        return best
+
+    def _without_thousands(self, columns: pa.Table, text: tuple[str, ...]) -> pa.Table:
+        """Texts such as 1,234.5 as numbers, where all of a column are."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        parting, point = re.escape(self.thousands or ""), re.escape(self.decimal)
+        pattern = rf"^\s*[+-]?(\d{{1,3}}({parting}\d{{3}})+|\d+)({point}\d*)?\s*$"
+        for place, name in enumerate(columns.column_names):
+            column = columns.column(place)
+            if name in text or not pa.types.is_string(column.type):
+                continue
+            if not pc.all(pc.match_substring_regex(column, pattern)).as_py():
+                continue
+            plain = pc.replace_substring(pc.utf8_trim_whitespace(column), self.thousands, "")
+            plain = pc.replace_substring(plain, self.decimal, ".")
+            whole = not pc.any(pc.match_substring(plain, ".")).as_py()
+            try:
+                numbers = plain.cast(pa.int64() if whole else pa.float64())
+            except pa.ArrowInvalid:  # beyond 64 bits
+                numbers = plain.cast(pa.float64())
+            columns = columns.set_column(place, name, numbers)
+        return columns
+
+    def _check_encoding(self, place: Path) -> None:
+        try:
+            known = codecs.lookup(self.encoding).name
+        except LookupError:
+            raise DataError(
+                f"data.source.encoding: Python knows no encoding '{self.encoding}'. Write one such as utf-8 or latin-1."
+            ) from None
+        with place.open("rb") as file:
+            marked = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if marked and not known.startswith("utf-16"):
+            raise DataError(f"data.source: {place} is written in UTF-16. Add to data.source: encoding: utf-16")
+
+    def _check_quotes(self, place: Path, columns: pa.Table) -> None:
+        """Arrow takes a quote that is never closed for a field that swallows the rest of the file."""
+        import pyarrow as pa
+
+        last = columns.column(columns.num_columns - 1)[-1].as_py()
+        if not (isinstance(last, str) and "\n" in last):
+            return
+        quotes = 0
+        with pa.input_stream(str(place), compression="detect") as content:
+            while block := content.read(1 << 20):
+                quotes += block.count(self.quote.encode(self.encoding))
+        if quotes % 2:
+            raise DataError(
+                f"data.source: {place} has a quote that is never closed; the field that begins with {last[:40]!r} "
+                f"swallows what follows. Close it, or check data.source: quote ({self.quote!r} now)."
+            )
+
+    def _torn(self, place: Path, delimiter: str, expected: str, found: str, row: str) -> str:
+        shown = row[:60] + ("..." if len(row) > 60 else "")
+        return (
+            f"data.source: {place} is ragged: a row has {found} fields where {expected} are expected ({shown!r}). "
+            f"Repair the row, or check data.source: delimiter ({delimiter!r} now) and quote."
+        )
+
+
+def _undecodable(place: Path, encoding: str) -> str:
+    other = "latin-1" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else "utf-8"
+    return f"data.source: {place} holds bytes that are not {encoding}. Add to data.source: encoding: {other}"
+
+
+__all__ = ["MISSING", "Csv"]
