@@ -26,6 +26,9 @@ CHECKS: dict[str, str] = {
     "missing": "nnopt_ray.data.column_checks:Missing",
     "constant": "nnopt_ray.data.column_checks:Constant",
     "identifiers": "nnopt_ray.data.column_checks:Identifiers",
+    "conflicts": "nnopt_ray.data.duplicates:Conflicts",
+    "duplicates": "nnopt_ray.data.duplicates:Duplicates",
+    "drop_duplicates": "nnopt_ray.data.duplicates:DropDuplicates",
 }
 
 STEPS: dict[str, str] = {

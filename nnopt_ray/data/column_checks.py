@@ -253,7 +253,7 @@ def _copies(data: Examined, names: list[str]) -> dict[str, str]:
     seen: dict[bytes, str] = {}
     copies: dict[str, str] = {}
     for name in names:
-        column = data.table.columns.column(name).take(data.train).combine_chunks()
+        column = data.table.columns.column(name).take(data.train)
         kind = "number" if is_number(column.type) else str(column.type)
         values = numbers(column).tobytes() if kind == "number" else "\0".join(map(repr, column.to_pylist())).encode()
         digest = _digest(kind.encode() + values)

@@ -90,7 +90,9 @@ def versions(part: Part) -> list[str]:
 
 def told(summary: DataSummary, seen: Seen) -> DataSummary:
     """The summary with what was found."""
-    return replace(summary, checked=seen.checked, quality=seen.found, notes=(*seen.notes, *summary.notes))
+    dropped = tuple(f"Column '{name}' is not learned from:" for name in seen.dropped)  # the findings say it
+    notes = [note for note in summary.notes if not (dropped and note.startswith(dropped))]
+    return replace(summary, checked=seen.checked, quality=seen.found, notes=(*seen.notes, *notes))
 
 
 def in_order(parts: Sequence[Part]) -> list[Part]:
@@ -117,14 +119,14 @@ def _applied(seen: Seen, name: str, check: Check, findings: tuple[Finding, ...],
         rows = [repair for repair in finding.repairs if repair.what != "column dropped"]
         if rows and kind == "windows":
             raise DataError(
-                f"data.quality: {name} would change {len(rows):,} time points, and the windows over them would no "
-                "longer be what happened. Set its action: report."
+                f"data.quality: {name} would change {len(rows):,} time point{'s' * (len(rows) != 1)}, and the windows "
+                "over them would no longer be what happened. Set its action: report."
             )
         lines += [_line(data, name, repair) for repair in finding.repairs]
         data = _changed(data, columns, rows)
         dropped |= {column: f"{why} (data.quality: {name})" for column, why in columns.items()}
         _refuse_nothing_left(seen.data, data, name)
-    found = tuple(_said(data, finding, check.action) for finding in findings)
+    found = tuple(_said(data, finding, name, check.action) for finding in findings)
     return replace(
         seen,
         data=data,
@@ -154,6 +156,9 @@ def _verify(data: Examined, name: str, check: Check, finding: Finding) -> None:
             f"data.quality: '{name}' repairs rows outside the {' and '.join(check.parts)} part; the test part always "
             "stays as it is."
         )
+    classes = [r.after for r in finding.repairs if r.what == "relabelled" and r.after not in data.target.classes]
+    if classes:
+        raise PartError(f"data.quality: '{name}' gives a row the class {classes[0]!r}, which there is not.")
     unknown = [r.column for r in finding.repairs if r.what == "column dropped" and r.column not in data.table.names]
     if unknown:
         raise PartError(f"data.quality: '{name}' drops the column '{unknown[0]}', which there is not.")
@@ -197,7 +202,11 @@ def _with_values(table: Table, column: str, repairs: list[Repair]) -> Table:
     after = {repair.row: repair.after or None for repair in repairs}
     mask = np.zeros(table.rows, dtype=bool)
     mask[list(after)] = True
-    values = pa.array([after[row] for row in sorted(after)], pa.string()).cast(before.type)
+    try:
+        values = pa.array([after[row] for row in sorted(after)], pa.string()).cast(before.type)
+    except pa.ArrowInvalid as error:
+        wrong = str(error).partition("\n")[0]
+        raise PartError(f"data.quality: a value that '{column}' ({before.type}) cannot hold: {wrong}") from error
     place = table.names.index(column)
     return replace(table, columns=table.columns.set_column(place, column, pc.replace_with_mask(before, mask, values)))
 
@@ -218,14 +227,14 @@ def _refuse_nothing_left(before: Examined, after: Examined, name: str) -> None:
         raise DataError(f"data.quality: {name} would leave no training row of the class {label!r}. {cure}")
 
 
-def _said(data: Examined, finding: Finding, action: str) -> Found:
+def _said(data: Examined, finding: Finding, name: str, action: str) -> Found:
     first = [
         (int(data.source_rows[row]), round(float(sure), 4))
         for row, sure in zip(finding.rows[:LISTED], finding.sure[:LISTED], strict=True)
     ]
     done: Counter[str] = Counter(repair.what for repair in finding.repairs)
     return Found(
-        check=finding.check,
+        check=name,
         action=action,
         severity=finding.severity,
         sentence=finding.sentence,

@@ -75,6 +75,20 @@ def planted(name: str) -> Examined:
         case "identifiers":
             found["key"] = [f"row {number}" for number in random.permutation(ROWS)]
             found["code"] = random.permutation(10 * ROWS)[:ROWS] * 7
+        case "conflicts":
+            for column, values in found.items():
+                found[column] = np.concatenate([values[:30], values[:30], values[:30], values[90:]])
+                found[column][[250, 260, 310, 320]] = found[column][[245, 245, 305, 305]]
+            labels = np.array(clean().target.values)
+            labels[:90] = np.repeat([1, 0, 1], 30)
+            labels[[250, 310]] = 1 - labels[[245, 305]]
+            return examined(found, labels)
+        case "duplicates" | "drop_duplicates":
+            labels = np.array(clean().target.values)
+            for column in (*found.values(), labels):
+                column[10:30], column[30:40] = column[310:330], column[250:260]  # of the test and validation part
+                column[50:60], column[241], column[391] = column[60:70], column[242], column[392]
+            return examined(found, labels)
     return examined(found)
 
 
@@ -139,8 +153,8 @@ def test_labels_of_the_test_part_and_its_values_decide_nothing(name: str) -> Non
     for action in actions(name):
         first, second = (repairs.examined([part(name, action=action)], d) for d in (before, poisoned))
         assert first.audit == second.audit
-    alone = {c: [v if r < 240 else None for r, v in enumerate(values)] for c, values in wild.items()}
-    for action in actions(name):  # values beyond the training part may take training rows away, never change others
+    alone = {c: [v if r < 300 else None for r, v in enumerate(values)] for c, values in wild.items()}
+    for action in actions(name):
         ways = [examined({c: pa.array(v) for c, v in way.items()}) for way in (wild, alone)]
         audits = [repairs.examined([part(name, action=action)], data).audit for data in ways]
         assert audits[0] == audits[1]
