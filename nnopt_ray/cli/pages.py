@@ -12,6 +12,7 @@ import typer
 from nnopt_ray import reading
 from nnopt_ray.cli import answer
 from nnopt_ray.experiment import Experiment, count, plain
+from nnopt_ray.reading.addresses import masked
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Close, open or change a value.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -33,7 +34,7 @@ def check(
     if json_:
         # The space is a list: two options of a choice may open the same path.
         space = [{"path": path, "range": range_.page()} for path, range_ in experiment.space]
-        resolved = plain(experiment.tree)
+        resolved = json.loads(masked(json.dumps(plain(experiment.tree))))
         answer({"ok": True, "name": experiment.name, "search": experiment.is_search, "space": space,
                 "notes": list(reading.notes(experiment)), "resolved": resolved})  # fmt: skip
         return
@@ -41,7 +42,7 @@ def check(
     print(f"# {page}: ok ({verdict(experiment)})")
     for note in reading.notes(experiment):
         print(f"# {note}")
-    print(reading.dump(experiment), end="")
+    print(masked(reading.dump(experiment)), end="")
 
 
 def verdict(experiment: Experiment) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from nnopt_ray.data.files import digest, files, reading
+from nnopt_ray.data.files import digest, files, reading, suffix
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.table import IMAGE, LARGEST, Sequences, Table, quoted
 from nnopt_ray.errors import DataError
@@ -50,7 +50,7 @@ class Numpy(Source):
     def _places(self, base: Path) -> list[Path]:
         if self.path is not None:
             return files(self.path, base, (), "data.source.path")
-        if not (self.x.endswith(".npy") and self.y.endswith(".npy")):
+        if suffix(self.x) != ".npy" or suffix(self.y) != ".npy":
             raise DataError("data.source: numpy needs `path` (a .npz file), or `x` and `y` as two .npy files.")
         places = files(self.x, base, (), "data.source.x") + files(self.y, base, (), "data.source.y")
         return places + (files(self.lengths, base, (), "data.source.lengths") if self.lengths is not None else [])

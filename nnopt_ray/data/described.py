@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nnopt_ray.reading.addresses import is_address, masked
 from nnopt_ray.tables import Part
 
 # Keys of ours that name files.
@@ -45,6 +46,8 @@ def _parts(value: Any) -> list[Part]:
 
 
 def _named(value: Any) -> Any:
+    if isinstance(value, str) and is_address(value):
+        return PurePosixPath(masked(value).partition("?")[0].partition("::")[0]).name or masked(value)
     if isinstance(value, str):
         return str(Path(*Path(value).parts[-2:])) if glob.has_magic(value) else Path(value).name
     return [_named(one) for one in value] if isinstance(value, (tuple, list)) else value

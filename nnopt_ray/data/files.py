@@ -7,21 +7,23 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import Field
 
+from nnopt_ray.data.fetch import fetched
 from nnopt_ray.errors import DataError
 from nnopt_ray.experiment import Beside
+from nnopt_ray.reading.addresses import is_address
 
 # A file, a folder, a pattern such as logs/*.csv, or a list of these.
 Paths = Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], Beside()]
 
 
 def located(path: str, base: Path, key: str) -> Path:
-    """Where a path of the page leads. `key` is the page's, for messages."""
-    return base / Path(path).expanduser()
+    """Where a path of the page leads; an address is fetched. `key` is the page's, for messages. Raises DataError."""
+    return fetched(path, base, key) if is_address(path) else base / Path(path).expanduser()
 
 
 def files(
@@ -53,7 +55,12 @@ def _matching(path: str, base: Path, suffixes: tuple[str, ...], key: str, hidden
 
 def is_pattern(path: str) -> bool:
     """Whether a path is one for several files, such as logs/*.csv."""
-    return glob.has_magic(path) and "://" not in path
+    return glob.has_magic(path) and not is_address(path)
+
+
+def suffix(path: str) -> str:
+    """The suffix of a path or address: .csv."""
+    return PurePosixPath(path.split("?")[0].partition("::")[0]).suffix
 
 
 def _relative(path: str) -> str:
@@ -117,4 +124,4 @@ def reading(kind: str, place: Path, cure: str) -> Iterator[None]:
         raise DataError(f"data.source: {place} cannot be read as {kind}: {first}. {cure}") from error
 
 
-__all__ = ["Paths", "digest", "files", "is_pattern", "located", "reading"]
+__all__ = ["Paths", "digest", "files", "is_pattern", "located", "reading", "suffix"]

@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO, cast
 
 import numpy as np
 
-from nnopt_ray.data.files import digest
+from nnopt_ray.data.files import digest, located
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.table import Table, quoted
 from nnopt_ray.errors import DataError
@@ -45,7 +45,7 @@ class Idx(Source):
 
     def _places(self, base: Path) -> dict[tuple[str, str], Path]:
         """(train or test, images or labels) → file. Raises DataError where one is missing or there are two."""
-        folder = base / Path(self.path).expanduser()
+        folder = located(self.path, base, "data.source.path")
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "is not there"
             raise DataError(f"data.source.path: {folder} {what}; idx needs the folder that holds the four files.")

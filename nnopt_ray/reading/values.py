@@ -13,6 +13,7 @@ import pydantic
 
 from nnopt_ray.experiment import Range, plain
 from nnopt_ray.reading import ranges
+from nnopt_ray.reading.addresses import is_address
 from nnopt_ray.reading.keys import Key, as_tree, members, stripped
 from nnopt_ray.reading.places import BROKEN, At, Places, Way
 from nnopt_ray.reading.sentences import sentences
@@ -96,6 +97,9 @@ class Values:
         """A path beside the page in full, or a pattern of such, so that the resolved page may be kept elsewhere."""
         if self._folder is None or not isinstance(place, str) or not place or place.startswith("~"):
             return place
+        if is_address(place):  # zip://inside.csv::archive.zip
+            outer, chained, inner = place.rpartition("::")
+            return f"{outer}::{self._in_full(inner)}" if chained and not is_address(inner) else place
         full = str(self._folder / place)
         there = os.path.exists(full) or (glob.has_magic(place) and any(glob.iglob(full, recursive=True)))
         return full if there else place

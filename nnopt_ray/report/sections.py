@@ -10,6 +10,7 @@ from typing import Any
 
 from nnopt_ray import reading
 from nnopt_ray.data.types import LANGUAGE
+from nnopt_ray.reading.addresses import masked
 from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
 from nnopt_ray.report.conduct import conduct
@@ -338,7 +339,7 @@ def environment(facts: Facts) -> Section:
     ]
     blocks += [table for table in tables if table.rows]
     told = "The page with every default filled in; it runs as it stands."
-    blocks += [Text(told), Code(reading.dump(facts.experiment), "resolved.yaml")]
+    blocks += [Text(told), Code(masked(reading.dump(facts.experiment)), "resolved.yaml")]
     return Section("Environment and page", tuple(blocks))
 
 
