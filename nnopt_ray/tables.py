@@ -14,7 +14,7 @@ import sys
 import traceback
 import typing
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -167,6 +167,29 @@ def _find(room: str, name: str) -> Any:
             f"unknown {room} '{name}'.{_elsewhere(room, name) or suggestion(name, list(names))} "
             "A part of your own is written package.module:Class."
         )
+    part = _named(path, name)
+    contract = load(ROOMS[room].contract)
+    if not (inspect.isclass(part) and issubclass(part, contract)):
+        raise PartError(
+            f"'{name}' is no {room}: it must be a subclass of "
+            f"{contract.__module__}.{contract.__qualname__}, and is {_kind(part)}."
+        )
+    return part
+
+
+def function(path: str) -> Callable[..., Any]:
+    """The function of a user's own that "package.module:function" names. Raises PartError when there is none."""
+    if path.count(":") != 1 or not all(path.split(":")):
+        raise PartError(f"a function of your own is written package.module:function, and this is '{path}'.")
+    found = _named(path, path)
+    if not callable(found):
+        raise PartError(f"'{path}' is no function, but {_kind(found)}.")
+    named: Callable[..., Any] = found
+    return named
+
+
+def _named(path: str, name: str) -> Any:
+    """What "module:attribute" names; `name` is what the page says. Raises PartError, MissingExtra."""
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -187,12 +210,6 @@ def _find(room: str, name: str) -> Any:
         if not hasattr(part, step):
             raise PartError(f"'{module_name}' has no '{attribute}'.{suggestion(step, _classes(module))}")
         part = getattr(part, step)
-    contract = load(ROOMS[room].contract)
-    if not (inspect.isclass(part) and issubclass(part, contract)):
-        raise PartError(
-            f"'{name}' is no {room}: it must be a subclass of "
-            f"{contract.__module__}.{contract.__qualname__}, and is {_kind(part)}."
-        )
     return part
 
 
@@ -245,10 +262,9 @@ def build(room: str, part: Part, *supplied: Any) -> Any:
 
 
 def own_parts(node: Any) -> Iterator[str]:
-    """Every `type: package.module:Class` of a page, given as plain data."""
+    """Every `type: package.module:Class` and `function: package.module:function` of a page, given as plain data."""
     if isinstance(node, Mapping):
-        if ":" in str(node.get("type", "")):
-            yield str(node["type"])
+        yield from (str(node[key]) for key in ("type", "function") if ":" in str(node.get(key, "")))
         for value in node.values():
             yield from own_parts(value)
     elif isinstance(node, (list, tuple)):
@@ -273,6 +289,7 @@ __all__ = [
     "Room",
     "build",
     "find",
+    "function",
     "keys",
     "load",
     "own_parts",

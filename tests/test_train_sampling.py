@@ -17,7 +17,9 @@ from train_example import ACCURACY, MACHINE, dataset, page, part
 from nnopt_ray import reading
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import PageError, UserError
+from nnopt_ray.rundir import TrialDir
 from nnopt_ray.train.batches import batch_sizes
+from nnopt_ray.train.fit import fit
 from nnopt_ray.train.loop import Trainer
 from nnopt_ray.train.sampling import Balanced
 
@@ -72,11 +74,14 @@ def test_the_order_follows_from_the_seed_and_the_epoch() -> None:
     assert not torch.equal(one.order(5), other.order(5))
 
 
-def test_a_training_sees_rare_classes_as_often_and_resumes_in_the_same_bits() -> None:
+def test_a_training_sees_rare_classes_as_often_and_resumes_in_the_same_bits(tmp_path: Path) -> None:
     data, experiment = rare(), page(sampling="balanced")
     unbroken, moved = (Trainer(experiment, data, MACHINE, ACCURACY) for _ in range(2))
     counts = Counter(int(y) for _, target in unbroken.feed.batches(0) for y in target)
     assert counts == {0: 50, 1: 50, 2: 50}
+    notes: list[str] = []
+    fit(experiment, data, MACHINE, ACCURACY, TrialDir(tmp_path), on_note=notes.append)
+    assert notes == [f"Sampling: {unbroken.decided['sampling']}."]
     assert "a row of 'c' 7.1 times and one of 'a' 0.5 times" in unbroken.decided["sampling"]
     while not unbroken.done:
         unbroken.run_epoch()

@@ -33,6 +33,12 @@ AUGMENTATIONS: dict[str, str] = {
     "time_shift": "nnopt_ray.train.sequence_augmentations:TimeShift",
     "window_slice": "nnopt_ray.train.sequence_augmentations:WindowSlice",
     "time_warp": "nnopt_ray.train.sequence_augmentations:TimeWarp",
+    "word_swap": "nnopt_ray.train.text_augmentations:WordSwap",
+    "word_delete": "nnopt_ray.train.text_augmentations:WordDelete",
+    "word_insert": "nnopt_ray.train.text_augmentations:WordInsert",
+    "mask_words": "nnopt_ray.train.text_augmentations:MaskWords",
+    "synonyms": "nnopt_ray.train.text_augmentations:Synonyms",
+    "paraphrase": "nnopt_ray.train.text_augmentations:Paraphrase",
 }
 
 LOSSES: dict[str, str] = {

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from nnopt_ray import tables
 from nnopt_ray.data.types import Dataset
+from nnopt_ray.data.words import Words, words_of
 from nnopt_ray.errors import PartError, UserError
 from nnopt_ray.experiment import Data
 from nnopt_ray.train.augmentations import Augmentation
 from nnopt_ray.train.sequence_augmentations import OfSequences
+from nnopt_ray.train.text_augmentations import OfTexts
 from nnopt_ray.train.warping import steps
 
 SEVERAL = {"table": "tables", "image": "images", "sequence": "sequences", "categories": "categories", "tokens": "text"}
@@ -24,6 +26,7 @@ class Augmenter:
 
     def __init__(self, data: Data, dataset: Dataset) -> None:
         shapes = dataset.shapes
+        self._words: Words | None = None
         self.parts: list[tuple[str, Augmentation, tuple[int, ...]]] = []  # name, part, the inputs that it changes
         for index, part in enumerate(data.augment):
             made: Augmentation = tables.build("augmentation", part)
@@ -41,6 +44,12 @@ class Augmenter:
             for i in chosen:
                 if reason := made.refuse(shapes.inputs[i]):
                     raise UserError(f"{place}: {reason}: change it, or leave it out.")
+            if shapes.is_language and not (isinstance(made, OfTexts) and shapes.task in made.language):
+                raise UserError(
+                    f"{place} changes a text of which {shapes.task} asks for the token at each place: leave it out."
+                )
+            if isinstance(made, OfTexts) and self._words is None:
+                self._words = words_of(dataset.folder)
             self.parts.append((part.type, made, chosen))
         self._kinds = [given.kind for given in shapes.inputs]
 
@@ -64,7 +73,7 @@ class Augmenter:
                 lengths = None
                 if self._kinds[i] == "sequence" and "lengths" in self._kinds:
                     lengths = inputs[self._kinds.index("lengths")]
-                after = part(before, draws, lengths) if isinstance(part, OfSequences) else part(before, draws)
+                after = self._after(part, before, draws, lengths)
                 if not isinstance(after, Tensor) or (after.shape, after.dtype) != (before.shape, before.dtype):
                     told = f"{after.dtype} {list(after.shape)}" if isinstance(after, Tensor) else type(after).__name__
                     raise PartError(
@@ -76,3 +85,10 @@ class Augmenter:
                     after = after * (every < has)[:, :, None]  # behind the end of a sequence is 0
                 changed[i] = after
         return tuple(changed)
+
+    def _after(self, part: Augmentation, x: Tensor, draws: torch.Generator, lengths: Tensor | None) -> Tensor:
+        if isinstance(part, OfSequences):
+            return part(x, draws, lengths)
+        if isinstance(part, OfTexts):
+            return part(x, draws, self._words)
+        return part(x, draws)

@@ -211,13 +211,15 @@ def fit(
 ) -> Fit:
     """Train to the end, or until `should_stop`, which is asked after each epoch; resumes what was cut off.
 
-    `on_note` hears what public weights it started from, which layers are frozen, of damaged checkpoints, and of
-    augmentation that came to nothing.
+    `on_note` hears what public weights it started from, which layers are frozen, how often the rows of a class come
+    where they are balanced, of damaged checkpoints, and of augmentation that came to nothing.
     Raises NotANumber, RunFailed (no room for a checkpoint), UserError (the checkpoints are of another page).
     """
     with TrialRun(experiment, dataset, machine, metrics, trial, on_note=on_note, placed=placed) as run:
         if on_note is not None and (frozen := run.trainer.decided.get("frozen")):
             on_note(f"Frozen: {frozen}.")
+        if on_note is not None and (sampling := run.trainer.decided.get("sampling")):
+            on_note(f"Sampling: {sampling}.")
 
         def done(epoch: Epoch) -> None:
             said = run.trainer.decided.get("weights")

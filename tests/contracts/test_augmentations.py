@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import text_example
 import torch
 from lane_example import made
 from PIL import Image, ImageEnhance, ImageOps
@@ -22,13 +23,16 @@ from nnopt_ray.train import AUGMENTATIONS, rand_augment, warping
 from nnopt_ray.train.augmentations import Augmentation
 from nnopt_ray.train.augmenting import Augmenter
 from nnopt_ray.train.loop import Trainer
+from nnopt_ray.train.text_augmentations import OfTexts
 
 INPUTS = {
     "image": Input("image", (3, 8, 11)),
     "table": Input("table", (7,)),
     "categories": Input("categories", (2,), (5, 3)),
     "sequence": Input("sequence", (9, 4)),
+    "tokens": text_example.data().shapes.inputs[0],
 }
+BY_WORD = ("word_swap", "word_delete", "word_insert", "mask_words")
 OUTSIDE = ("edge", "reflect", "zero")
 
 # Every way in which each can be asked to work, as strong as it gets where that is a number.
@@ -47,6 +51,10 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     *(("time_shift", {"share": 1.0, "outside": outside}) for outside in ("edge", "zero")),
     ("window_slice", {"min_share": 0.1}),
     ("time_warp", {"std": 0.5}),
+    *((name, {"share": share}) for name in BY_WORD for share in (0.3, 0.9)),
+    ("word_insert", {"share": 1.0, "thesaurus": str(text_example.THESAURUS)}),
+    ("synonyms", {"share": 0.7, "thesaurus": str(text_example.THESAURUS)}),
+    ("paraphrase", {"function": "text_example:shouted"}),
 ]  # fmt: skip
 CASES = [(name, keys, kind) for name, keys in WAYS for kind in tables.find("augmentation", name).kinds]
 NOTHING: dict[str, dict[str, Any]] = {  # keys with which each leaves rows as they are
@@ -62,13 +70,28 @@ NOTHING: dict[str, dict[str, Any]] = {  # keys with which each leaves rows as th
     "window_slice": {"min_share": 1.0},
     "time_warp": {"std": 0.0},
     "rand_augment": {"operations": 0},
+    **{name: {"share": 0.0} for name in BY_WORD},
+    "synonyms": {"share": 0.0, "thesaurus": str(text_example.THESAURUS)},
+    "paraphrase": {"function": "text_example:shouted", "probability": 0.0},
 }
 BEYOND = ("colour", "noise", "feature_swap", "scaling")  # which may leave the range of a row's values
+
+
+NEEDED: dict[str, dict[str, Any]] = {  # keys that there is no default for
+    "synonyms": {"thesaurus": str(text_example.THESAURUS)},
+    "paraphrase": {"function": "text_example:shouted"},
+}
 
 
 def build(name: str, **keys: Any) -> Augmentation:
     augmentation: Augmentation = tables.find("augmentation", name)(**keys)
     return augmentation
+
+
+def change(augmentation: Augmentation, x: Tensor, draws: torch.Generator) -> Tensor:
+    if isinstance(augmentation, OfTexts):
+        return augmentation(x, draws, text_example.words("wordpiece"))
+    return augmentation(x, draws)
 
 
 def draws(seed: int) -> torch.Generator:
@@ -77,6 +100,8 @@ def draws(seed: int) -> torch.Generator:
 
 def rows(kind: str, count: int = 40) -> Tensor:
     given = INPUTS[kind]
+    if kind == "tokens":
+        return torch.from_numpy(np.array(text_example.data().train.inputs[0][:count]))
     x = torch.randn((count, *given.shape), generator=draws(5)) * 3 + 1
     if kind == "categories":
         return torch.randint(0, 3, (count, *given.shape), generator=draws(5))
@@ -93,7 +118,7 @@ def test_contract(name: str, keys: dict[str, Any], kind: str) -> None:
     before = x.clone()
     global_state = torch.get_rng_state()
     assert augmentation.refuse(INPUTS[kind]) == ""
-    one, again, other = (augmentation(x, draws(seed)) for seed in (1, 1, 2))
+    one, again, other = (change(augmentation, x, draws(seed)) for seed in (1, 1, 2))
     assert torch.equal(x, before)
     assert torch.equal(torch.get_rng_state(), global_state)
     assert (one.shape, one.dtype) == (x.shape, x.dtype)
@@ -102,28 +127,44 @@ def test_contract(name: str, keys: dict[str, Any], kind: str) -> None:
     assert not torch.equal(one, other)
     assert not torch.equal(one, x)
     if name != "feature_swap":  # of rows that are all one, any swap is none
-        same = augmentation(x[:1].expand(40, *x.shape[1:]), draws(3))
+        same = change(augmentation, x[:1].expand(40, *x.shape[1:]), draws(3))
         assert len(same.flatten(1).unique(dim=0)) > 1  # each row draws its own
-    assert torch.equal(augmentation(x[:1], draws(1)), augmentation(x[:1], draws(1)))  # a batch of one row
-    if name not in BEYOND and not (keys.get("outside") == "zero" or keys.get("fill") == "zero"):
+    assert torch.equal(*(change(augmentation, x[:1], draws(1)) for _ in range(2)))  # a batch of one row
+    if kind == "tokens":
+        judge_tokens(x, one)
+    elif name not in BEYOND and not (keys.get("outside") == "zero" or keys.get("fill") == "zero"):
         flat, changed = x.flatten(1), one.flatten(1)
         assert (changed.amax(1) <= flat.amax(1) + 1e-5).all()
         assert (changed.amin(1) >= flat.amin(1) - 1e-5).all()
+
+
+def judge_tokens(x: Tensor, changed: Tensor) -> None:
+    """Of any text: framed as it was, filled up at its end, all of the vocabulary."""
+    read = text_example.words("wordpiece")
+    special = read.tokenizer.special
+    assert 0 <= changed.min() <= changed.max() < read.tokenizer.size
+    assert (changed[:, 0] == special["[CLS]"]).all()
+    for row in changed:
+        (end,) = (row == special["[SEP]"]).nonzero()[:, 0].tolist()
+        assert (row[end + 1 :] == special["[PAD]"]).all()
+        assert not (row[:end] == special["[PAD]"]).any()
+        assert end > 1  # something is left to read
+    assert {special["[CLS]"], special["[SEP]"]} <= set(x[0].tolist())
 
 
 @pytest.mark.parametrize("name", NOTHING)
 def test_a_strength_of_nothing_changes_nothing(name: str) -> None:
     for kind in tables.find("augmentation", name).kinds:
         x = rows(kind)
-        torch.testing.assert_close(build(name, **NOTHING[name])(x, draws(1)), x, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(change(build(name, **NOTHING[name]), x, draws(1)), x, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inputs_that_it_is_not_for_are_refused_when_training_begins(name: str, kind: str) -> None:
-    data = made("classification", (INPUTS[kind],))
-    experiment = page(model=part("mlp", widths=(4,)))
-    asked = experiment.data.model_copy(update={"augment": (part(name),)})
+    data = text_example.data() if kind == "tokens" else made("classification", (INPUTS[kind],))
+    experiment = page(model=part("gpt", depth=1, width=8, heads=2) if kind == "tokens" else part("mlp", widths=(4,)))
+    asked = experiment.data.model_copy(update={"augment": (part(name, **NEEDED.get(name, {})),)})
     experiment = experiment.model_copy(update={"data": asked})
     if kind in tables.find("augmentation", name).kinds:
         trainer = Trainer(experiment, data, MACHINE, {})
