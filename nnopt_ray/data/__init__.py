@@ -29,6 +29,7 @@ CHECKS: dict[str, str] = {
     "conflicts": "nnopt_ray.data.duplicates:Conflicts",
     "duplicates": "nnopt_ray.data.duplicates:Duplicates",
     "drop_duplicates": "nnopt_ray.data.duplicates:DropDuplicates",
+    "near_duplicates": "nnopt_ray.data.near_duplicates:NearDuplicates",
 }
 
 STEPS: dict[str, str] = {

@@ -83,7 +83,7 @@ def planted(name: str) -> Examined:
             labels[:90] = np.repeat([1, 0, 1], 30)
             labels[[250, 310]] = 1 - labels[[245, 305]]
             return examined(found, labels)
-        case "duplicates" | "drop_duplicates":
+        case "duplicates" | "drop_duplicates" | "near_duplicates":
             labels = np.array(clean().target.values)
             for column in (*found.values(), labels):
                 column[10:30], column[30:40] = column[310:330], column[250:260]  # of the test and validation part
