@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from nnopt_ray.data.types import Dataset
+    from nnopt_ray.evaluate.judge import Judge
     from nnopt_ray.evaluate.metrics import Metric
     from nnopt_ray.machine import Machine
 
@@ -111,11 +112,27 @@ def in_use(run: RunDir) -> bool:
     return False
 
 
-def prepared(experiment: Experiment) -> Dataset:
-    """The data of a page, prepared or taken from the cache; what the page asks of it is refused here."""
+def data_of(experiment: Experiment, closed: Experiment | None = None) -> Dataset:
+    """The data of a page, prepared or taken from the cache; of the trial `closed` when its preparation is varied.
+
+    A check that asks the page's own network asks that of `experiment`, every range at its first value, so that all
+    trials of a search are judged alike.
+    """
     from nnopt_ray.data import prepare
 
-    dataset = prepare.prepare(experiment)
+    return prepare.prepare(closed or experiment, judge=judge_of(experiment))
+
+
+def judge_of(experiment: Experiment) -> Judge:
+    """The network of a page as a judge of labels."""
+    from nnopt_ray.evaluate.judge import Judge
+
+    return Judge(lambda: representative(experiment), machine_for, metrics_for)
+
+
+def prepared(experiment: Experiment) -> Dataset:
+    """The data of a page, prepared or taken from the cache; what the page asks of it is refused here."""
+    dataset = data_of(experiment)
     metrics_for(experiment, dataset)
     if experiment.train.start is not None:
         from nnopt_ray.train import start
@@ -226,7 +243,7 @@ def conclude(
     closed = reading.close(experiment, winner.params)
     shutil.rmtree(run.best_data, ignore_errors=True)  # of a search that went on, the last winner's
     if closed.data.preparation != experiment.data.preparation:  # the search varied the preparation: the winner's own
-        dataset = prepare.place(prepare.prepare(closed), run.best_data)
+        dataset = prepare.place(data_of(experiment, closed), run.best_data)
     where = machine_for(experiment)
     model = winner_model(closed, run, dataset, winner.trial)
     baseline = baseline_model(closed, dataset, where)

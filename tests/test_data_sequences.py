@@ -239,6 +239,7 @@ def test_what_is_no_table_of_sequences_is_said(keys: dict[str, Any], said: str, 
         ({}, {"kind": "image"}, "images have no lengths"),
         ({"x": np.zeros((ROWS, 3, 3, 3))}, {}, "sequences are "),
         ({"x": np.full((ROWS, LENGTH, 2), np.inf)}, {}, "80 of the sequences hold infinite numbers"),
+        ({"x": np.full((ROWS, LENGTH, 2), np.inf, np.float32)}, {}, "80 of the sequences hold infinite numbers"),
     ],
 )
 def test_arrays_that_are_no_sequences_are_explained(

@@ -30,6 +30,11 @@ CHECKS: dict[str, str] = {
     "duplicates": "nnopt_ray.data.duplicates:Duplicates",
     "drop_duplicates": "nnopt_ray.data.duplicates:DropDuplicates",
     "near_duplicates": "nnopt_ray.data.near_duplicates:NearDuplicates",
+    "outliers": "nnopt_ray.data.outliers:Outliers",
+    "label_errors": "nnopt_ray.data.label_errors:LabelErrors",
+    "imbalance": "nnopt_ray.data.imbalance:Imbalance",
+    "leaks": "nnopt_ray.data.leaks:Leaks",
+    "drift": "nnopt_ray.data.drift:Drift",
 }
 
 STEPS: dict[str, str] = {

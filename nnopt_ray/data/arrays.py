@@ -132,7 +132,7 @@ class Numpy(Source):
                     f"data.source.lengths: {origin}: the array has the shape {given.shape}; x has {len(x)} rows."
                 )
             lengths = given.astype(np.int64)
-        infinite = int((np.abs(values) > LARGEST).any(axis=(1, 2)).sum())
+        infinite = int((np.abs(values) > np.float64(LARGEST)).any(axis=(1, 2)).sum())
         if infinite:
             raise DataError(
                 f"data.source: {origin}: {infinite} of the sequences hold infinite numbers. Repair or leave them out."
@@ -151,8 +151,8 @@ class Numpy(Source):
             )
         if 0 in images.shape[1:]:
             raise DataError(f"data.source: {origin}: images of shape {x.shape[1:]} hold no pixel.")
-        if images.dtype.kind == "f" and not (np.abs(images) <= LARGEST).all():
-            bad = int((~(np.abs(images) <= LARGEST)).reshape(len(images), -1).any(axis=1).sum())
+        if images.dtype.kind == "f" and not (np.abs(images) <= np.float64(LARGEST)).all():
+            bad = int((~(np.abs(images) <= np.float64(LARGEST))).reshape(len(images), -1).any(axis=1).sum())
             raise DataError(
                 f"data.source: {origin}: {bad} of the {IMAGE}s hold values that are not finite. "
                 "Repair or leave them out."

@@ -26,7 +26,7 @@ from nnopt_ray.data.columns import Reading, recognise
 from nnopt_ray.data.described import described, every, unplaced
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
-from nnopt_ray.data.quality import Examined
+from nnopt_ray.data.quality import Check, Examined, Judge
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import PARTS, Split, unused_parts
 from nnopt_ray.data.store import open_dataset, place
@@ -38,28 +38,29 @@ from nnopt_ray.experiment import Data, Experiment
 from nnopt_ray.tables import Part
 
 
-def prepare(experiment: Experiment, cache: Path | None = None) -> Dataset:
+def prepare(experiment: Experiment, cache: Path | None = None, judge: Judge | None = None) -> Dataset:
     """The data set of a page, from the cache when its content and preparation were seen before.
 
-    cache: folder of the cache; by default $NNOPT_CACHE, else ~/.cache/nnopt/data. Raises DataError when the
+    cache: folder of the cache; by default $NNOPT_CACHE, else ~/.cache/nnopt/data. judge: the network that checks may
+    ask. Raises DataError when the
     data cannot be used as the page asks, RunFailed when the cache cannot be written.
     """
     data = experiment.data
     base = experiment.file.resolve().parent if experiment.file is not None else Path.cwd()
     source: Source = tables.build("source", data.source)
     files = [tables.build("step", part).fingerprint(base) for part in data.steps]
-    key = _key(data, [source.fingerprint(base), *files])
+    key = _key(data, [source.fingerprint(base), *files], judge)
     folder = (cache or default_cache()) / key
     if folder.is_dir():
         try:
             return replace(open_dataset(folder), reused=True)
         except RunFolderError:  # damaged: made again below
             pass
-    store.build(folder, key, _content(data, source.read(base)))
+    store.build(folder, key, _content(data, source.read(base), judge))
     return open_dataset(folder)
 
 
-def _key(data: Data, fingerprints: list[str]) -> str:
+def _key(data: Data, fingerprints: list[str], judge: Judge | None) -> str:
     """What the prepared data follows from: the content, the page's section, and the code that reads both."""
     balance = () if data.balance is None else (data.balance,)
     parts = {
@@ -83,11 +84,17 @@ def _key(data: Data, fingerprints: list[str]) -> str:
         "masks": data.masks if data.task == "masked_language_modelling" else None,
         "ignore": data.ignore,
         "scale_target": data.scale_target,
-        "quality": [(part.page(), repairs.versions(part)) for part in data.quality],
+        "quality": [(part.page(), repairs.versions(part), _judged_by(part, judge)) for part in data.quality],
         "balance": [(part.page(), importlib.metadata.version("imbalanced-learn")) for part in balance],
     }
     text = json.dumps(said, sort_keys=True, default=list)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _judged_by(part: Part, judge: Judge | None) -> str:
+    """What the answers of the network follow from that a check asks; empty where it asks none."""
+    check: Check = tables.build("check", part)
+    return judge.key if check.asks_network and judge is not None else ""
 
 
 @lru_cache(maxsize=1)
@@ -120,7 +127,7 @@ class _Rows:
     without: np.ndarray
 
 
-def _content(data: Data, read: Table) -> store.Content:
+def _content(data: Data, read: Table, judge: Judge | None) -> store.Content:
     table = tidy(read)
     if data.task in LANGUAGE:
         return language.content(data, table, described(data.source))
@@ -134,7 +141,7 @@ def _content(data: Data, read: Table) -> store.Content:
     readings, empty = recognise(rows.table, names, as_text)
     parts: Mapping[str, np.ndarray] = split.divide(rows.table, rows.target)
     _check_training(rows.target, parts["train"])
-    seen = repairs.of_page(data, Examined(rows.table, readings, rows.target, parts, rows.source_rows))
+    seen = repairs.of_page(data, Examined(rows.table, readings, rows.target, parts, rows.source_rows, judge=judge))
     rows, parts = replace(rows, table=seen.data.table, target=seen.data.target), seen.data.parts
     readings = tuple(reading for reading in readings if reading.name not in seen.dropped)
     _check_training(rows.target, parts["train"])

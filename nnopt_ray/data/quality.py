@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nnopt_ray.data.frame import Feature
     from nnopt_ray.data.table import Table
     from nnopt_ray.data.target import Target
+    from nnopt_ray.data.types import Shapes
     from nnopt_ray.tables import Part
 
 What = Literal["dropped", "relabelled", "changed", "column dropped"]
@@ -33,10 +34,22 @@ NAMED = 5  # rows that a sentence names
 class Judge(Protocol):
     """The page's own network, asked for classes of rows that it did not learn from."""
 
-    key: str  # of all that its answers follow from, for the cache
+    @property
+    def key(self) -> str:
+        """All that its answers follow from, beside what it is given: for the cache."""
 
-    def __call__(self, table: Table, target: Target, learn: np.ndarray, judged: np.ndarray) -> np.ndarray:
-        """float64 [judged, classes]: probabilities, of a network trained on the rows `learn` of the table."""
+    def __call__(
+        self,
+        shapes: Shapes,
+        inputs: tuple[np.ndarray, ...],
+        target: np.ndarray,
+        learned: np.ndarray,
+        validated: np.ndarray,
+        asked: np.ndarray,
+        seed: int,
+    ) -> np.ndarray:
+        """float64 [asked, classes]: probabilities, of a network that was trained on the rows `learned` of the inputs
+        and validated on others. target: int64, the classes of the first rows, those learned and validated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +61,7 @@ class Examined:
     parts: train, validation, test → rows of the table, int64, ascending; a row that was dropped is in none.
     source_rows: int64 [rows], number of each row in the source. seed: what draws depend on (derived_seed).
     steps: of the page; a check that trains a model fits them anew inside each fold.
-    judge: None where there is no network to ask.
+    judge: None where there is no network to ask. split: how the page divides the rows.
     """
 
     table: Table
@@ -60,6 +73,7 @@ class Examined:
     unread: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[Part, ...] = ()
     judge: Judge | None = None
+    split: Part | None = None
 
     @property
     def train(self) -> np.ndarray:
@@ -155,6 +169,7 @@ class Check(ABC):
 
     action: str = "report"
     parts: tuple[str, ...] = ("train",)
+    asks_network: bool = False  # whether it asks the page's own network, Examined.judge
 
     libraries: ClassVar[tuple[str, ...]] = ()  # packages that its findings follow from, beside those of every check
     windows: ClassVar[bool] = False  # whether it makes sense of time points, which data.window makes windows of

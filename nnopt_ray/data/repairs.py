@@ -70,7 +70,7 @@ def of_page(data: Data, given: Examined, kind: str = "rows") -> Seen:
 
 
 def ready(data: Data, given: Examined) -> Examined:
-    """With what checks need beside the rows: the seed of the split, the steps, the columns that are left out anyway."""
+    """With what checks need beside the rows: the split, its seed, the steps, the columns that are left out anyway."""
     made = features(given.table, given.readings)
     why, _ = useless(made, given.train, given.table.rows, named_by(data.steps, made))
     left = {feature.origin for name, feature in made.items() if name not in why}  # a date is several features
@@ -80,6 +80,7 @@ def ready(data: Data, given: Examined) -> Examined:
         unread={r.name: why.get(r.name, ONE_VALUE) for r in given.readings if r.name not in left},
         seed=data.split.keys.get("seed") or 0,
         steps=data.steps,
+        split=data.split,
     )
 
 

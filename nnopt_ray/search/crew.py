@@ -116,10 +116,10 @@ class Crew:
         """The study's data; prepared anew (or taken from the cache) where a trial varies its preparation."""
         name = _preparation(closed)
         if name not in self._data:
-            from nnopt_ray.data.prepare import prepare
+            from nnopt_ray.pipeline import data_of
             from nnopt_ray.train.batches import place
 
-            dataset = prepare(closed)
+            dataset = data_of(self._experiment, closed)
             self._data[name] = (dataset, place(dataset, self._machine))
         return self._data[name]
 

@@ -116,9 +116,7 @@ def plan(experiment: Experiment, overfit: bool = True) -> Plan:
     A branch that cannot be trained is a fault in the plan. overfit: try whether the first one can learn a few rows
     by heart, which takes up to five seconds.
     """
-    from nnopt_ray.data.prepare import prepare
-
-    dataset = prepare(experiment)
+    dataset = pipeline.data_of(experiment)
     pipeline.metrics_for(experiment, dataset)
     where = pipeline.machine_for(experiment)
     trials, exact = trial_count(experiment)

@@ -207,11 +207,11 @@ def _fault(error: BaseException, own_place: str) -> tuple[str, int] | None:
 
 
 def _tried(experiment: Experiment, dataset: Dataset, machine: Machine, branch: Branch, seconds: float) -> Tried:
-    from nnopt_ray.data.prepare import prepare
+    from nnopt_ray.pipeline import data_of
     from nnopt_ray.train.batches import batch_sizes
 
     page = reading.close(experiment, branch.params)
-    data = dataset if page.data.preparation == experiment.data.preparation else prepare(page)
+    data = dataset if page.data.preparation == experiment.data.preparation else data_of(experiment, page)
     rows, size = len(data.train), page.train.batch_size
     # Compiling takes longer than all that is tried here.
     page = page.model_copy(update={"train": page.train.model_copy(update={"compile": False})})

@@ -39,21 +39,24 @@ def actions(name: str) -> tuple[str, ...]:
 def columns(seed: int = 0) -> dict[str, Any]:
     """Three numbers and a word, of which nothing is wrong, and a target that follows from them."""
     random = np.random.default_rng(seed)
-    x = random.normal(size=(ROWS, 3))
+    x = np.clip(random.normal(size=(ROWS, 3)), -2.5, 2.5)  # further out is what `outliers` looks for
     word = np.array(["a", "b", "c"])[random.integers(0, 3, ROWS)]
     return {"x": x[:, 0], "y": x[:, 1], "z": x[:, 2], "word": word}
+
+
+LABELS = (np.asarray(columns()["x"]) + np.asarray(columns()["y"]) > 0).astype(np.int64)
 
 
 def examined(found: Mapping[str, Any], labels: np.ndarray | None = None) -> Examined:
     """These columns divided in the order of their rows: 240 train, 60 validation, 100 test."""
     given = table({name: pa.array(values) for name, values in found.items()})
     readings, _ = recognise(given, given.names)
-    if labels is None:
-        labels = (np.asarray(columns()["x"]) + np.asarray(columns()["y"]) > 0).astype(np.int64)
+    labels = LABELS if labels is None else labels
     rows = np.arange(given.rows)
     parts = {"train": rows[:240], "validation": rows[240:300], "test": rows[300:]}
     data = Examined(given, readings, Target("label", "classification", labels, ("no", "yes")), parts, rows + 7)
-    return repairs.ready(Data(source=part("sklearn"), split=part("random")), data)
+    steps = (part("impute"), part("scale"), part("encode"))
+    return repairs.ready(Data(source=part("sklearn"), split=part("random"), steps=steps), data)
 
 
 def clean() -> Examined:
@@ -89,6 +92,19 @@ def planted(name: str) -> Examined:
                 column[10:30], column[30:40] = column[310:330], column[250:260]  # of the test and validation part
                 column[50:60], column[241], column[391] = column[60:70], column[242], column[392]
             return examined(found, labels)
+        case "outliers":
+            found["x"][[10, 20, 245, 310]] = 40.0, -30.0, 50.0, 60.0
+        case "label_errors":
+            wrong = (np.abs(found["x"] + found["y"]) > 1) & (random.random(ROWS) < 0.1)
+            return examined(found, np.where(wrong, 1 - LABELS, LABELS))
+        case "imbalance":
+            return examined(found, (found["x"] > 1.7).astype(np.int64))
+        case "leaks":
+            found["after"] = np.where(LABELS == 1, "left", "stayed")
+            found["since"] = pa.array(found["x"].copy(), mask=(LABELS == 1) & (random.random(ROWS) < 0.9))
+        case "drift":
+            found["z"][300:] += 2.0
+            found["y"][240:300] *= 4.0
     return examined(found)
 
 

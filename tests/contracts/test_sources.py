@@ -280,6 +280,11 @@ def test_numpy_reads_two_files_and_images_of_every_layout(tmp_path: Path) -> Non
         ({"x": np.zeros((5, 2)), "y": np.zeros(5)}, {"y": "labels"}, "no array 'labels'; it holds 'x', 'y'"),
         ({"x": np.zeros((5, 8, 9, 3)), "y": np.zeros(5)}, {}, "layout: channels_last"),
         ({"x": np.full((5, 8, 9), np.inf), "y": np.zeros(5)}, {}, "5 of the images hold values that are not finite"),
+        (
+            {"x": np.full((5, 8, 9), np.inf, np.float32), "y": np.zeros(5)},
+            {},
+            "5 of the images hold values that are not",
+        ),
         ({"x": np.zeros((5, 2), dtype=complex), "y": np.zeros(5)}, {}, "numbers are needed"),
         ({"x": np.zeros((0, 2)), "y": np.zeros(0)}, {}, "has no rows"),
     ],
