@@ -38,17 +38,10 @@ CURE = "Add to data.steps: - {type: tokenize, columns: [NAME]}"
 def content(data: Data, table: Table, described: str) -> store.Content:
     """What the store of a language task holds. `described` is the source in words. Raises DataError."""
     assert data.task != "auto"
-    split: Split = tables.build("split", data.split)
-    steps, column = _steps(data, table, split.hidden)
-    listed(data.ignore, table, None)
-    table, without = _with_text(table, column)
-    nothing = Target(column, "language_modelling", np.zeros(table.rows), ())
-    parts = split.divide(table, nothing)
-    readings, _ = recognise(table, [column], frozenset([column]))
-    numbers = np.arange(table.rows + len(without))
-    kept = np.setdiff1d(numbers, without)
-    seen = repairs.of_page(data, Examined(table, readings, nothing, parts, kept), "language")
-    table, parts = seen.data.table, dict(seen.data.parts)
+    given, steps, without = divided(data, table)
+    column, kept, readings = given.target.name, given.source_rows, given.readings
+    seen = repairs.of_page(data, given, "language")
+    table, parts = seen.data.table, seen.data.parts
     left_out = {name: "a language task reads the text alone" for name in table.names if name != column}
     fitted = preprocessing.fit(table, readings, left_out, (), steps, parts)
     tokens = next((f for f in fitted.frame.features.values() if isinstance(f, Tokens)), None)
@@ -82,6 +75,21 @@ def content(data: Data, table: Table, described: str) -> store.Content:
         preprocessing=fitted.preprocessing.to_json(),
         audit=(*(Line(int(row), "", "left out", "no text") for row in without), *seen.audit),
     )
+
+
+def divided(data: Data, table: Table) -> tuple[Examined, tuple[Part, ...], np.ndarray]:
+    """The texts in their parts, as checks see them, the steps with what the task settles, and the rows without a text.
+
+    The target stands for the text itself: its name is the column, its values are 0.
+    """
+    split: Split = tables.build("split", data.split)
+    steps, column = _steps(data, table, split.hidden)
+    listed(data.ignore, table, None)
+    table, without = _with_text(table, column)
+    nothing = Target(column, "language_modelling", np.zeros(table.rows), ())
+    readings, _ = recognise(table, [column], frozenset([column]))
+    kept = np.setdiff1d(np.arange(table.rows + len(without)), without)
+    return Examined(table, readings, nothing, split.divide(table, nothing), kept), steps, without
 
 
 def _steps(data: Data, table: Table, hidden: tuple[str, ...]) -> tuple[tuple[Part, ...], str]:

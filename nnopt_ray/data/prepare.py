@@ -134,21 +134,15 @@ def _content(data: Data, read: Table, judge: Judge | None) -> store.Content:
     if data.window is not None:
         return windows.content(data, table, described(data.source))
     rows = _with_target(data, table)
-    split: Split = tables.build("split", data.split)
-    not_learned = _not_learned(data, table, rows.column, split)
-    names = [name for name in table.names if name != rows.column and name not in not_learned]
-    as_text = frozenset(name for part in data.steps for name in preprocessing.read_as_text(part) or ())
-    readings, empty = recognise(rows.table, names, as_text)
-    parts: Mapping[str, np.ndarray] = split.divide(rows.table, rows.target)
-    _check_training(rows.target, parts["train"])
-    seen = repairs.of_page(data, Examined(rows.table, readings, rows.target, parts, rows.source_rows, judge=judge))
+    given, not_learned = _divided(data, table, rows)
+    seen = repairs.of_page(data, replace(given, judge=judge))
     rows, parts = replace(rows, table=seen.data.table, target=seen.data.target), seen.data.parts
-    readings = tuple(reading for reading in readings if reading.name not in seen.dropped)
+    readings = tuple(reading for reading in given.readings if reading.name not in seen.dropped)
     _check_training(rows.target, parts["train"])
     fitted = preprocessing.fit(
         rows.table,
         readings,
-        {**not_learned, **empty, **seen.dropped},
+        {**not_learned, **seen.dropped},
         tuple(dict.fromkeys((rows.column, data.target))),
         data.steps,
         parts,
@@ -182,6 +176,34 @@ def _content(data: Data, read: Table, judge: Judge | None) -> store.Content:
             *now.audit,
         ),
     )
+
+
+def _divided(data: Data, table: Table, rows: _Rows) -> tuple[Examined, dict[str, str]]:
+    """The rows in their parts, as checks see them, and the columns that are not learned from → why."""
+    split: Split = tables.build("split", data.split)
+    not_learned = _not_learned(data, table, rows.column, split)
+    names = [name for name in table.names if name != rows.column and name not in not_learned]
+    as_text = frozenset(name for part in data.steps for name in preprocessing.read_as_text(part) or ())
+    readings, empty = recognise(rows.table, names, as_text)
+    parts = split.divide(rows.table, rows.target)
+    _check_training(rows.target, parts["train"])
+    return Examined(rows.table, readings, rows.target, parts, rows.source_rows), {**not_learned, **empty}
+
+
+def divided(experiment: Experiment) -> tuple[Examined, str]:
+    """The rows of a page in their parts, before any check, and what a row is (rows, windows or language).
+
+    Raises DataError as `prepare` does.
+    """
+    data = experiment.data
+    base = experiment.file.resolve().parent if experiment.file is not None else Path.cwd()
+    source: Source = tables.build("source", data.source)
+    table = tidy(source.read(base))
+    if data.task in LANGUAGE:
+        return language.divided(data, table)[0], "language"
+    if data.window is not None:
+        return windows.divided(data, table)[0], "windows"
+    return _divided(data, table, _with_target(data, table))[0], "rows"
 
 
 def _with_target(data: Data, table: Table) -> _Rows:
@@ -350,4 +372,4 @@ def _notes(
     return tuple(notes)
 
 
-__all__ = ["apply", "default_cache", "open_dataset", "place", "prepare"]
+__all__ = ["apply", "default_cache", "divided", "open_dataset", "place", "prepare"]

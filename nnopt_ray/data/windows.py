@@ -29,30 +29,11 @@ def content(data: Data, table: Table, described: str) -> store.Content:
     """What the store of a forecast holds. `described` is the source in words. Raises DataError."""
     window = data.window
     assert window is not None
-    name, values = _target(data, table)
-    order = ordered(table, window)
-    longest = max(len(rows) for _, rows in order.series())
-    if longest < window.length + window.horizon:
-        many = "the longest series has" if len(order.names) > 1 else "the series has"
-        raise DataError(
-            f"data.window: {many} {longest:,} time points, and a window of length {window.length:,} and horizon "
-            f"{window.horizon:,} needs {window.length + window.horizon:,}. Make it shorter."
-        )
-    split: Split = tables.build("split", data.split)
-    parts = _divided(split, table, Target(name, "regression", values, ()))
-    hidden = {
-        **listed(data.ignore, table, name),
-        **dict.fromkeys(split.hidden, "it only serves to divide the rows"),
-        **dict.fromkeys(window.by, "it only says which series a row belongs to"),
-    }
-    if not window.past_target:
-        hidden[name] = "its past is not learned from (data.window.past_target)"
-    names = [column for column in table.names if column not in hidden]
-    readings, empty = recognise(table, names)
-    given = Examined(table, readings, Target(name, "regression", values, ()), parts, np.arange(table.rows))
+    given, order, hidden = divided(data, table)
+    name, values, parts = given.target.name, given.target.values, given.parts
     seen = repairs.of_page(data, given, "windows")
-    readings = tuple(reading for reading in readings if reading.name not in seen.dropped)
-    fitted = preprocessing.fit(table, readings, {**hidden, **empty, **seen.dropped}, (), data.steps, parts)
+    readings = tuple(reading for reading in given.readings if reading.name not in seen.dropped)
+    fitted = preprocessing.fit(table, readings, {**hidden, **seen.dropped}, (), data.steps, parts)
     steps, channels = _steps(fitted)
     made = _windows(window, order, parts, np.isfinite(values))
     _refuse_empty(window, made, parts)
@@ -84,6 +65,36 @@ def content(data: Data, table: Table, described: str) -> store.Content:
         preprocessing=done.to_json(),
         audit=seen.audit,
     )
+
+
+def divided(data: Data, table: Table) -> tuple[Examined, Order, dict[str, str]]:
+    """The time points in their parts, as checks see them, their order, and the columns not learned from → why.
+
+    The target is NaN where it is missing.
+    """
+    window = data.window
+    assert window is not None
+    name, values = _target(data, table)
+    order = ordered(table, window)
+    longest = max(len(rows) for _, rows in order.series())
+    if longest < window.length + window.horizon:
+        many = "the longest series has" if len(order.names) > 1 else "the series has"
+        raise DataError(
+            f"data.window: {many} {longest:,} time points, and a window of length {window.length:,} and horizon "
+            f"{window.horizon:,} needs {window.length + window.horizon:,}. Make it shorter."
+        )
+    split: Split = tables.build("split", data.split)
+    target = Target(name, "regression", values, ())
+    parts = _divided(split, table, target)
+    hidden = {
+        **listed(data.ignore, table, name),
+        **dict.fromkeys(split.hidden, "it only serves to divide the rows"),
+        **dict.fromkeys(window.by, "it only says which series a row belongs to"),
+    }
+    if not window.past_target:
+        hidden[name] = "its past is not learned from (data.window.past_target)"
+    readings, empty = recognise(table, [column for column in table.names if column not in hidden])
+    return Examined(table, readings, target, parts, np.arange(table.rows)), order, {**hidden, **empty}
 
 
 def _target(data: Data, table: Table) -> tuple[str, np.ndarray]:
