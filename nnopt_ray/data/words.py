@@ -147,6 +147,21 @@ class Words:
             self._known[tokens] = found
         return found
 
+    def shown(self, row: np.ndarray) -> str:
+        """What a row says, for people: unknown and hidden words by the names of their tokens, texts | apart."""
+        names = {number: name for name, number in self.tokenizer.special.items()}
+        told = []
+        for text in self.read(row):
+            said = []
+            for word in text:
+                if word.whole:
+                    said.append(word.lead + word.text)
+                else:
+                    pieces = (names.get(token) or self.tokenizer.decode([token]) for token in word.tokens)
+                    said.append(self.space + "".join(pieces))
+            told.append((" " if not self.space else "").join(said).strip())
+        return " | ".join(told)
+
     def said(self, text: str, lead: str) -> Word:
         """A word as the tokenizer reads it, with this space before it."""
         if lead + text not in self._encoded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -60,6 +61,23 @@ class Plot:
     caption: str  # one sentence: what to see
     figure: dict[str, Any]
     height: int = 320  # CSS pixels
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, shown in its own size, or smaller where there is no room; pixels stay sharp."""
+
+    kind: ClassVar[str] = "picture"
+    title: str
+    caption: str
+    png: bytes
+    width: int
+    height: int
+
+    @property
+    def source(self) -> str:
+        """As an address that holds the picture itself."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +178,7 @@ class Fold:
     blocks: tuple[Any, ...]
 
 
-Block = Text | Table | Plot | Parallel | Hero | Code | Row | Fold
+Block = Text | Table | Plot | Picture | Parallel | Hero | Code | Row | Fold
 
 
 @dataclass(frozen=True)

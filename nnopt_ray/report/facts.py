@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +13,7 @@ from nnopt_ray import reading
 from nnopt_ray.data.types import Column, DataSummary, Task
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, Range, walk
+from nnopt_ray.report.augmented import Augmented, samples
 from nnopt_ray.report.course import Course, course_of, status_of
 from nnopt_ray.results import Confirmation, Epoch, RunResult, Scores, TrialRow
 from nnopt_ray.rundir import RunDir, read_json, read_lines
@@ -59,6 +61,7 @@ class Facts:
     environment: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     course: Course = field(default_factory=Course)  # of a search
+    augmented: Augmented | None = None
     missing: tuple[str, ...] = ()  # sentences
 
     @property
@@ -181,8 +184,21 @@ def facts_from_folder(run: RunDir) -> Facts:
         facts,
         history=facts.best.history if facts.best else (),
         points=_points(run) if facts.task == "regression" else None,
+        augmented=_augmented(facts, data, missing),
         missing=tuple(missing),
     )
+
+
+def _augmented(facts: Facts, data: Path, missing: list[str]) -> Augmented | None:
+    from nnopt_ray.data.store import open_dataset
+
+    if facts.best is None or not facts.experiment.tree["data"]["augment"]:
+        return None
+    try:
+        return samples(facts.experiment, open_dataset(data), facts.best.params)
+    except UserError as error:  # the data is not there yet, or a file or function of the page is no more
+        missing.append(f"Augmented rows cannot be shown: {str(error).rstrip('.')}.")
+        return None
 
 
 def _optional(path: Any, sentence: str, missing: list[str]) -> Any:

@@ -12,6 +12,7 @@ from nnopt_ray import reading
 from nnopt_ray.data.types import LANGUAGE
 from nnopt_ray.reading.addresses import masked
 from nnopt_ray.report import curves, predictions, words
+from nnopt_ray.report.augmented import augmented
 from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
@@ -361,6 +362,13 @@ def flat(found: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return out
 
 
+# --- augmentation -----------------------------------------------------------------------------------
+
+
+def changed_rows(facts: Facts) -> Section | None:
+    return augmented(facts.augmented)
+
+
 SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "summary": summary,
     "winner": winner,
@@ -371,5 +379,6 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "conduct": conduct,
     "mistakes": mistakes,
     "data": data,
+    "augmented": changed_rows,
     "environment": environment,
 }
