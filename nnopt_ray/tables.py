@@ -34,12 +34,19 @@ class Room:
     table: str  # "module:DICT"
     contract: str  # "module:Class" that every part must be a subclass of
     about: str
+    adapter: str = ""  # "module:function" that makes a part of another class that users have, or answers None
 
 
 ROOMS: dict[str, Room] = {
     room.name: room
     for room in (
-        Room("source", "nnopt_ray.data:SOURCES", "nnopt_ray.data.sources:Source", "where the rows come from"),
+        Room(
+            "source",
+            "nnopt_ray.data:SOURCES",
+            "nnopt_ray.data.sources:Source",
+            "where the rows come from",
+            adapter="nnopt_ray.data.torch_dataset:adapted",
+        ),
         Room("split", "nnopt_ray.data:SPLITS", "nnopt_ray.data.split:Split", "how rows are divided"),
         Room(
             "check",
@@ -170,6 +177,9 @@ def _find(room: str, name: str) -> Any:
     part = _named(path, name)
     contract = load(ROOMS[room].contract)
     if not (inspect.isclass(part) and issubclass(part, contract)):
+        adapter = ROOMS[room].adapter
+        if adapter and inspect.isclass(part) and (made := load(adapter)(part)) is not None:
+            return made
         raise PartError(
             f"'{name}' is no {room}: it must be a subclass of "
             f"{contract.__module__}.{contract.__qualname__}, and is {_kind(part)}."

@@ -33,9 +33,10 @@ def plan(
 ) -> int:
     """What a page would do: trials, epochs, workers, memory, time. Starts no search."""
     experiment = reading.load(page, set=set_)
+    from nnopt_ray.runs import telling_own_faults
     from nnopt_ray.search import plan as planning
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), telling_own_faults(experiment):
         # Libraries warn about their own future; a user of the program can act on none of it.
         warnings.simplefilter("ignore")
         found = planning.plan(experiment, overfit)

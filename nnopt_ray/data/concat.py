@@ -40,6 +40,7 @@ class Concat(Source):
             )
         self.sources = sources
         self.parts = parts
+        self._asked: tuple[list[Source], str] | None = None
 
     @classmethod
     def divides(cls, keys: Mapping[str, Any], base: Path) -> bool:
@@ -53,11 +54,16 @@ class Concat(Source):
             return False
 
     def fingerprint(self, base: Path) -> str:
-        return " | ".join(source.fingerprint(base) for source in self._built())
+        """Of all sources. They are kept for `read`, as some read their rows for it."""
+        built = self._built()
+        self._asked = built, " | ".join(source.fingerprint(base) for source in built)
+        return self._asked[1]
 
     def read(self, base: Path) -> Table:
-        built = self._built()
-        content = " | ".join(source.fingerprint(base) for source in built)
+        if self._asked is None:
+            self.fingerprint(base)
+        assert self._asked is not None
+        (built, content), self._asked = self._asked, None
         found = [source.read(base) for source in built]
         return joined(found, _names(found), content, self.parts)
 
