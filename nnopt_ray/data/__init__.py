@@ -10,6 +10,7 @@ SOURCES: dict[str, str] = {
     "image_folder": "nnopt_ray.data.image_folder:ImageFolder",
     "hugging_face": "nnopt_ray.data.hugging_face:HuggingFace",
     "sequences": "nnopt_ray.data.long_form:LongForm",
+    "wide_sequences": "nnopt_ray.data.wide_form:WideForm",
     "concat": "nnopt_ray.data.concat:Concat",
     "text_lines": "nnopt_ray.data.text_files:TextLines",
 }

@@ -7,11 +7,12 @@ import csv as python_csv
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from nnopt_ray.data.files import Paths, reading
+from nnopt_ray.data.arrow_files import Arrow, Parquet
+from nnopt_ray.data.files import Paths, reading, suffix
 from nnopt_ray.data.joined import kind_of
 from nnopt_ray.data.sources import FileSource
 from nnopt_ray.data.table import Table, quoted
@@ -226,4 +227,17 @@ def _undecodable(place: Path, encoding: str) -> str:
     return f"data.source: {place} holds bytes that are not {encoding}. Add to data.source: encoding: {other}"
 
 
-__all__ = ["MISSING", "Csv"]
+def table_file(path: str | tuple[str, ...], *parts: Any, **keys: Any) -> FileSource:
+    """The source that reads a table of this name, by its suffix; csv where it is none of Arrow's formats.
+
+    parts: `validation` and `test`. keys: those of csv.
+    """
+    kinds: dict[str, type[Parquet | Arrow]] = {".parquet": Parquet, ".pq": Parquet, ".arrow": Arrow, ".feather": Arrow}
+    kind = kinds.get(suffix(path if isinstance(path, str) else path[0]))
+    validation, test = parts or (None, None)
+    if kind is not None:
+        return kind(path=path, validation=validation, test=test)
+    return Csv(path=path, validation=validation, test=test, **keys)
+
+
+__all__ = ["MISSING", "Csv", "table_file"]

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from nnopt_ray.data.arrow_files import Arrow, Parquet
 from nnopt_ray.data.columns import text as as_words
-from nnopt_ray.data.csv_file import Csv
-from nnopt_ray.data.files import Paths, suffix
+from nnopt_ray.data.csv_file import table_file
+from nnopt_ray.data.files import Paths
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import instants
 from nnopt_ray.data.table import LARGEST, Sequences, Table, is_number, numbers, quoted, tidy
@@ -54,11 +53,7 @@ class LongForm(Source):
         self.channels = channels
         self.whole = whole
         self.length = length
-        kinds: dict[str, type[Parquet] | type[Arrow]] = {
-            ".parquet": Parquet, ".pq": Parquet, ".arrow": Arrow, ".feather": Arrow,
-        }  # fmt: skip
-        kind = kinds.get(suffix(path if isinstance(path, str) else path[0]))
-        self._file: Source = kind(path=path) if kind else Csv(path=path, delimiter=delimiter)
+        self._file: Source = table_file(path, delimiter=delimiter)
 
     def fingerprint(self, base: Path) -> str:
         return self._file.fingerprint(base)

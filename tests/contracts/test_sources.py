@@ -55,7 +55,16 @@ def refused(name: str, base: Path, **keys: Any) -> str:
 
 def test_every_source_of_the_table_is_tried() -> None:
     # Bundled; and in test_data_idx.py, _text.py, _sequences.py, _images.py, _hugging_face.py and _joined.py.
-    elsewhere = {"sklearn", "idx", "text_lines", "sequences", "image_folder", "hugging_face", "concat"}
+    elsewhere = {
+        "sklearn",
+        "idx",
+        "text_lines",
+        "sequences",
+        "image_folder",
+        "hugging_face",
+        "concat",
+        "wide_sequences",
+    }
     assert {*FILES, *elsewhere} == set(SOURCES)
 
 
