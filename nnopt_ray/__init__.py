@@ -9,6 +9,7 @@ run = nn.open_run("runs/digits-search-20261122-153012")
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nnopt_ray.data.examine import Examination
     from nnopt_ray.errors import (
         DataError,
         Fault,
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from nnopt_ray.experiment import Experiment, Range
     from nnopt_ray.pipeline import Watch
     from nnopt_ray.reading import load
-    from nnopt_ray.runs import Run, lr_range_test, open_run, resume, run
+    from nnopt_ray.runs import Run, examine, lr_range_test, open_run, resume, run
     from nnopt_ray.train.lr_range import LrRange
 
 __all__ = [
     "DataError",
+    "Examination",
     "Experiment",
     "Fault",
     "Interrupted",
@@ -45,6 +47,7 @@ __all__ = [
     "RunFolderError",
     "UserError",
     "Watch",
+    "examine",
     "load",
     "lr_range_test",
     "open_run",
@@ -53,6 +56,7 @@ __all__ = [
 ]
 
 _HOMES = {"load": "reading", "run": "runs", "resume": "runs", "open_run": "runs", "lr_range_test": "runs",
+          "examine": "runs", "Examination": "data.examine",
           "Run": "runs", "Watch": "pipeline", "Experiment": "experiment", "Range": "experiment",
           "LrRange": "train.lr_range"}  # fmt: skip
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from nnopt_ray.data.examine import Examination
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.search.cluster import RaySession
     from nnopt_ray.search.study import Study
@@ -156,6 +157,19 @@ def resume(
         return found
     with _ray_for(found.experiment, address) as session:
         return _go(found.experiment, RunDir(found.path), None, session, watch or Watch(), should_stop)
+
+
+def examine(experiment: Experiment) -> Examination:
+    """What is wrong with the data of a page, by every check there is, and what its data.quality would do about it.
+
+    Where ranges are open, their representative is meant. Writes nothing. Raises DataError for data that the page cannot
+    use, RunFailed for a fault in a part of the page's own.
+    """
+    from nnopt_ray.data import examine as examining
+
+    with telling_own_faults(experiment):
+        page = pipeline.representative(experiment)
+        return examining.examine(page, pipeline.judge_of(page))
 
 
 def lr_range_test(experiment: Experiment, low: float = 1e-7, high: float = 10.0, steps: int = 100) -> LrRange:

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn import metrics as sk
 
 from nnopt_ray import machine, reading, rundir
-from nnopt_ray.data.types import Column, DataSummary
+from nnopt_ray.data.types import Column, DataSummary, Found
 from nnopt_ray.experiment import Experiment, walk
 from nnopt_ray.report.course import Course, course_of
 from nnopt_ray.report.facts import Facts, Gain, Points
@@ -361,6 +361,8 @@ def hostile() -> Facts:
         source=every,
         target=every,
         notes=HOSTILE,
+        checked=(every,),
+        quality=(Found(every, every, "high", every, 1, ((3, 1.0),), HOSTILE, {every: 1}, {every: 2}, every),),
         columns=tuple(Column(text, "numeric", 1, 2, text) for text in HOSTILE),
     )
     assert found.result.confirm is not None

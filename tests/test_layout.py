@@ -64,6 +64,7 @@ RAY_DOORS = {
 
 PUBLIC = {
     "DataError",
+    "Examination",
     "Experiment",
     "Fault",
     "Interrupted",
@@ -79,6 +80,7 @@ PUBLIC = {
     "RunFolderError",
     "UserError",
     "Watch",
+    "examine",
     "load",
     "lr_range_test",
     "open_run",

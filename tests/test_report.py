@@ -55,7 +55,7 @@ def facts(kind: str) -> Facts:
 
 
 KINDS = ("search", "single", "regression", "empty")
-NOT_HERE = {"tradeoffs", "augmented"}  # of several objectives; where rows are augmented
+NOT_HERE = {"tradeoffs", "augmented", "found"}  # of several objectives; where rows are augmented, or checked
 OF_A_SEARCH = {"confirmed", "tradeoffs", "trials", "conduct"}  # sections that a single training does not have
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from nnopt_ray.cli import answer, json_only, pages, planning, rates, running, showing
+from nnopt_ray.cli import answer, examining, json_only, pages, planning, rates, running, showing
 from nnopt_ray.errors import Interrupted, NnoptError, PageError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 BadCommand: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 pages.register(app)
+examining.register(app)
 planning.register(app)
 rates.register(app)
 running.register(app)

@@ -78,7 +78,7 @@ class Conflicts(Check):
                 sure=np.ones(len(rows)),
                 measured={"groups": len(groups), "share": share, "in_parts": data.count(rows)},
                 repairs=tuple(repair for group in groups for repair in self._repairs(data, group)),
-                cure=f"data.quality: - {{type: conflicts, action: {'relabel' if classes else 'drop'}}}",
+                cure=f"data.quality: - {{type: conflicts, action: {_cure(data, groups)}}}",
             ),
         )
 
@@ -103,6 +103,14 @@ class Conflicts(Check):
             for row in group
             if data.target.values[row] != most
         ]
+
+
+def _cure(data: Examined, groups: list[np.ndarray]) -> str:
+    """relabel where most rows of some group have one class, else drop."""
+    if data.target.task != "classification":
+        return "drop"
+    counts = [np.sort(np.bincount(data.target.values[group], minlength=2)) for group in groups]
+    return "relabel" if any(found[-1] > found[-2] for found in counts) else "drop"
 
 
 def _conflicting(items: np.ndarray, data: Examined, part: str) -> list[np.ndarray]:

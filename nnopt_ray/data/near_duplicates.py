@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ MOST_PAIRS = 20_000_000
 
 
 class NearDuplicates(Check):
-    """Rows that are nearly the same, exactly the same ones among them.
+    """Rows that are nearly the same. A report leaves those that are exactly the same to `duplicates`; drop takes both.
 
     Images are compared where there are any, else texts, else numbers: images by imagehash's perceptual hash and the
     correlation of their small grey versions, texts (in lower case) by the Jaccard index of their runs of characters,
@@ -70,11 +69,9 @@ class NearDuplicates(Check):
         classes = data.target.task == "classification"
         label = data.target.values if classes else np.zeros(data.table.rows, dtype=np.int64)
         found = copies(likeness, data, self.parts, label)
+        if self.action == "report":
+            found = _not_exact(found, likeness.item)
         told = findings("near_duplicates", f"{how} as", found.found, data, self.action, self.parts)
-        same = sum(copy.similarity == 1.0 and likeness.item[copy.row] == likeness.item[copy.of] for copy in found.found)
-        if told and same:
-            exactly = f" Exactly the same are {same:,} of all."
-            told = (*told[:-1], replace(told[-1], sentence=told[-1].sentence + exactly))
         return (*told, *_unlike(found, data, how))
 
     def _likeness(self, data: Examined) -> tuple[Likeness, str]:
@@ -189,6 +186,14 @@ def _refuse_many(count: int, tolerance: float) -> None:
             f"data.quality: near_duplicates finds more than {MOST_PAIRS:,} pairs of rows that differ by at most "
             f"{tolerance:g} deviations: with so few columns that says nothing. Set a smaller one, or take it away."
         )
+
+
+def _not_exact(found: Copies, item: np.ndarray) -> Copies:
+    """Without rows that are exactly like the one that stays."""
+    return Copies(
+        tuple(copy for copy in found.found if item[copy.row] != item[copy.of]),
+        tuple(pair for pair in found.unlike if item[pair[0]] != item[pair[1]]),
+    )
 
 
 def _unlike(found: Copies, data: Examined, how: str) -> list[Finding]:

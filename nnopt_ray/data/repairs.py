@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +36,8 @@ class Seen:
     """The data behind the checks.
 
     data: as they left it. dropped: columns that are not learned from any more → why. audit: a line for each row or
-    column touched. found: for summary.json. notes: for the user. checked: names of the checks that ran.
+    column touched. found: for summary.json. notes: for the user. checked: names of the checks that ran, skipped: of
+    those that make no sense of the data → why. findings: of each check, by its name, with all rows.
     """
 
     data: Examined
@@ -45,19 +46,29 @@ class Seen:
     found: tuple[Found, ...] = ()
     notes: tuple[str, ...] = ()
     checked: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[tuple[str, Finding], ...] = ()
 
 
-def examined(parts: Sequence[Part], data: Examined, kind: str = "rows") -> Seen:
+def examined(parts: Sequence[Part], data: Examined, kind: str = "rows", also: Sequence[Part] = ()) -> Seen:
     """The checks run in the order of CHECKS, own ones behind ours, each on what those before it left.
 
-    kind: what a row is: rows, windows (time points of a forecast) or language (texts). Raises DataError where a check
-    makes no sense of it or would leave nothing to learn from, PartError for what a check of a user's own does wrong.
+    kind: what a row is: rows, windows (time points of a forecast) or language (texts). also: checks that nobody asked
+    for: what they cannot examine is skipped. Raises DataError where one of `parts` makes no sense of the data or would
+    leave nothing to learn from, PartError for what a check of a user's own does wrong.
     """
     seen = Seen(data, {})
-    for part in in_order(parts):
-        check: Check = tables.build("check", part)
-        _refuse_senseless(part, check, kind)
-        findings = check.examine(seen.data)
+    for part in in_order([*parts, *also]):
+        try:
+            check: Check = tables.build("check", part)
+            _refuse_senseless(part, check, kind)
+            findings = check.examine(seen.data)
+        except DataError as error:
+            if not any(part is one for one in also):
+                raise
+            why = str(error).removeprefix("data.quality: ").removesuffix(" Take it away.")
+            seen = replace(seen, skipped={**seen.skipped, part.type: why})
+            continue
         seen = _applied(seen, part.type, check, findings, kind)
     return replace(seen, notes=_notes(seen))
 
@@ -135,6 +146,7 @@ def _applied(seen: Seen, name: str, check: Check, findings: tuple[Finding, ...],
         audit=(*seen.audit, *lines),
         found=(*seen.found, *found),
         checked=(*seen.checked, name),
+        findings=(*seen.findings, *((name, finding) for finding in findings)),
     )
 
 

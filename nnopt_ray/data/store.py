@@ -27,7 +27,7 @@ from nnopt_ray import rundir
 from nnopt_ray.data import audit
 from nnopt_ray.data.preprocessing import FILE as PREPROCESSING
 from nnopt_ray.data.split import PARTS
-from nnopt_ray.data.types import Column, Dataset, DataSummary, Found, Input, Rows, Shapes
+from nnopt_ray.data.types import Dataset, DataSummary, Input, Rows, Shapes
 from nnopt_ray.errors import RunFailed, RunFolderError
 
 FORMAT = "nnopt-data"
@@ -232,13 +232,7 @@ def _part(folder: Path, part: str, shapes: Mapping[str, Any]) -> Rows:
 def read_summary(file: Path) -> DataSummary:
     """Raises RunFolderError when the file is missing or no JSON."""
     said = rundir.read_json(file)
-    columns = tuple(Column(**column) for column in said["columns"])
-    quality = tuple(
-        Found(**{**found, "columns": tuple(found["columns"]), "first_rows": tuple(map(tuple, found["first_rows"]))})
-        for found in said.get("quality", ())
-    )
-    rest = {name: tuple(said.get(name, ())) for name in ("notes", "checked")}
-    return DataSummary(**{**said, **rest, "columns": columns, "quality": quality})
+    return DataSummary.from_json(said)
 
 
 def place(dataset: Dataset, folder: Path) -> Dataset:

@@ -150,6 +150,21 @@ class DataSummary:
     quality: tuple[Found, ...] = ()  # what they found
     notes: tuple[str, ...] = ()  # sentences for the user, e.g. "3 rows have no target and were left out."
 
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> DataSummary:
+        """What summary.json holds."""
+        quality = (
+            {**one, "columns": tuple(one["columns"]), "first_rows": tuple(map(tuple, one["first_rows"]))}
+            for one in said.get("quality", ())
+        )
+        lists: dict[str, Any] = {
+            "columns": tuple(Column(**column) for column in said["columns"]),
+            "checked": tuple(said.get("checked", ())),
+            "quality": tuple(Found(**one) for one in quality),
+            "notes": tuple(said["notes"]),
+        }
+        return cls(**{**said, **lists})
+
 
 @dataclass(frozen=True)
 class Dataset:

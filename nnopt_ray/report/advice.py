@@ -33,6 +33,7 @@ def advice(facts: Facts) -> tuple[Advice, ...]:
     noise = tuple(_noise(facts))
     found = [
         *_failures(facts),
+        *_data(facts),
         *_more_epochs(facts),
         *_edges(facts),
         *_no_gain(facts),
@@ -53,6 +54,14 @@ def _no_gain(facts: Facts) -> Iterator[Advice]:
         f"On the test part the winner's {words.metric_name(gain.metric)} is not clearly better than that of the "
         "baseline. When a simple model does as well, more trials of the same network seldom help.",
     )
+
+
+def _data(facts: Facts) -> Iterator[Advice]:
+    """Where a check found what makes scores or classes doubtful, and nothing was done about it."""
+    for found in facts.summary.quality if facts.summary else ():
+        if found.severity == "high" and not found.repaired:
+            yield Advice("Look at what was found in the data", f"{found.check}: {_short(found.sentence)}")
+            return
 
 
 def _failures(facts: Facts) -> Iterator[Advice]:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from nnopt_ray import reading
-from nnopt_ray.data.types import Column, DataSummary, Task
+from nnopt_ray.data.types import DataSummary, Task
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, Range, walk
 from nnopt_ray.report.augmented import Augmented, samples
@@ -175,7 +175,7 @@ def facts_from_folder(run: RunDir) -> Facts:
         winner=_both_parts((scores or {}).get("winner")),
         baseline=_both_parts((scores or {}).get("baseline")),
         gains=_gains((scores or {}).get("gains")),
-        summary=_summary(summary) if summary else None,
+        summary=DataSummary.from_json(summary) if summary else None,
         environment=environment or {},
         parameters=(best or {}).get("parameters"),
         course=course_of(read_lines(run.journal)),
@@ -272,16 +272,6 @@ def _gains(found: Mapping[str, Any] | None) -> dict[str, Gain]:
         for metric, gain in (found or {}).items()
         if gain["value"] is not None  # the metric is not defined for one of the two
     }
-
-
-def _summary(found: Mapping[str, Any]) -> DataSummary:
-    return DataSummary(
-        **{
-            **found,
-            "columns": tuple(Column(**column) for column in found["columns"]),
-            "notes": tuple(found["notes"]),
-        }
-    )
 
 
 OVER = ("finished", "stopped", "failed")

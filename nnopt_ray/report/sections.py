@@ -17,6 +17,7 @@ from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section,
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
+from nnopt_ray.report.found import found, notes_of
 from nnopt_ray.report.parallel import parallel
 from nnopt_ray.report.summary import baseline_name, headline, span, summary
 from nnopt_ray.report.tradeoffs import tradeoffs
@@ -303,7 +304,7 @@ def data(facts: Facts) -> Section | None:
     parts = words.listed([f"{number:,} for {words.PARTS.get(part, part)}" for part, number in seen.parts.items()])
     told = seen.task.replace("_", " ") + (f" of {seen.target}" if seen.task not in LANGUAGE else "")
     blocks: list[Block] = [Text(f"{seen.rows:,} rows from {seen.source}; {told}. {words.capital(parts)}.")]
-    blocks += [Text(note, "muted") for note in seen.notes]
+    blocks += [Text(note, "muted") for note in notes_of(seen)]
     if seen.class_counts:
         blocks.append(predictions.class_counts(seen.class_counts, bool(seen.balanced)))
     rows = tuple(
@@ -379,6 +380,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "conduct": conduct,
     "mistakes": mistakes,
     "data": data,
+    "found": found,
     "augmented": changed_rows,
     "environment": environment,
 }
