@@ -93,7 +93,7 @@ class LabelErrors(Check):
                 if not len(rows):
                     continue
                 said = told(data, train, rows, self.model, derived_seed(seed, "all"))
-            picked, sure = self._picked(labels[rows], said)
+            picked, sure = self.picked(labels[rows], said)
             if len(picked):
                 found.append(self._finding(data, part, rows, said, picked, sure, left_alone))
         return tuple(found)
@@ -105,7 +105,7 @@ class LabelErrors(Check):
         few = [name for name, count in zip(target.classes, counts, strict=True) if 0 < count < self.folds]
         return train[counts[target.values[train]] >= self.folds], few
 
-    def _picked(self, labels: np.ndarray, said: Said) -> tuple[np.ndarray, np.ndarray]:
+    def picked(self, labels: np.ndarray, said: Said) -> tuple[np.ndarray, np.ndarray]:
         """Positions of the rows found, the surest first, and how sure."""
         from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
