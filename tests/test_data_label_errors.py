@@ -205,6 +205,19 @@ def test_categories_beside_numbers_are_judged() -> None:
             assert wrong[finding.rows].sum() > 0.6 * wrong[data.train].sum()
 
 
+def test_of_classes_that_overlap_so_many_are_found_that_nothing_is_repaired() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 600)
+    data = examined({"x": random.normal(size=600) + labels, "y": labels}, steps=("scale",))
+    (finding,) = LabelErrors().examine(data)
+    assert len(finding.rows) > 0.2 * len(data.train)
+    assert finding.sentence.endswith("cannot tell the classes apart, not that labels are wrong.")
+    with pytest.raises(DataError, match=r"^data.quality: label_errors would drop .*% of the training rows, more than"):
+        LabelErrors(action="drop").examine(data)
+    (sure,) = LabelErrors(action="drop", threshold=0.9).examine(data)
+    assert 0 < len(sure.repairs) == len(sure.rows) < 0.2 * len(data.train)
+
+
 def test_a_class_with_fewer_rows_than_folds_is_left_alone() -> None:
     source = load_digits()
     rows = np.concatenate(
@@ -227,7 +240,7 @@ def page_of(folder: Path, labels: np.ndarray, **keys: Any) -> Experiment:
     source = load_digits()
     np.save(folder / "x.npy", source.images[:, None].astype(np.float32))
     np.save(folder / "y.npy", labels)
-    check = {"type": "label_errors", "model": "page", "folds": 3, "action": "drop", **keys}
+    check = {"type": "label_errors", "model": "page", "folds": 3, "action": "drop", "most": 1.0, **keys}
     data = {
         "source": {"type": "numpy", "x": str(folder / "x.npy"), "y": str(folder / "y.npy")},
         "steps": ["scale"],

@@ -35,7 +35,8 @@ class LabelErrors(Check):
     until all rows are judged; the page's steps are fitted anew each time, and under `split: grouped` a group is in one
     fold. A row is found where the model is confident of another class than the one given. Validation and test rows are
     judged by a model fitted on the training part and are reported on, never changed. Classes with fewer training rows
-    than folds are left alone.
+    than folds are left alone. Where classes overlap, rows in between are found that nobody mislabelled: believe it as
+    far as the model is right about the labels.
 
     Keys:
         action: report; drop the rows; relabel them with the likeliest class.
@@ -46,6 +47,7 @@ class LabelErrors(Check):
         rank_by: how sure a finding is: 1 - p(given class), or (1 + p(likeliest other) - p(given)) / 2.
         threshold: findings less sure than this are left out.
         share: of the rows found, the share that counts, the surest first.
+        most: share of the training rows beyond which nothing is repaired and the page is refused.
         judged: parts whose labels are judged; only rows of the training part are ever dropped or relabelled.
     """
 
@@ -61,6 +63,7 @@ class LabelErrors(Check):
         rank_by: Literal["self_confidence", "normalized_margin"] = "self_confidence",
         threshold: Annotated[float, Field(ge=0, le=1)] = 0.0,
         share: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        most: Annotated[float, Field(gt=0, le=1)] = 0.2,
         judged: Annotated[tuple[Literal["train", "validation", "test"], ...], Field(min_length=1)] = ("train",),
     ) -> None:
         self.action = action
@@ -70,6 +73,7 @@ class LabelErrors(Check):
         self.rank_by = rank_by
         self.threshold = threshold
         self.share = share
+        self.most = most
         self.judged = judged
         self.asks_network = model == "page"
 
@@ -140,9 +144,11 @@ class LabelErrors(Check):
         names = data.target.classes
         given = [names[label] for label in data.target.values[rows[picked]]]
         likeliest = [names[label] for label in said.probabilities[picked].argmax(axis=1)]
+        right = float((said.probabilities.argmax(axis=1) == data.target.values[rows]).mean())
         measured: dict[str, Any] = {
             "part": part,
             "judged": len(rows),
+            "right": right,
             "model": self.model,
             "fitted_on": said.fitted,
             "given": given[:LISTED],
@@ -154,11 +160,16 @@ class LabelErrors(Check):
             f"'{likeliest[0]}' ({sure[0]:.2f} sure)"
         )
         many = f"{len(picked):,} of {len(rows):,} {ROWS_OF[part]} {'seems' if len(picked) == 1 else 'seem'} mislabelled"
-        sentence = f"{many} ({len(picked) / len(rows):.1%}; {self._how(part, said)}); {first}."
+        how = f"{self._how(part, said)}, right about {right:.1%} of the labels"
+        sentence = f"{many} ({len(picked) / len(rows):.1%}; {how}); {first}."
         if left_alone:
             sentence += f" Classes with too few training rows to judge: {', '.join(map(repr, left_alone[:8]))}."
         repairs: tuple[Repair, ...] = ()
-        if part == "train" and self.action != "report":
+        if len(picked) > self.most * len(rows):
+            if part == "train" and self.action != "report":
+                raise self._too_many(len(picked) / len(rows), right)
+            sentence += " So many say that this model cannot tell the classes apart, not that labels are wrong."
+        elif part == "train" and self.action != "report":
             repairs = self._repairs(data, rows[picked], given, likeliest, sure)
         return Finding(
             "label_errors",
@@ -170,6 +181,13 @@ class LabelErrors(Check):
             measured=measured,
             repairs=repairs,
             cure="" if repairs or part != "train" else CURE,
+        )
+
+    def _too_many(self, share: float, right: float) -> DataError:
+        return DataError(
+            f"data.quality: label_errors would {self.action} {share:.1%} of the training rows, more than its `most` of "
+            f"{self.most:.1%}. So many say that the model ({self.model}, right about {right:.1%} of the labels) cannot "
+            "tell the classes apart: try another model, a threshold of 0.9, or action: report."
         )
 
     def _how(self, part: str, said: Said) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from nnopt_ray.data.frame import Feature, Numeric, Text
-from nnopt_ray.data.out_of_fold import draw, folds, groups_of, one_thread
+from nnopt_ray.data.out_of_fold import draw, folds, groups_of
 from nnopt_ray.data.quality import Check, Examined, Finding, Repair
 from nnopt_ray.errors import DataError
 from nnopt_ray.machine import derived_seed
 
 MOST_ROWS = 10_000  # training rows that are looked at, drawn by lot
+MOST_VALUES, FEWEST_ROWS = 2_000_000, 1_000  # of more values than this in all, fewer rows, but not below so many
 FOLDS = 4
 LEAF = 3  # rows of a leaf of the tree on one column
 CERTAIN = 0.001  # of a link between missing values and the target, over all columns: the chance that there is none
@@ -50,9 +52,10 @@ class Leaks(Check):
 
     def examine(self, data: Examined) -> tuple[Finding, ...]:
         rows, seed = data.parts["train"], derived_seed(data.seed, "leaks")
-        thinned = len(rows) > MOST_ROWS
+        most = min(MOST_ROWS, max(FEWEST_ROWS, MOST_VALUES // max(1, len(data.readings))))
+        thinned = len(rows) > most
         if thinned:
-            rows = np.sort(draw(seed, "thinned").choice(rows, MOST_ROWS, replace=False))
+            rows = np.sort(draw(seed, "thinned").choice(rows, most, replace=False))
         target = data.target.values[rows]
         if len(np.unique(target)) < 2:
             return ()
@@ -73,7 +76,7 @@ class Leaks(Check):
         if scored.is_copy(made[0]):
             measured["copy"] = True
             told = f"Column '{name}' is a copy of the target '{target}'"
-        elif (score := scored.score(made)) >= self.threshold:
+        elif (score := scored.score(made, self.threshold)) >= self.threshold:
             measured["score"] = score
             how = f"{scored.told(score)} on rows it was not learned from"
             told = f"Column '{name}' alone tells the target '{target}': {how}"
@@ -125,20 +128,35 @@ class Scored:
         scaled = [(x - x.mean()) / (np.abs(x - x.mean()).max() or 1.0) for x in (feature.values, self.target)]
         return bool(abs(np.corrcoef(*scaled)[0, 1]) >= SAME)
 
-    def score(self, made: list[Feature]) -> float:
-        """0 is guessing, 1 is always right; on rows of a fold by what was learned from the others. -1: not scored."""
-        text = made[0]
-        if isinstance(text, Text) and text.free:
-            return -1.0
+    @cached_property
+    def fold(self) -> np.ndarray | None:
+        """int64 [rows]; None where there are fewer groups than folds."""
         labels = self.target if self.classes else np.zeros(len(self.target), dtype=np.int64)
         try:
-            fold = folds(labels, groups_of(self.data, self.rows), FOLDS, self.seed)
-        except DataError:  # fewer groups than folds
-            return -1.0
-        said = np.empty(len(self.rows))
+            return folds(labels, groups_of(self.data, self.rows), FOLDS, self.seed)
+        except DataError:
+            return None
+
+    def score(self, made: list[Feature], least: float = -np.inf) -> float:
+        """0 is guessing, 1 is always right; on rows of a fold by what was learned from the others.
+
+        -inf: not scored, or less than `least`, which most columns are known to be after the first fold.
+        """
+        text = made[0]
+        if self.fold is None or (isinstance(text, Text) and text.free):
+            return -np.inf
+        said = self.target.astype(np.float64)  # as if the folds to come were all right
+        found = 1.0
         for number in range(FOLDS):
-            held = fold == number
+            held = self.fold == number
             said[held] = self._of_text(text, held) if isinstance(text, Text) else self._of_numbers(made, held)
+            found = self._scored(said)
+            if found < least:
+                return -np.inf
+        return found
+
+    def _scored(self, said: np.ndarray) -> float:
+        """scikit-learn's balanced_accuracy_score(adjusted=True), or r2_score."""
         if not self.classes:
             spread = ((self.target - self.target.mean()) ** 2).sum()
             return float(1 - ((said - self.target) ** 2).sum() / spread)
@@ -157,8 +175,7 @@ class Scored:
             if self.classes
             else DecisionTreeRegressor(min_samples_leaf=LEAF, random_state=random)
         )
-        with one_thread():
-            return np.asarray(tree.fit(matrix[~held], self.target[~held]).predict(matrix[held]), dtype=np.float64)
+        return np.asarray(tree.fit(matrix[~held], self.target[~held]).predict(matrix[held]), dtype=np.float64)
 
     def _of_text(self, text: Text, held: np.ndarray) -> np.ndarray:
         """Of each category the class that is most over-represented there, or the mean; of new ones a guess."""

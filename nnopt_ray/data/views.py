@@ -17,6 +17,7 @@ from nnopt_ray.data.table import IMAGE, SEQUENCE, Sequences, Table
 if TYPE_CHECKING:
     from nnopt_ray.data.quality import Examined
 
+CHUNK = 4096  # images that are made into float64 at a time
 SIDE = 16  # pixels that an image is averaged down to, at most, each way
 HASHED, LATENT = 4096, 32  # words of free texts, and the numbers they are made into (LSA; Deerwester et al. 1990)
 
@@ -112,10 +113,13 @@ def _moments(table: Table) -> list[tuple[str, str, np.ndarray]]:
     columns: list[tuple[str, str, np.ndarray]] = []
     if table.images is not None:
         for channel in range(table.images.shape[1]):
-            pixels = np.asarray(table.images[:, channel], dtype=np.float64)
+            moments = [
+                _moments_of(table.images[start : start + CHUNK, channel]) for start in range(0, table.rows, CHUNK)
+            ]
+            mean, deviation = np.concatenate(moments, axis=1)
             of = f"{IMAGE}.{channel}" if table.images.shape[1] > 1 else IMAGE
-            columns.append((f"{of}.mean", IMAGE, pixels.mean(axis=(1, 2))))
-            columns.append((f"{of}.deviation", IMAGE, pixels.std(axis=(1, 2))))
+            columns.append((f"{of}.mean", IMAGE, mean))
+            columns.append((f"{of}.deviation", IMAGE, deviation))
     if table.sequences is not None:
         real = table.sequences.real
         for channel, name in enumerate(table.sequences.channels):
@@ -130,6 +134,12 @@ def _moments(table: Table) -> list[tuple[str, str, np.ndarray]]:
         if table.sequences.differ:
             columns.append((f"{SEQUENCE}.length", SEQUENCE, table.sequences.lengths.astype(np.float64)))
     return columns
+
+
+def _moments_of(pixels: np.ndarray) -> np.ndarray:
+    """float64 [2, rows]: mean and deviation of each image of a channel, [rows, height, width]."""
+    values = np.asarray(pixels, dtype=np.float64)
+    return np.stack([values.mean(axis=(1, 2)), values.std(axis=(1, 2))])
 
 
 def _ends(sequences: Sequences) -> list[tuple[str, str, np.ndarray]]:
