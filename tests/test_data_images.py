@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from nnopt_ray import tables
 from nnopt_ray.data.prepare import prepare
 from nnopt_ray.data.table import Table, tidy
-from nnopt_ray.errors import DataError
+from nnopt_ray.errors import DataError, RunFailed
 
 RANDOM = np.random.default_rng(5)
 COLOURS = RANDOM.integers(0, 256, (12, 7, 3)).astype(np.uint8)  # height, width, channels
@@ -252,3 +253,16 @@ def test_folders_without_images_or_classes_are_explained(tmp_path: Path) -> None
     assert found.notes == ("Images of other formats were left out: 1 in .heic. Convert them to PNG or JPEG.",)
     Image.fromarray(np.ones((3, 3), np.float32)).save(tmp_path / "images" / "a" / "6.tiff")
     assert "pixels of 32 bits" in refused(tmp_path)
+
+
+def test_a_full_disk_is_no_broken_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a/1.png", SHADES)
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("NNOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(RunFailed, match="No space left"):
+        read(tmp_path, corrupt="leave_out")
+    assert not list((tmp_path / "cache" / "images").iterdir())

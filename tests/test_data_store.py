@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from data_example import csv_page, page
 
+from nnopt_ray.data.cache import ArrayFile
 from nnopt_ray.data.prepare import default_cache, open_dataset, place, prepare
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import PartError, RunFailed, RunFolderError
@@ -338,3 +339,17 @@ def test_what_a_step_learned_must_survive_json(tmp_path: Path, monkeypatch: pyte
         prepare(
             page({"type": "forgetful_parts:Moons"}, target="side", steps=["forgetful_parts:Square"]), tmp_path / "c"
         )
+
+
+def test_an_array_filled_piece_by_piece_is_what_numpy_reads(tmp_path: Path) -> None:
+    expected = np.random.default_rng(0).normal(size=(7, 2, 3)).astype(np.float32)
+    with ArrayFile(tmp_path / "a.npy", np.float32, expected.shape) as array:
+        for row in (4, 0, 6, 2):
+            array.put(row, expected[row : row + 2][: 7 - row])
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)
+    with ArrayFile(tmp_path / "b.npy", np.uint8, (3, 2)) as array:
+        array.put(2, np.ones((1, 2), bool))
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), [[0, 0], [0, 0], [1, 1]])
+    with ArrayFile(tmp_path / "c.npy", np.uint8, (0, 2)):
+        pass
+    assert np.load(tmp_path / "c.npy").shape == (0, 2)

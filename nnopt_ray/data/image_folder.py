@@ -62,6 +62,7 @@ class ImageFolder(Source):
         self.label_column = label_column
         self.shaping = Shaping(size, resize, channels, corrupt)
         self._digest = ""
+        self._found: tuple[list[Path], tuple[str, ...]] | None = None
 
     @classmethod
     def divides(cls, keys: Mapping[str, Any], base: Path) -> bool:
@@ -70,14 +71,14 @@ class ImageFolder(Source):
     def fingerprint(self, base: Path) -> str:
         root = self._root(base)
         labels = self._labels_file(base)
-        self._digest = digest(_files(root), root)  # not read once more where `read` follows
+        self._digest = digest(self._listed(root)[0], root)  # not read once more where `read` follows
         return " ".join([self._digest, *([digest([labels], base)] if labels else [])])
 
     def read(self, base: Path) -> Table:
         import pyarrow as pa
 
         root = self._root(base)
-        found = _files(root)
+        found, foreign = self._listed(root)
         content = self._digest or digest(found, root)
         labels = self._labels_file(base)
         notes: list[str] = []
@@ -89,11 +90,18 @@ class ImageFolder(Source):
             target = self.label_column
         folders = [place.relative_to(root).parts[:-1] for place in places]
         names = [place.relative_to(root).as_posix() for place in places]
-        table = Table(str(root), columns, target=target, own_parts=parts_of(folders), notes=(*notes, *_foreign(root)))
+        table = Table(str(root), columns, target=target, own_parts=parts_of(folders), notes=(*notes, *foreign))
         return with_images(
             table, len(places), lambda number: places[number].open("rb"), names.__getitem__, self.shaping,
             f"{content} {names}",
         )  # fmt: skip
+
+    def _listed(self, root: Path) -> tuple[list[Path], tuple[str, ...]]:
+        """The images, in sorted order, and what to say of other files; looked up once."""
+        if self._found is None:
+            there = _there(root)
+            self._found = _images(there, root), _foreign(there)
+        return self._found
 
     def _root(self, base: Path) -> Path:
         root = located(self.path, base, "data.source.path")
@@ -150,8 +158,7 @@ def _there(root: Path) -> list[Path]:
     ]
 
 
-def _files(root: Path) -> list[Path]:
-    there = _there(root)
+def _images(there: list[Path], root: Path) -> list[Path]:
     found = [file for file in there if file.suffix.lower() in SUFFIXES]
     if not found:
         others = Counter(file.suffix for file in there if file.suffix).most_common(3)
@@ -163,9 +170,9 @@ def _files(root: Path) -> list[Path]:
     return found
 
 
-def _foreign(root: Path) -> tuple[str, ...]:
+def _foreign(there: list[Path]) -> tuple[str, ...]:
     """A sentence where pictures of a kind that is not read lie among the others."""
-    kinds = Counter(file.suffix.lower() for file in _there(root))
+    kinds = Counter(file.suffix.lower() for file in there)
     strange = {suffix: kinds[suffix] for suffix in UNREAD if kinds[suffix]}
     if not strange:
         return ()

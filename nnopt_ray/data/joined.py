@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_ray.data.cache import kept
+from nnopt_ray.data.cache import ArrayFile, kept
 from nnopt_ray.data.table import Sequences, Table, is_number, is_text, quoted, tidy
 from nnopt_ray.errors import DataError
 
@@ -138,17 +138,13 @@ def _images(tables: Sequence[Table], content: str) -> np.ndarray | None:
     shape = (sum(map(len, held)), *held[0].shape[1:])
 
     def make(place: Path) -> None:
-        whole = np.lib.format.open_memmap(place / ARRAY, mode="w+", dtype=kind, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a signal that ends the process later
-            with (place / ARRAY).open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, (place / ARRAY).stat().st_size)
         row = 0
-        for images in held:
-            for start in range(0, len(images), AT_ONCE):
-                some = images[start : start + AT_ONCE]
-                whole[row : row + len(some)] = some
-                row += len(some)
-        whole.flush()
+        with ArrayFile(place / ARRAY, kind, shape) as whole:
+            for images in held:
+                for start in range(0, len(images), AT_ONCE):
+                    some = images[start : start + AT_ONCE]
+                    whole.put(row, some)
+                    row += len(some)
 
     key = hashlib.blake2b(f"joined {content} {shape} {kind}".encode(), digest_size=16).hexdigest()
     found: np.ndarray = np.load(kept("images", key, make) / ARRAY, mmap_mode="r", allow_pickle=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import struct
 import zlib
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 import numpy as np
 from pydantic import Field
 
-from nnopt_ray.data.cache import kept
+from nnopt_ray.data.cache import ArrayFile, kept
 from nnopt_ray.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 GRAY = ("1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N")
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+MANY = 5_000  # images whose decoding is announced; one of 640 x 480 pixels took 10 ms on two cores
 AT_ONCE = 64  # images a task of a thread
 SHOWN = 10
 VERSION = 1  # of the meaning of what follows: other pixels from the same files need another number
@@ -88,6 +90,8 @@ def _decode(place: Path, count: int, opened: Opened, named: Callable[[int], str]
     from PIL import Image
 
     Image.init()  # knows all formats only then
+    if count >= MANY:
+        logging.getLogger(__name__).warning("%s images are decoded, once.", f"{count:,}")
     faults: dict[int, str] = {}
     heads: dict[int, tuple[int, int, bool]] = {}
     for number, found in _each(count, lambda number: _head(opened(number))):
@@ -98,29 +102,30 @@ def _decode(place: Path, count: int, opened: Opened, named: Callable[[int], str]
     if channels == "auto":
         channels = 3 if any(colour for _, _, colour in heads.values()) else 1
     shape = (channels, height, width)
-    array = _reserved(place / ARRAY, count, shape)
-
-    def pixels(number: int) -> None:
-        array[number] = _pixels(opened(number), shape, shaping)
-
-    unread = _each(count, lambda number: pixels(number) if number in heads else None)
-    faults |= {number: found for number, found in unread if isinstance(found, str)}
+    with ArrayFile(place / ARRAY, np.uint8, (count, *shape)) as array:
+        unread = _each(
+            count,
+            lambda number: _pixels(opened(number), shape, shaping) if number in heads else None,
+            lambda number, pixels: None if pixels is None else array.put(number, pixels[None]),
+        )
+        faults |= {number: found for number, found in unread if isinstance(found, str)}
     _refuse(faults, count, named, shaping)
     if faults:
         rows = np.setdiff1d(np.arange(count), list(faults))
-        whole = _reserved(place / f"whole-{ARRAY}", len(rows), shape)
-        for start in range(0, len(rows), AT_ONCE):
-            whole[start : start + AT_ONCE] = array[rows[start : start + AT_ONCE]]
-        whole.flush()
+        every = np.load(place / ARRAY, mmap_mode="r", allow_pickle=False)
+        with ArrayFile(place / f"whole-{ARRAY}", np.uint8, (len(rows), *shape)) as whole:
+            for start in range(0, len(rows), AT_ONCE):
+                whole.put(start, every[rows[start : start + AT_ONCE]])
         os.replace(place / f"whole-{ARRAY}", place / ARRAY)
-    else:
-        array.flush()
     (place / ARRAY).chmod(0o444)
     (place / FACTS).write_text(json.dumps({"faults": sorted(faults.items())}), encoding="utf-8")
 
 
-def _each(count: int, work: Callable[[int], Any]) -> Any:
-    """(number, what came of it, or a text that says why nothing did) of all, in order, by several threads."""
+def _each(count: int, work: Callable[[int], Any], then: Callable[[int, Any], None] | None = None) -> Any:
+    """(number, what came of it, or a text that says why nothing did) of all, in order, by several threads.
+
+    then: takes what came of it instead; what that raises is no fault of an image and passes through.
+    """
     from PIL.Image import DecompressionBombError
 
     unread = (
@@ -132,9 +137,14 @@ def _each(count: int, work: Callable[[int], Any]) -> Any:
         found: list[tuple[int, Any]] = []
         for number in range(start, min(start + AT_ONCE, count)):
             try:
-                found.append((number, work(number)))
+                done = work(number)
             except unread as error:
                 found.append((number, _why(error)))
+                continue
+            if then is None:
+                found.append((number, done))
+            else:
+                then(number, done)
         return found
 
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="images") as threads:
@@ -215,16 +225,6 @@ def _refuse(faults: dict[int, str], count: int, named: Callable[[int], str], sha
     more = f"; and {len(faults) - SHOWN:,} more" if len(faults) > SHOWN else ""
     cure = "Repair them, or add to data.source: corrupt: leave_out" if len(faults) < count else "Repair them."
     raise DataError(f"data.source: {len(faults):,} of {count:,} images cannot be read: {shown}{more}. {cure}")
-
-
-def _reserved(file: Path, count: int, shape: tuple[int, int, int]) -> np.memmap:
-    """uint8 [count, *shape], mapped to a file whose place on the disk is taken already: a page that cannot be written
-    later would end the process (SIGBUS)."""
-    array: np.memmap = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=(count, *shape))
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as reserved:
-            os.posix_fallocate(reserved.fileno(), 0, file.stat().st_size)
-    return array
 
 
 def with_images(

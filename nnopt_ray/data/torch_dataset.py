@@ -9,13 +9,14 @@ import os
 import sys
 import typing
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from nnopt_ray.data.cache import default_cache
+from nnopt_ray.data.cache import ArrayFile, default_cache
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.store import beside
 from nnopt_ray.data.table import Table, quoted
@@ -86,8 +87,9 @@ class TorchDataset(Source):
             )
         with beside(default_cache() / "images" / "reading") as building:
             rows = _Rows(name, count, first, building)
-            for number in range(count):
-                rows.add(_Item.of(dataset[number], name, number) if number else first, number)
+            with rows.images or nullcontext():
+                for number in range(count):
+                    rows.add(_Item.of(dataset[number], name, number) if number else first, number)
             digest = rows.digest.hexdigest()
             return rows.table(getattr(dataset, "classes", None), digest), digest
 
@@ -157,7 +159,7 @@ class _Rows:
     first: _Item
     folder: Path
     columns: dict[str, list[Any]] = field(default_factory=dict)
-    images: Any = None
+    images: ArrayFile | None = None
     digest: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=20))
 
     def __post_init__(self) -> None:
@@ -165,11 +167,7 @@ class _Rows:
         self.digest.update(self._shape(self.first).encode())
         if self.first.image is not None:
             shape = (self.count, *self.first.image.shape)
-            kind = self.first.image.dtype
-            self.images = np.lib.format.open_memmap(self.folder / ARRAY, mode="w+", dtype=kind, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a signal that ends the process later
-                with (self.folder / ARRAY).open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, (self.folder / ARRAY).stat().st_size)
+            self.images = ArrayFile(self.folder / ARRAY, self.first.image.dtype, shape)
 
     def add(self, item: _Item, number: int) -> None:
         if list(item.columns) != list(self.columns):
@@ -185,8 +183,8 @@ class _Rows:
         for key, value in item.columns.items():
             self.columns[key].append(value)
         self.digest.update(repr(list(item.columns.items())).encode())
-        if item.image is not None:
-            self.images[number] = item.image
+        if item.image is not None and self.images is not None:
+            self.images.put(number, item.image[None])
             self.digest.update(np.ascontiguousarray(item.image).tobytes())
 
     @staticmethod
@@ -211,7 +209,6 @@ class _Rows:
         """The images at their place in the cache, mapped."""
         if self.images is None:
             return None
-        self.images.flush()
         place = default_cache() / "images" / f"dataset-{digest}"
         try:
             os.rename(self.folder, place)
