@@ -114,7 +114,6 @@ FAULTS: list[tuple[str, str, str]] = [
     ("two averages", DATA + "model: mlp\ntrain: {ema: {decay: 0.9}, swa: {lr: 0.1}}\n", "3:33: train.swa: train.ema averages the weights already"),
     ("late average", DATA + "model: mlp\ntrain: {epochs: 5, swa: {start_epoch: 5}}\n", "3:39: train.swa.start_epoch: it counts from 0 and train.epochs is 5, so nothing would ever be averaged"),
     ("compiled lanes", DATA + "model: mlp\ntrain: {compile: true}\nresources: {fuse: always}\n", "3:18: train.compile: resources.fuse is always, and trainings with compiled steps are no lanes of one step."),
-    ("mixed lanes", DATA + "model: mlp\ntrain: {mix: mixup}\nresources: {lanes: 4}\n", "3:14: train.mix: resources.lanes is 4, and trainings with mixed rows are no lanes of one step."),
     ("sampled otherwise", DATA + "model: mlp\ntrain: {sampling: balance}\n", "3:19: train.sampling: must be one of 'shuffled', 'balanced'; it is 'balance'. Did you mean balanced?"),
     ("augmentation", DATA.replace("}}", "}, augment: [{type: rotate, degrees: 200}]}") + "model: mlp\n", "data.augment.0.degrees: must be a number from 0 to 180; it is 200"),
     ("no augmentation", DATA.replace("}}", "}, augment: [crop]}") + "model: mlp\n", "unknown augmentation 'crop'."),

@@ -45,7 +45,7 @@ BEYOND = {
     "grace of trials by hand", "one point", "one point by grid", "one point of words", "equal ends", "confirm nothing",
     "confirm more than there are", "confirm more than listed", "confirm more than points",
     "reproducible by the clock", "lanes that may not be", "two averages", "late average", "nowhere to anneal",
-    "a form of nothing", "compiled lanes", "mixed lanes",
+    "a form of nothing", "compiled lanes",
     "no tokens", "two tokenizers", "windows at random",
 }  # fmt: skip
 

@@ -199,10 +199,11 @@ def test_augmentations_are_of_one_shape_whatever_they_are(tmp_path: Path) -> Non
     assert len({shapes.shape_of(reading.close(whether, way)) for way in ways}) == 1
 
 
-def test_a_reproducible_search_of_augmented_lanes_is_the_same_cut_off_or_not(tmp_path: Path) -> None:
+def test_a_reproducible_search_of_augmented_and_mixed_lanes_is_the_same_cut_off_or_not(tmp_path: Path) -> None:
     fault_example.page(tmp_path, "asha", "random", more="reproducible: true, concurrency: 3", resources="fuse: always")
     noise = [{"type": "noise", "std": {"uniform": [0.0, 0.5]}}]
-    experiment = nn.load(tmp_path / "page.yaml", set={"data.augment": noise})
+    mix = {"type": "mixup", "alpha": {"log": [0.1, 2.0]}}
+    experiment = nn.load(tmp_path / "page.yaml", set={"data.augment": noise, "train.mix": mix})
     run, cuts = fault_example.run_with_cuts(experiment, tmp_path / "out", [30, 90])
     assert cuts
     whole = nn.run(experiment, tmp_path / "whole")

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lane_example import made
+from pack_example import alone, differences, together
 from scipy import stats
 from torch.nn.functional import cross_entropy, mse_loss, one_hot
 from train_example import ACCURACY, MACHINE, Named, dataset, page, part
@@ -127,10 +128,34 @@ def test_what_cannot_be_mixed_is_refused(inputs: tuple[Input, ...], type_: str, 
         Trainer(page(model=part("mlp"), mix=Mix(type=type_)), data, MACHINE, {})  # type: ignore[arg-type]
 
 
-def test_mixtures_are_no_lanes() -> None:
-    trainer = Trainer(page(mix=Mix(type="mixup")), dataset(), MACHINE, ACCURACY)
-    with pytest.raises(CannotFuse, match="rows are mixed for each trial by itself"):
-        Shape(trainer)
-    plain = Trainer(page(), dataset(), MACHINE, ACCURACY)
-    with pytest.raises(CannotFuse, match="rows that are mixed"):
-        Shape(plain).refuse_other(trainer)
+IMAGES = made("classification", (Input("image", (2, 8, 8)),), rows=150)
+NUMBERS = made("regression", (Input("table", (20,)),), rows=150)
+MIXES: dict[str, tuple[Any, list[Mix]]] = {
+    "both": (IMAGES, [Mix(type="mixup"), Mix(type="cutmix"), Mix(type="mixup", alpha=3.0)]),
+    "regression": (NUMBERS, [Mix(type="mixup", alpha=alpha) for alpha in (0.1, 1.0, 4.0)]),
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("data", MIXES)
+@pytest.mark.parametrize("how", [{}, {"accumulate": 2}, {"loss": part("cross_entropy", label_smoothing=0.1)}], ids=str)
+def test_each_lane_mixes_as_it_does_alone(data: str, how: dict[str, Any]) -> None:
+    rows, mixes = MIXES[data]
+    if "loss" in how and rows is NUMBERS:
+        how = {"loss": part("huber", delta=0.7)}
+    mlp = part("mlp", widths=(16,), dropout=0.1)
+    pages = [page(model=mlp, mix=mix, seed=seed, **how) for seed, mix in enumerate(mixes)]
+    for experiment, lane in zip(pages, together(pages, rows, 2), strict=True):
+        found = differences(alone(experiment, rows), lane)
+        assert found.pop("train_loss") < 1e-6
+        assert max(found.values()) <= (0.0 if rows is IMAGES else 2e-5), found
+
+
+def test_mixed_and_unmixed_trainings_do_not_share_a_pack() -> None:
+    mixing, plain = (Trainer(page(model=part("mlp"), **how), dataset(), MACHINE, ACCURACY) for how in (MIXED, {}))
+    for one, two in ((mixing, plain), (plain, mixing)):
+        with pytest.raises(CannotFuse, match="it has another kind of rows"):
+            Shape(one).refuse_other(two)
+
+
+MIXED = {"mix": Mix(type="mixup")}

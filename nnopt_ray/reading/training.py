@@ -28,10 +28,9 @@ def _one_by_one(tree: Mapping[str, Any], train: Mapping[str, Any], places: Place
     if not always and not (isinstance(lanes, int) and lanes > 1):
         return
     said = "resources.fuse is always" if always else f"resources.lanes is {lanes}"
-    for key, what in (("compile", "compiled steps"), ("mix", "mixed rows")):
-        if train.get(key) is True or isinstance(train.get(key), Mapping):
-            message = f"{said}, and trainings with {what} are no lanes of one step. Leave one of the two out."
-            places.add(("train", key), f"train.{key}", message)
+    if train.get("compile") is True:
+        message = f"{said}, and trainings with compiled steps are no lanes of one step. Leave one of the two out."
+        places.add(("train", "compile"), "train.compile", message)
 
 
 def _balanced(tree: Mapping[str, Any], train: Mapping[str, Any], places: Places) -> None:

@@ -28,6 +28,8 @@ OF_THE_LANE = (
     "train.l1",
     "train.l1_form",
     "train.sampling",
+    "train.mix.type",
+    "train.mix.alpha",
     "train.ema",
     "train.swa",
     "train.from",
@@ -45,7 +47,7 @@ def shape_of(closed: Experiment) -> str:
             "accumulate": closed.train.accumulate,
             "compile": closed.train.compile,
             "freeze": closed.train.freeze,
-            "mix": plain(closed.tree["train"]["mix"]),
+            "mix": closed.train.mix is not None,  # the type and how strongly are the lane's
             "data": {key: plain(value) for key, value in closed.tree["data"].items() if key != "augment"},
         },
         sort_keys=True,

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.random import Generator
 from torch import Tensor
 
 from nnopt_ray.train import fusible, masks
 from nnopt_ray.train.augmenting import Augmenter
 from nnopt_ray.train.functional import gradients_of, tensors_of, value_of
 from nnopt_ray.train.fusible import CannotFuse
+from nnopt_ray.train.mixing import Mixer, loss_of
 from nnopt_ray.train.recording import Program, record
 from nnopt_ray.train.shape import Shape
 
@@ -34,6 +36,7 @@ class Static:
     target: Tensor  # [lanes, rows] or [lanes, rows, outputs]
     drops: tuple[Tensor, ...]  # [lanes, ...] a dropout site
     sites: tuple[masks.Site, ...]
+    mixed: tuple[Tensor, ...]  # where rows are mixed, the others' target, like `target`, and the share [lanes]
     program: Program
 
     def change(self, lane: int, augmenter: Augmenter, seed: int) -> None:
@@ -42,6 +45,13 @@ class Static:
         for here, after in zip(before, augmenter.batch(before, seed), strict=True):
             if after is not here:
                 here.copy_(after)
+
+    def mix(self, lane: int, mixer: Mixer, draws: Generator) -> None:
+        """Mix the rows of a lane where they lie, as when it trains alone."""
+        before = tuple(x[lane] for x in self.inputs)
+        after, mixed = mixer.mix(before, self.target[lane], draws)
+        for place, value in zip((*self.inputs, *self.mixed), (*after, *mixed), strict=True):
+            place[lane].copy_(value)
 
     def run(self) -> Tensor:
         """Losses [lanes] of the batch that lies here; gradients and running statistics are in the block then."""
@@ -84,12 +94,14 @@ class Block:
         inputs = tuple(x[:rows].expand(self.width, *x[:rows].shape).clone() for x in train.inputs)
         target = train.target[:rows].expand(self.width, *train.target[:rows].shape).clone()
         drops = tuple(torch.ones(self.width, *site.shape, device=self.flat.device) for site in sites)
-        static = Static(inputs, target, drops, sites, Program(0, tuple))
+        halves = torch.full((self.width,), 0.5, device=self.flat.device)
+        mixed = (target.clone(), halves) if self.shape.mixes else ()
+        static = Static(inputs, target, drops, sites, mixed, Program(0, tuple))
         self.shape.model.train()
         kept = self.values()
         try:
             with _batchable():
-                static.program = record(lambda: self._step(static), self._places((*inputs, target, *drops)))
+                static.program = record(lambda: self._step(static), self._places((*inputs, target, *drops, *mixed)))
             agreed = 0
             for trial in range(TRIALS):
                 self.put_back(kept)
@@ -122,18 +134,20 @@ class Block:
         changing = {name: self.rest[name] for name in self._buffers}
         frozen = {name: block for name, block in self.rest.items() if name not in changing}
 
-        def one(leaves: Any, buffers: Any, frozen: Any, inputs: Any, target: Any, drops: Any, values: Any) -> Any:
+        def one(
+            leaves: Any, buffers: Any, frozen: Any, inputs: Any, target: Any, drops: Any, mixed: Any, values: Any
+        ) -> Any:
             def loss(leaves: Mapping[str, Tensor]) -> tuple[Tensor, Mapping[str, Tensor]]:
                 own = {name: buffer.clone() for name, buffer in buffers.items()}
                 with tensors_of(self.shape.model, {**leaves, **own, **frozen}) as after, masks.fed(drops):
                     outputs = self.shape.model(*inputs)
-                return self.shape.loss.lane(outputs, target, values), after
+                return loss_of(lambda target: self.shape.loss.lane(outputs, target, values), target, mixed), after
 
             gradients, value, after = gradients_of(loss, leaves)
             return gradients, value, after
 
         gradients, losses, changed = torch.func.vmap(one)(
-            self.leaves, changing, frozen, static.inputs, static.target, static.drops, self.loss_values
+            self.leaves, changing, frozen, static.inputs, static.target, static.drops, static.mixed, self.loss_values
         )
         for name, block in changing.items():
             if changed[name].shape != block.shape or changed[name].dtype != block.dtype:
@@ -162,10 +176,10 @@ class Block:
 
     def _plain(self, static: Static, row: int, rest: Mapping[str, Tensor], off: float = 0.0) -> dict[str, Tensor]:
         """What the step of a row gives by autograd, with weights that are off by this share."""
-        target = static.target[row]
+        target, mixed = static.target[row], tuple(each[row] for each in static.mixed)
         return fusible.plain_step(
             self.shape.model,
-            lambda outputs: self.shape.loss(outputs, target),
+            lambda outputs: loss_of(lambda target: self.shape.loss(outputs, target), target, mixed),
             {name: leaf[row] * (1 + off * torch.randn_like(leaf[row])) for name, leaf in self.leaves.items()},
             {name: block[row] for name, block in rest.items()},
             tuple(x[row] for x in static.inputs),
@@ -179,6 +193,9 @@ class Block:
         chosen = torch.randint(train.rows, (self.width * rows,), generator=generator).to(self.flat.device)
         for source, place in zip((*train.inputs, train.target), (*static.inputs, static.target), strict=True):
             place.copy_(source[chosen].view(place.shape))
+        if static.mixed:
+            static.mixed[0].copy_(static.target.flip(1))
+            static.mixed[1].copy_(torch.rand(self.width, generator=generator))
         noise = torch.randn(self.flat.shape, generator=generator).to(self.flat.device)
         self.flat.add_(noise, alpha=0.1 * float(self.flat.std(correction=0)) + 1e-3)
         for name, value in self.shape.loss.lane_values().items():

@@ -145,10 +145,9 @@ def _free_bytes(device: str) -> int:
 
 
 def _alone_s(trainer: Trainer) -> float:
-    """Median seconds of a step of this training, augmentation included; its weights move."""
-    inputs, target = _first_rows(trainer)
-    augmenter = trainer.feed.augmenter
-    return _median(lambda: trainer.try_step(augmenter.batch(inputs, 0), target))
+    """Median seconds of a step of this training, augmentation and mixing included; its weights move."""
+    rows = _first_rows(trainer)
+    return _median(lambda: trainer.try_step(*trainer.feed.changed(*rows)))
 
 
 def _first_rows(trainer: Trainer) -> Batch:
@@ -158,9 +157,9 @@ def _first_rows(trainer: Trainer) -> Batch:
 
 
 def _pack_s(pack: Pack, trainer: Trainer) -> float:
-    """Median seconds of a step of a full pack: gradients of all lanes, and each lane's optimizer and augmentation."""
-    inputs, _ = _first_rows(trainer)
-    own = _median(lambda: trainer.descend(0)) + _median(lambda: trainer.feed.augmenter.batch(inputs, 0))
+    """Median seconds of a step of a full pack: gradients of all lanes, and each lane's optimizer and rows."""
+    rows = _first_rows(trainer)
+    own = _median(lambda: trainer.descend(0)) + _median(lambda: trainer.feed.changed(*rows))
     return _median(pack.try_gradients) + pack.width * own
 
 

@@ -114,6 +114,9 @@ def _lay(block: Block, rows: int, row: int, generator: torch.Generator) -> None:
     chosen = torch.randint(train.rows, (rows,), generator=generator)
     for source, place in zip((*train.inputs, train.target), (*static.inputs, static.target), strict=True):
         place[row].copy_(source[chosen])
+    if static.mixed:
+        static.mixed[0][row].copy_(static.target[row].flip(0))
+        static.mixed[1][row].copy_(torch.rand((), generator=generator))
     for mask, site in zip(static.drops, static.sites, strict=True):
         keeps = torch.rand(mask[row].shape, generator=generator) >= site.rate
         mask[row].copy_(keeps / (1 - site.rate) if site.rate < 1 else keeps)

@@ -15,6 +15,8 @@ from nnopt_ray.train.batches import Batch, Placed, batch_sizes
 from nnopt_ray.train.mixing import Mixed, Mixer
 from nnopt_ray.train.sampling import sampling_of
 
+Changed = tuple[tuple[Tensor, ...], Tensor, Mixed]  # inputs, target, and what else the loss is of
+
 
 class Feed:
     """The training rows of a page, epoch by epoch; all that is random follows from the seed and the epoch.
@@ -50,25 +52,31 @@ class Feed:
         """What the changes to a batch are drawn from, whatever was drawn before."""
         return derived_seed(self._seed, "augment", epoch, number)
 
-    def mixed(self, epoch: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Mixed | None]]:
-        """The batches of an epoch, mixed too: inputs, target, and what else the loss is of."""
-        draws = Mixer.draws(derived_seed(self._seed, "mix", epoch))
+    def mixed(self, epoch: int) -> Iterator[Changed]:
+        """The batches of an epoch, mixed too where the page says so."""
+        draws = self.mixing(epoch)
         for inputs, target in self.batches(epoch):
             yield self._mix(inputs, target, draws)
 
-    def examples(self, epoch: int) -> list[tuple[tuple[Tensor, ...], Tensor, Mixed | None]]:
+    def mixing(self, epoch: int) -> Generator:
+        """What the mixtures of an epoch are drawn from, batch by batch."""
+        return Mixer.draws(derived_seed(self._seed, "mix", epoch))
+
+    def changed(self, inputs: tuple[Tensor, ...], target: Tensor) -> Changed:
+        """Any batch, augmented and mixed: an example of what a step is of."""
+        return self._mix(self.augmenter.batch(inputs, 0), target, Mixer.draws(0))
+
+    def examples(self, epoch: int) -> list[Changed]:
         """A batch of each size that an epoch has, as `mixed` gives it."""
         order = self.order(epoch)
-        found = []
-        for rows in dict.fromkeys(self.sizes):
-            for inputs, target in self._rows.batches([rows], order[:rows]):
-                found.append(self._mix(self.augmenter.batch(inputs, 0), target, Mixer.draws(0)))
-        return found
+        return [
+            self.changed(inputs, target)
+            for rows in dict.fromkeys(self.sizes)
+            for inputs, target in self._rows.batches([rows], order[:rows])
+        ]
 
-    def _mix(
-        self, inputs: tuple[Tensor, ...], target: Tensor, draws: Generator
-    ) -> tuple[tuple[Tensor, ...], Tensor, Mixed | None]:
+    def _mix(self, inputs: tuple[Tensor, ...], target: Tensor, draws: Generator) -> Changed:
         if self.mixer is None:
-            return inputs, target, None
+            return inputs, target, ()
         inputs, mixed = self.mixer.mix(inputs, target, draws)
         return inputs, target, mixed

@@ -257,7 +257,12 @@ def farthest(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Dis
 
 @contextmanager
 def alone(
-    lane: Trainer, inputs: tuple[Tensor, ...], target: Tensor, drops: Sequence[Tensor], buffers: Mapping[str, Tensor]
+    lane: Trainer,
+    inputs: tuple[Tensor, ...],
+    target: Tensor,
+    mixed: tuple[Tensor, ...],
+    drops: Sequence[Tensor],
+    buffers: Mapping[str, Tensor],
 ) -> Iterator[Callable[[float], dict[str, Tensor]]]:
     """Within, a function that takes the first step of a lane's epoch as its training alone would, without descent.
 
@@ -277,7 +282,7 @@ def alone(
             weights.mul_(1 + off * torch.randn_like(weights))
         given = masks.fed(drops) if weights.is_cuda else nullcontext()
         with torch_seeded(lane.noise_seed()), given:
-            loss = lane.gradient_of(inputs, target)
+            loss = lane.gradient_of(inputs, target, mixed)
         return _told(loss, gradient, dict(lane.model.named_buffers()))
 
     try:

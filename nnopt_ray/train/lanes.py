@@ -1,10 +1,10 @@
 """Lanes: several trainings of one shape as one step. Each lane is a Trainer whose weights are a row of a block.
 
 The networks of a pack have equal layers and batches; everything else is a lane's own: seed, order of rows, their
-augmentation, optimizer with its rates, schedule, warm-up, L1, clipping, dropout rate, label smoothing, early stopping,
-number of epochs. Gradients of all lanes are computed together, by `torch.func.vmap` over the rows of a block, recorded
-once and replayed (`block.py`); then each lane's optimizer takes its own step, with the very kernels that it uses
-alone (on a GPU all together, `vector_optimizers.py`).
+augmentation and mixing, optimizer with its rates, schedule, warm-up, L1, clipping, dropout rate, label smoothing,
+early stopping, number of epochs. Gradients of all lanes are computed together, by `torch.func.vmap` over the rows of
+a block, recorded once and replayed (`block.py`); then each lane's optimizer takes its own step, with the very kernels
+that it uses alone (on a GPU all together, `vector_optimizers.py`).
 
 Lanes start and end at the end of an epoch, where all of a pack stand together. A Trainer that has left a pack,
 or was never in one, is the same training: `Trainer.run_epoch` and an epoch in a pack may take turns.
@@ -164,6 +164,7 @@ class Pack:
         shape, train, width = self.shape, self.shape.placed.train, self.width
         order = torch.zeros(width, train.rows, dtype=torch.int64)
         generators = {}
+        mixing = {slot: lane.feed.mixing(lane.epoch) for slot, lane in live}
         for slot, lane in live:
             order[slot] = lane.feed.order(lane.epoch)
             generators[slot] = torch.Generator(device=self.block.flat.device).manual_seed(lane.noise_seed())
@@ -183,6 +184,8 @@ class Pack:
                 torch.index_select(source, 0, chosen, out=place.view(width * rows, *source.shape[1:]))
             for slot, lane in live:
                 static.change(slot, lane.feed.augmenter, lane.feed.augmenting_seed(lane.epoch, number))
+                if lane.feed.mixer is not None:
+                    static.mix(slot, lane.feed.mixer, mixing[slot])
                 for mask, site, rate in zip(static.drops, static.sites, self._rates[slot], strict=True):
                     masks.draw(mask[slot], site, rate, generators[slot])
             if number == 0:
@@ -248,13 +251,16 @@ class Pack:
         rest: buffers and frozen weights as they were before it.
         """
         block, static = self.block, self.block.static[self.shape.sizes[0]]
-        inputs, drops = (tuple(each[slot] for each in some) for some in (static.inputs, static.drops))
+        inputs, drops, mixed = (
+            tuple(each[slot] for each in some) for some in (static.inputs, static.drops, static.mixed)
+        )
+        rests = {name: each[slot] for name, each in rest.items()}
 
         def found(losses: Tensor) -> dict[str, Tensor]:
             buffers = {f"buffer '{name}'": each[slot].clone() for name, each in block.rest.items()}
             return {"loss": losses[slot], "gradient": block.gradient[slot].clone(), **buffers}
 
-        with fusible.alone(lane, inputs, static.target[slot], drops, {n: r[slot] for n, r in rest.items()}) as step:
+        with fusible.alone(lane, inputs, static.target[slot], mixed, drops, rests) as step:
             ours = found(losses)
             distance = fusible.farthest(ours, step(0.0))
             distance.judge(lambda: step(1e-6))

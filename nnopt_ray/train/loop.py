@@ -34,7 +34,7 @@ from nnopt_ray.train.descent import Accumulation, Descent, sparsity
 from nnopt_ray.train.feed import Feed
 from nnopt_ray.train.forward import Forward
 from nnopt_ray.train.losses import Loss
-from nnopt_ray.train.mixing import Mixed
+from nnopt_ray.train.mixing import Mixed, loss_of
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.precision import LossScale
 from nnopt_ray.train.rates import Rates
@@ -254,18 +254,12 @@ class Trainer:
         self._look(tally.settle())
         return tally.loss, tally.norm, self.last_lr()
 
-    def _loss_of(
-        self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed | None = None, check: bool = False
-    ) -> Tensor:
+    def _loss_of(self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed = (), check: bool = False) -> Tensor:
         """The loss of a batch in training. check: look at the outputs before anything is made of them."""
         outputs = self._forward(inputs)
         if check:
             self._forward.check(outputs, len(target))
-        loss = self.loss(outputs, target)
-        if mixed is not None:
-            other, share = mixed
-            loss = share * loss + (1 - share) * self.loss(outputs, other)
-        return loss
+        return loss_of(lambda target: self.loss(outputs, target), target, mixed)
 
     def _finite(self, scale: LossScale, step: int) -> bool:
         """Take the scale off the gradient → whether it is finite. Raises NotANumber where no scale helps."""
@@ -274,16 +268,16 @@ class Trainer:
             raise self.not_a_number((step, "gradient", math.nan))
         return finite
 
-    def try_step(self, inputs: tuple[Tensor, ...], target: Tensor) -> None:
+    def try_step(self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed = ()) -> None:
         """A step on this batch, for timing it; what it does to the weights is no training."""
-        self.gradient_of(inputs, target)
+        self.gradient_of(inputs, target, mixed)
         self.descend(0)
 
-    def gradient_of(self, inputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
+    def gradient_of(self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed = ()) -> Tensor:
         """Loss of this batch in training; its gradient lies in `weights.gradient` then."""
         self.model.train()
         self.weights.gradient.zero_()
-        loss = self.loss(self._forward(inputs), target)
+        loss = self._loss_of(inputs, target, mixed)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

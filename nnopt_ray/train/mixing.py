@@ -8,6 +8,8 @@ section 3). Validation sees rows as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +22,16 @@ ALPHA = {"mixup": 0.2, "cutmix": 1.0}  # the papers': Zhang et al. 2018 (ImageNe
 
 NUMBERS = ("table", "image", "sequence")  # kinds of input of which half of two makes sense
 
-Mixed = tuple[Tensor, Tensor]  # the other rows' target, and the share of the rows' own: float32 []
+Mixed = tuple[Tensor, ...]  # the other rows' target, and the share of the rows' own, float32 []; () where none is mixed
+
+
+def loss_of(loss: Callable[[Tensor], Tensor], target: Tensor, mixed: Mixed) -> Tensor:
+    """The loss of a batch, by the loss of its outputs against a target."""
+    own = loss(target)
+    if not mixed:
+        return own
+    other, share = mixed
+    return share * own + (1 - share) * loss(other)
 
 
 class Mixer:

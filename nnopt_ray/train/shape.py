@@ -28,8 +28,6 @@ class Shape:
             raise CannotFuse(f"lanes compute in float32, and train.precision makes this {example.machine.precision}")
         if example.compiled is not None:
             raise CannotFuse("each trial's steps are compiled (train.compile), and lanes record theirs")
-        if example.feed.mixer is not None:
-            raise CannotFuse("rows are mixed for each trial by itself (train.mix), which a recorded step does not do")
         if example.experiment.train.freeze is not None:
             raise CannotFuse("some of its layers are frozen (train.freeze), and lanes train whole networks")
         if example.weights.flat.numel() == 0:
@@ -40,6 +38,7 @@ class Shape:
         self.placed, self.loss, self.machine = example.placed, example.loss, example.machine
         self.sizes = tuple(example.sizes)
         self.accumulate = example.experiment.train.accumulate
+        self.mixes = example.feed.mixer is not None
         self.layout = example.weights.layout
         self.validation = example.validation
         self.page, self.data = example.experiment, example.dataset.key
@@ -98,7 +97,7 @@ class Shape:
             and page.train.accumulate == self.accumulate
             and trainer.validation.rows_a_batch == self.validation.rows_a_batch,
             "other data": trainer.dataset.key == self.data,
-            "rows that are mixed": trainer.feed.mixer is None,
+            "another kind of rows (mixed or not)": (trainer.feed.mixer is not None) == self.mixes,
             "steps that are compiled": trainer.compiled is None,
             "frozen layers": page.train.freeze is None,
             "another device or precision": (trainer.machine.device, trainer.machine.precision)
