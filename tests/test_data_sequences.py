@@ -253,3 +253,16 @@ def test_encode_and_tokenize_leave_sequences_alone(tmp_path: Path) -> None:
     for step, said in (("encode", "not on sequences"), ("tokenize", "tokenize reads text, and 'sequence' holds none")):
         with pytest.raises(DataError, match=said):
             prepared(tmp_path, arrays(), {"type": step, "columns": ["sequence"]})
+
+
+def test_a_test_file_may_count_its_sequences_again(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("id,v,k\n2,1,a\n2,2,a\n1,3,b\n")
+    (tmp_path / "test.csv").write_text("id,v,k\n1,4,a\n1,5,a\n3,6,b\n")
+    source = {"path": "train.csv", "test": "test.csv", "id": "id", "label": "k"}
+    found = LongForm(**source).read(tmp_path)  # type: ignore[arg-type]
+    assert found.sequences is not None
+    assert found.sequences.values[:, :, 0].tolist() == [[1, 2], [3, 0], [4, 5], [6, 0]]
+    assert found.columns.to_pydict() == {"k": ["a", "b", "a", "b"]}
+    assert found.own_parts is not None
+    assert found.own_parts.tolist() == ["train", "train", "test", "test"]
+    assert page({"type": "sequences", **source}, tmp_path / "page.yaml").data.split.type == "given"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from pydantic import Field
 from nnopt_ray.data.columns import text as as_words
 from nnopt_ray.data.csv_file import table_file
 from nnopt_ray.data.files import Paths
-from nnopt_ray.data.sources import Source
+from nnopt_ray.data.sources import FileSource, Source
 from nnopt_ray.data.split import instants
 from nnopt_ray.data.table import LARGEST, Sequences, Table, is_number, numbers, quoted, tidy
 from nnopt_ray.errors import DataError
@@ -25,6 +26,8 @@ class LongForm(Source):
 
     Keys:
         path: the file, a pattern such as walks/*.csv, or a list of these, relative to the page.
+        validation: the same with the validation part; then path is the training part (`split: given`).
+        test: the same with the test part.
         id: the column that says which sequence a row belongs to.
         order: the column that says when: dates, timestamps or numbers; without it the rows are in their order.
         label: the column with the target, which must be the same in all rows of a sequence.
@@ -38,6 +41,8 @@ class LongForm(Source):
         self,
         *,
         path: Paths,
+        validation: Paths | None = None,
+        test: Paths | None = None,
         id: str,
         label: str,
         order: str | None = None,
@@ -46,14 +51,17 @@ class LongForm(Source):
         length: Annotated[int, Field(ge=1)] | None = None,
         delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ",",
     ) -> None:
-        self.path = path
         self.id = id
         self.label = label
         self.order = order
         self.channels = channels
         self.whole = whole
         self.length = length
-        self._file: Source = table_file(path, delimiter=delimiter)
+        self._file: FileSource = table_file(path, validation, test, delimiter=delimiter)
+
+    @classmethod
+    def divides(cls, keys: Mapping[str, Any], base: Path) -> bool:
+        return FileSource.divides(keys, base)
 
     def fingerprint(self, base: Path) -> str:
         return self._file.fingerprint(base)
@@ -69,6 +77,8 @@ class LongForm(Source):
                 "Fill them in the source or leave those rows out."
             )
         codes = as_words(ids, self.id).codes  # numbered as they first appear
+        if steps.own_parts is not None:  # another file may count its sequences from 1 again
+            codes = _numbered(codes, steps.own_parts)
         times = np.arange(steps.rows) if self.order is None else instants(steps, self.order, "data.source.order")
         rows = np.lexsort((times, codes))
         counts = np.bincount(codes)
@@ -103,6 +113,7 @@ class LongForm(Source):
             pa.table(columns),
             sequences=Sequences(values, np.minimum(counts, length).astype(np.int64), channels),
             target=self.label,
+            own_parts=None if steps.own_parts is None else steps.own_parts[np.unique(codes, return_index=True)[1]],
             notes=(*steps.notes, *(notes if cut else ())),
         )
 
@@ -146,6 +157,16 @@ class LongForm(Source):
         import pyarrow as pa
 
         return column.take(pa.array(np.where(first < 0, 0, first), mask=first < 0))
+
+
+def _numbered(codes: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """int64 [rows]: each pair of code and part as a number of its own, numbered as they first appear."""
+    pairs = codes * 3 + np.unique(parts, return_inverse=True)[1]
+    _, first, found = np.unique(pairs, return_index=True, return_inverse=True)
+    order = np.empty(len(first), dtype=np.int64)
+    order[np.argsort(first)] = np.arange(len(first))
+    numbered: np.ndarray = order[found]
+    return numbered
 
 
 __all__ = ["LongForm"]
