@@ -45,6 +45,9 @@ class Feed:
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, augmented where the page says so."""
         rows = self._rows.batches(self.sizes, self.order(epoch))
+        if not self.augmenter.parts:
+            yield from rows
+            return
         for number, (inputs, target) in enumerate(rows):
             yield self.augmenter.batch(inputs, self.augmenting_seed(epoch, number)), target
 

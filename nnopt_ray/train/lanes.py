@@ -183,7 +183,8 @@ class Pack:
             for source, place in zip((*train.inputs, train.target), (*static.inputs, static.target), strict=True):
                 torch.index_select(source, 0, chosen, out=place.view(width * rows, *source.shape[1:]))
             for slot, lane in live:
-                static.change(slot, lane.feed.augmenter, lane.feed.augmenting_seed(lane.epoch, number))
+                if lane.feed.augmenter.parts:
+                    static.change(slot, lane.feed.augmenter, lane.feed.augmenting_seed(lane.epoch, number))
                 if lane.feed.mixer is not None:
                     static.mix(slot, lane.feed.mixer, mixing[slot])
                 for mask, site, rate in zip(static.drops, static.sites, self._rates[slot], strict=True):
