@@ -60,7 +60,7 @@ def test_a_planted_leak_is_found_and_nothing_else(kind: str) -> None:
     assert ("missing" in finding.measured) == (kind == "missing")
     (reported,) = Leaks().examine(data)
     assert not reported.repairs
-    assert reported.cure.startswith("add 'leak' to data.ignore")
+    assert reported.cure.startswith("data.ignore: [leak]")
 
 
 @pytest.mark.parametrize("kind", ["units", "close", "category", "missing"])

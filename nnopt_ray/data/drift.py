@@ -22,9 +22,6 @@ FEW_VALUES = 10  # a column with no more different values is compared as categor
 RARE = 10  # rows of a category, below which it is counted with the other rare ones
 NORMAL = 1.959964  # of a 95 % interval
 TREES, LEAVES, MOST_CODES = 50, 8, 255  # codes that scikit-learn's trees take for categories
-CURE = (
-    "find out which rows the network will meet, and divide by that (data.split); leave out columns that only tell when"
-)
 
 
 class Drift(Check):
@@ -105,7 +102,7 @@ class Drift(Check):
         severity: Severity = (
             "high" if max([apart.auc, *(0.5 + tests[n].effect / 2 for n in order)]) >= 0.75 else "middle"
         )
-        return Finding("drift", sentence, severity, columns=columns_of, measured=measured, cure=CURE)
+        return Finding("drift", sentence, severity, columns=columns_of, measured=measured)
 
 
 def _some(rows: np.ndarray, seed: int) -> np.ndarray:

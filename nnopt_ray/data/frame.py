@@ -226,7 +226,7 @@ def _refuse_text(frame: Frame) -> None:
     texts = {feature.origin: feature for feature in frame.features.values() if isinstance(feature, Text)}
     cures = []
     for free, cure in ((True, "type: tokenize"), (False, "type: encode, method: one_hot")):
-        named = ", ".join(_yaml_word(name) for name, feature in texts.items() if feature.free == free)
+        named = ", ".join(yaml_word(name) for name, feature in texts.items() if feature.free == free)
         if named:
             cures.append(f"- {{{cure}, columns: [{named}]}}")
     if cures:
@@ -255,7 +255,7 @@ def _refuse_missing(frame: Frame) -> None:
                 "Add to data.steps: - {type: impute, columns: [sequence]}"
             )
     if missing:
-        listed = ", ".join(_yaml_word(name) for name in missing)
+        listed = ", ".join(yaml_word(name) for name in missing)
         told = ", ".join(f"'{name}' ({count})" for name, count in list(missing.items())[:8])
         told += f" and {len(missing) - 8} more columns" if len(missing) > 8 else ""
         raise DataError(
@@ -268,7 +268,7 @@ def _columns(names: list[str]) -> str:
     return f"column {quoted(names)} is" if len(names) == 1 else f"columns {quoted(names)} are"
 
 
-def _yaml_word(name: str) -> str:
+def yaml_word(name: str) -> str:
     """A column's name as it can stand in a YAML flow list."""
     plain = name.replace("_", "").replace("-", "").isalnum() and not name[0].isdigit() and name[0] != "-"
     return name if plain else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -25,7 +25,6 @@ Filter = Literal[
 LISTED = 1000  # rows whose labels stand in summary.json
 ROWS_OF = {"train": "training rows", "validation": "validation rows", "test": "test rows"}
 SEVERE = 0.05  # share of a part from which on much is learned wrongly
-CURE = "look at the surest; action: relabel or drop where they are wrong"
 
 
 class LabelErrors(Check):
@@ -165,7 +164,8 @@ class LabelErrors(Check):
         if left_alone:
             sentence += f" Classes with too few training rows to judge: {', '.join(map(repr, left_alone[:8]))}."
         repairs: tuple[Repair, ...] = ()
-        if len(picked) > self.most * len(rows):
+        too_many = len(picked) > self.most * len(rows)
+        if too_many:
             if part == "train" and self.action != "report":
                 raise self._too_many(len(picked) / len(rows), right)
             sentence += " So many say that this model cannot tell the classes apart, not that labels are wrong."
@@ -180,8 +180,13 @@ class LabelErrors(Check):
             columns=(data.target.name,),
             measured=measured,
             repairs=repairs,
-            cure="" if repairs or part != "train" else CURE,
+            cure="" if part != "train" or too_many else self._cure,
         )
+
+    @property
+    def _cure(self) -> str:
+        model = "" if self.model == "linear" else f", model: {self.model}"
+        return f"data.quality: - {{type: label_errors{model}, action: drop}}  (look at the surest first)"
 
     def _too_many(self, share: float, right: float) -> DataError:
         return DataError(

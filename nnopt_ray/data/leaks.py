@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from nnopt_ray.data.frame import Feature, Numeric, Text
+from nnopt_ray.data.frame import Feature, Numeric, Text, yaml_word
 from nnopt_ray.data.out_of_fold import draw, folds, groups_of
 from nnopt_ray.data.quality import Check, Examined, Finding, Repair
 from nnopt_ray.errors import DataError
@@ -87,7 +87,7 @@ class Leaks(Check):
             measured["missing"] = gap
             told = f"Where column '{name}' has no value tells of the target '{target}'{where}"
         drawn = f" (of {len(scored.rows):,} training rows drawn by lot)" if scored.thinned else ""
-        cure = f"add '{name}' to data.ignore, unless it is known before the target is"
+        cure = f"data.ignore: [{yaml_word(name)}]  (unless it is known before the target is)"
         repairs = (Repair(-1, "column dropped", told, name),) if self.action == "drop" else ()
         return Finding(
             "leaks",

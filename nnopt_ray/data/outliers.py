@@ -21,7 +21,6 @@ FEW_VALUES = 10  # a column with no more different values counts something; none
 APART = 0.6  # a score above which Liu, Ting & Zhou (2008, section 2) call a row a potential anomaly
 TREES = 100  # as scikit-learn and the paper have it
 LARGEST = 1e30  # deviations; beyond, float32 that the trees work in would overflow
-CURE = "look at these rows; scale with method: robust, or action: drop or fix where they are mistakes"
 
 
 class Outliers(Check):
@@ -53,19 +52,23 @@ class Outliers(Check):
     ) -> None:
         if action == "fix" and method == "isolation_forest":
             raise DataError(
-                "data.quality: outliers with method: isolation_forest finds rows, not values, and has nothing to clip. "
+                "outliers with method: isolation_forest finds rows, not values, and has nothing to clip. "
                 "Write action: drop, or method: robust_z."
             )
         if contamination is not None and method == "robust_z":
             raise DataError(
-                "data.quality: outliers takes contamination with method: isolation_forest only; robust_z goes by the "
-                "threshold."
+                "outliers takes contamination with method: isolation_forest only; robust_z goes by the threshold."
             )
         self.action = action
         self.method = method
         self.threshold = threshold
         self.contamination = contamination
         self.parts = parts
+
+    @property
+    def _cure(self) -> str:
+        method = "" if self.method == "robust_z" else f", method: {self.method}"
+        return f"data.quality: - {{type: outliers{method}, action: drop}}  (where they are mistakes)"
 
     def examine(self, data: Examined) -> tuple[Finding, ...]:
         rows = np.concatenate([data.parts[part] for part in PARTS])
@@ -121,7 +124,7 @@ class Outliers(Check):
             columns=columns,
             measured=measured,
             repairs=repairs,
-            cure="" if repairs else CURE,
+            cure=self._cure,
         )
 
     def _repairs(
@@ -196,7 +199,7 @@ class Outliers(Check):
             columns=columns,
             measured=measured,
             repairs=repairs,
-            cure="" if repairs else CURE,
+            cure=self._cure,
         )
 
 

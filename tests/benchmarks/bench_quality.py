@@ -6,8 +6,8 @@ Then: the test accuracy of an MLP on digits whose training labels were flipped, 
 and with `action: relabel`; means over divisions, and the paired gain with its 95 % interval. Test labels stay as they
 are.
 
-    python tests/benchmarks/bench_quality.py            # 10,000 images, 10 divisions: about 25 minutes on one core
-    python tests/benchmarks/bench_quality.py --quick    # 2,000 images, 3 divisions
+    python tests/benchmarks/bench_quality.py            # 5,000 images, 10 divisions: about 25 minutes on one core
+    python tests/benchmarks/bench_quality.py --quick    # 1,000 images, 3 divisions
     python tests/benchmarks/bench_quality.py --gain     # the second alone
 """
 
@@ -43,7 +43,7 @@ from nnopt_ray.train.loop import Trainer
 
 QUICK = "--quick" in sys.argv
 DIVISIONS = 3 if QUICK else 10
-IMAGES = 2_000 if QUICK else 10_000
+IMAGES = 1_000 if QUICK else 5_000
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 MACHINE = Machine(device="cpu", precision="float32", threads=1, decided={})
 MODELS: tuple[Model, ...] = ("linear", "boosted", "page")
