@@ -294,6 +294,21 @@ def test_the_judge_trains_as_the_page_does(tmp_path: Path, one_thread: None) -> 
     np.testing.assert_allclose(said, expected, atol=1e-12)
 
 
+def test_what_the_judge_learns_by_is_part_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = reading.close(page_of(tmp_path, load_digits().target), {"train.optimizer.lr": 0.005})
+    keys = [pipeline.judge_of(page).key]
+    for path, value in (("model.widths", [32]), ("train.epochs", 7), ("data.augment", ["noise"])):
+        keys.append(pipeline.judge_of(reading.close(page, {path: value})).key)
+    own = tmp_path / "own_judge.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    for depth in (1, 2):
+        own.write_text(f"from nnopt_ray.models.mlp import MLP\n\n\nclass Own(MLP):\n    depth = {depth}\n")
+        keys.append(pipeline.judge_of(reading.close(page, {"model": "own_judge:Own"})).key)
+    assert len(set(keys)) == len(keys)
+    # What has no part in it: the seed of the page, the search, what is measured in the end.
+    assert pipeline.judge_of(reading.close(page, {"seed": 3, "evaluate.bootstrap": 10})).key == keys[0]
+
+
 def test_a_network_that_does_not_learn_is_said_so(tmp_path: Path, one_thread: None) -> None:
     page = page_of(tmp_path, load_digits().target)
     page = reading.close(page, {"train.optimizer": {"type": "sgd", "lr": 1e12}})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnopt_ray import reading
+from nnopt_ray import models, reading, tables, train
 from nnopt_ray.data.types import Dataset, DataSummary, Rows, Shapes
 from nnopt_ray.errors import DataError, NotANumber
 from nnopt_ray.evaluate.evaluate import predict
@@ -44,18 +46,20 @@ class Judge:
         self._page, self._machine, self._metrics = page, machine, metrics
 
     @cached_property
-    def _given(self) -> tuple[dict[str, Any], Path | None]:
-        """The page as plain data, and its file."""
-        page = self._page()
-        tree = {key: value for key, value in plain(page.tree).items() if key != "search"}
-        return tree | {"train": {k: v for k, v in tree["train"].items() if k not in LEFT_OUT}}, page.file
+    def _given(self) -> Experiment:
+        return self._page()
 
-    @property
+    @cached_property
+    def _tree(self) -> dict[str, Any]:
+        """The page as plain data."""
+        tree = {key: value for key, value in plain(self._given.tree).items() if key != "search"}
+        return tree | {"train": {key: value for key, value in tree["train"].items() if key not in LEFT_OUT}}
+
+    @cached_property
     def key(self) -> str:
         """All that its answers follow from, beside what it is given: for the cache."""
-        tree, _ = self._given
-        said = {key: tree[key] for key in SECTIONS} | {"augment": tree["data"].get("augment")}
-        return json.dumps([torch.__version__, said], sort_keys=True, default=str)
+        said = {key: self._tree[key] for key in SECTIONS} | {"augment": self._tree["data"].get("augment")}
+        return json.dumps([torch.__version__, said, _code(self._given)], sort_keys=True, default=str)
 
     def __call__(
         self,
@@ -72,8 +76,7 @@ class Judge:
 
         Raises DataError when the training comes to no numbers.
         """
-        tree, file = self._given
-        page = reading.from_tree({**tree, "seed": seed}, file)
+        page = reading.from_tree({**self._tree, "seed": seed}, self._given.file)
         dataset = _dataset(shapes, inputs, target, learned, validated, asked)
         machine = self._machine(page)
         trainer = Trainer(page, dataset, machine, self._metrics(page, dataset))
@@ -89,6 +92,25 @@ class Judge:
             trainer.weights.restore(trainer.snapshots[trainer.best_epoch])
         logits = torch.from_numpy(predict(trainer.model, dataset.test, dataset, machine)).double()
         return torch.softmax(logits, dim=1).numpy()
+
+
+def _code(page: Experiment) -> str:
+    """Digest of the code that trains, parts of the user's own included, and of the files that the network reads."""
+    digest = hashlib.blake2b(digest_size=16)
+    for module in (models, train):
+        for file in sorted(Path(str(module.__file__)).parent.glob("*.py")):
+            digest.update(file.read_bytes())
+    chosen = [("model", page.model), ("loss", page.train.loss), ("optimizer", page.train.optimizer)]
+    chosen += [("schedule", page.train.schedule), *(("augmentation", part) for part in page.data.augment)]
+    for room, part in chosen:
+        source = None if part.type in tables.table(room) else inspect.getsourcefile(tables.find(room, part.type))
+        digest.update(Path(source).read_bytes() if source else b"")
+    base = page.file.resolve().parent if page.file is not None else Path.cwd()
+    for value in page.model.keys.values():
+        if isinstance(value, str) and (base / value).is_file():  # weights: told apart by size and time, they are large
+            there = (base / value).stat()
+            digest.update(f"{there.st_size} {there.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def _dataset(
