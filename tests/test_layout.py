@@ -44,6 +44,7 @@ ORDER = (
     "log",
     "search",
     "runs",
+    "starting",
     "scaling",
     "launch",
     "cli",

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from nnopt_ray.cli import answer, examining, json_only, pages, planning, rates, running, showing
+from nnopt_ray.cli import answer, examining, json_only, pages, planning, rates, running, showing, starting
 from nnopt_ray.errors import Interrupted, NnoptError, PageError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 # copy since 0.2x. This is the one that typer uses, whichever it is.
 BadCommand: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
+starting.register(app)
 pages.register(app)
 examining.register(app)
 planning.register(app)

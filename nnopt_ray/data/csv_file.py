@@ -101,7 +101,7 @@ class Csv(FileSource):
         from pyarrow import csv
 
         self._check_encoding(place)
-        delimiter = self._sniffed(place) if self.delimiter == "auto" else self.delimiter
+        delimiter = self.sniffed(place) if self.delimiter == "auto" else self.delimiter
         cure = "Check data.source: delimiter, quote, encoding."
         with reading("CSV", place, cure):
             try:
@@ -142,7 +142,7 @@ class Csv(FileSource):
             raise DataError(f"data.source.text: {place} has no column {quoted(strange)}.")
         return columns if self.thousands is None else self._without_thousands(columns, text)
 
-    def _sniffed(self, place: Path) -> str:
+    def sniffed(self, place: Path) -> str:
         """The delimiter that divides every one of the first rows into the same number of fields, the most of them."""
         import pyarrow as pa
 

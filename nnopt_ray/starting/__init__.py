@@ -1,0 +1,1 @@
+"""`nnopt init`: looks at data and writes a page to start from; see start.py."""
