@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 import threading
 import zipfile
@@ -34,6 +35,7 @@ class Server:
         self.refusals: dict[str, int] = {}
         self.asked: list[str] = []
         self.authorization = ""
+        self.marked = True
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,7 +59,8 @@ class Server:
                     outer.asked.append(self.path)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
-                self.send_header("ETag", f'"{hash(content)}"')
+                if outer.marked:
+                    self.send_header("ETag", f'"{hash(content)}"')
                 self.end_headers()
                 if with_content:
                     self.wfile.write(content)
@@ -105,6 +108,23 @@ def test_a_file_is_fetched_once_and_again_when_it_changes(server: Server, tmp_pa
     assert tables.find("source", "csv")(path=address).fingerprint(tmp_path) != before
     assert read("csv", tmp_path, path=address).columns.to_pydict()["x"] == [1, 3]
     assert server.asked == ["/a.csv"] * 2
+
+
+def test_what_has_no_mark_of_its_state_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    server.marked = False
+    for value in (1, 2):  # of one length
+        server.files["/a.csv"] = f"x\n{value}\n".encode()
+        assert read("csv", tmp_path, path=f"{server.url}/a.csv").columns.to_pydict() == {"x": [value]}
+
+
+def test_an_archive_that_changes_is_unpacked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNOPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fetch, "ASKED_S", 1e-9)
+    for value in (1, 2):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("a.csv", f"x\n{value}\n")
+        os.utime(tmp_path / "a.zip", ns=(1, 1))
+        assert read("csv", tmp_path, path="zip://a.csv::a.zip").columns.to_pydict() == {"x": [value]}
 
 
 def test_each_source_of_files_takes_addresses(server: Server, tmp_path: Path) -> None:

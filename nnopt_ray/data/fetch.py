@@ -27,10 +27,11 @@ ASKED_S = 60  # for so long the answer to "is it still the same?" is believed
 ARCHIVES = ("zip", "tar", "libarchive")
 CACHING = ("simplecache", "filecache", "blockcache", "cached")  # of fsspec; what is fetched here is kept anyway
 
-# What tells one state of a file from another, by the names that file systems have for it.
+# What tells one state of a file from another, by the names that file systems have for it; a size alone does not.
 MARKS = (
     "ETag", "etag", "e_tag", "Content-MD5", "content_md5", "md5Hash", "md5", "crc32c", "generation", "checksum",
-    "Digest", "Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modified", "size",
+    "Digest", "Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modified", "modify", "sha",
+    "blob_id",
 )  # fmt: skip
 PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs",
@@ -102,7 +103,7 @@ def _downloaded(address: str, kind: str, key: str) -> Path:
     if size >= LARGE:
         logging.getLogger(__name__).warning("%s: fetching %s MB, once.", masked(address), f"{size / 1e6:,.0f}")
     # What has no mark of its state may have changed unseen, and is fetched again whenever it is asked for.
-    unmarked = "" if all(marks.values()) else str(time.time_ns())
+    unmarked = "" if all(marks.values()) else f"{time.time_ns()} {os.getpid()}"
     name = PurePosixPath(path.split("?")[0]).name or "data"
 
     def make(place: Path) -> None:
@@ -115,7 +116,7 @@ def _downloaded(address: str, kind: str, key: str) -> Path:
             if isinstance(wanted, int) and wanted != got:
                 raise DataError(f"{key}: {masked(address)} ended after {got:,} of {wanted:,} bytes. Try again.")
 
-    folder = kept("fetched", _digest(json.dumps([address, marks, unmarked])), make)
+    folder = kept("fetched", _digest(json.dumps([address, marks, size, unmarked])), make)
     rundir.write_json(remembered, {"folder": folder.name, "name": name})
     return folder / name
 
@@ -176,7 +177,6 @@ def _unpacked(kind: str, inside: str, archive: Path, address: str, key: str) -> 
 
     if not archive.is_file():
         raise DataError(f"{key}: there is no file {archive}. Relative paths start at the folder of the page.")
-    stat = archive.stat()
     name = PurePosixPath(inside).name or archive.name.partition(".")[0]
 
     def make(place: Path) -> None:
@@ -192,8 +192,9 @@ def _unpacked(kind: str, inside: str, archive: Path, address: str, key: str) -> 
             if info.get("type") != "directory":
                 system.get_file(info["name"], str(target))
 
-    state = [kind, inside, str(archive.resolve()), stat.st_size, stat.st_mtime_ns]
-    return kept("fetched", _digest(json.dumps(state)), make) / name
+    with archive.open("rb") as content:
+        held = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return kept("fetched", _digest(json.dumps([kind, inside, name, held])), make) / name
 
 
 def _digest(text: str) -> str:
