@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from nnopt_ray.data.files import Paths, reading
+from nnopt_ray.data.later import Later, of_arrow, of_parquet
 from nnopt_ray.data.sources import FileSource
 from nnopt_ray.data.table import Table
 
@@ -44,6 +45,10 @@ class Parquet(FileSource):
         if len(places) > 1:
             found = _with_folders(found, [_folders(place) for place in places])
         return [Table(str(place), columns) for place, columns in zip(places, found, strict=True)]
+
+    def later(self, place: Path) -> Later | None:
+        with reading("Parquet", place, "Write it anew, or choose the source type that fits the file."):
+            return of_parquet(place)
 
 
 def _folders(place: Path) -> dict[str, str | None]:
@@ -92,6 +97,10 @@ class Arrow(FileSource):
             with reading("Arrow", place, "Write it anew, or choose the source type that fits the file."):
                 found.append(Table(str(place), _read_arrow(place)))
         return found
+
+    def later(self, place: Path) -> Later | None:
+        with reading("Arrow", place, "Write it anew, or choose the source type that fits the file."):
+            return of_arrow(place)
 
 
 def _read_arrow(place: Path) -> pa.Table:

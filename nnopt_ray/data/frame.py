@@ -7,7 +7,8 @@ that the step `tokenize` has read).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -99,6 +100,43 @@ class Tokens:
 Feature = Numeric | Text | Codes | Tokens
 
 
+class LazyFeatures(Mapping[str, Feature]):
+    """Features of more rows than memory holds: each is made when it is asked for, and only the last column's are kept.
+
+    light: the same features without rows, for what can be told without them.
+    """
+
+    def __init__(self, light: Mapping[str, Feature]) -> None:
+        self.light = light
+        self._last: tuple[str, dict[str, Feature]] = ("", {})
+
+    @abstractmethod
+    def group(self, origin: str) -> dict[str, Feature]:
+        """All features made from a column of the source, with all rows."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> dict[str, Feature]:
+        """All features, with the rows from start up to stop."""
+
+    def __getitem__(self, name: str) -> Feature:
+        origin = self.light[name].origin
+        if name not in self._last[1]:
+            self._last = ("", {})  # freed before the next is made
+            self._last = (origin, self.group(origin))
+        return self._last[1][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.light)
+
+    def __len__(self) -> int:
+        return len(self.light)
+
+
+def light(features: Mapping[str, Feature]) -> Mapping[str, Feature]:
+    """Features for what can be told without their rows, which may be left out."""
+    return features.light if isinstance(features, LazyFeatures) else features
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """Features by name, in order, and the image [rows, channels, height, width] or the sequences of each row.
@@ -112,6 +150,11 @@ class Frame:
     dropped: Mapping[str, str] = field(default_factory=dict)
     doubts: Mapping[str, str] = field(default_factory=dict)
     sequences: Sequences | None = None
+
+    @property
+    def light(self) -> Mapping[str, Feature]:
+        """The features for what can be told without their rows, which may be left out."""
+        return light(self.features)
 
     def sequences_of(self, columns: Iterable[str] | None) -> Sequences | None:
         """The sequences, where `columns` names them (or nothing)."""
@@ -130,9 +173,9 @@ class Frame:
             return list(self.features), self.image is not None
         chosen: list[str] = []
         with_image = False
-        known = list(dict.fromkeys([*(feature.origin for feature in self.features.values()), *self.features]))
+        known = list(dict.fromkeys([*(feature.origin for feature in self.light.values()), *self.features]))
         for name in columns:
-            found = [key for key, feature in self.features.items() if name in (key, feature.origin)]
+            found = [key for key, feature in self.light.items() if name in (key, feature.origin)]
             if name == IMAGE and self.image is not None and not found:
                 with_image = True
             elif name == SEQUENCE and self.sequences is not None and not found:
@@ -157,14 +200,50 @@ class Layout:
     names: tuple[str, ...]
 
 
-def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What is wrong with rows that are assembled some at a time: feature → missing values, and (origin) what has
+    them; names of the features that float32 cannot hold."""
+
+    missing: dict[str, int] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    large: dict[str, None] = field(default_factory=dict)
+
+    def look(self, frame: Frame) -> None:
+        for name, feature in frame.features.items():
+            if isinstance(feature, Numeric):
+                count = int(np.isnan(feature.values).sum())
+                if count:
+                    self.missing[name] = self.missing.get(name, 0) + count
+                    self.origins[name] = feature.origin
+
+    def refuse(self) -> None:
+        """Raises DataError where something was wrong."""
+        missing: dict[str, int] = {}
+        for name, count in self.missing.items():
+            missing[self.origins[name]] = max(count, missing.get(self.origins[name], 0))
+        _refuse_missing(missing)
+        if self.large:
+            large = list(self.large)
+            raise DataError(
+                f"numbers in {quoted(large)} are too large for float32 (3.4e38). "
+                f"Add to data.steps: - {{type: scale, columns: [{', '.join(large)}]}}"
+            )
+
+
+def assemble(frame: Frame, gathered: Gathered | None = None) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
     """The inputs of the network in their order (image, sequence, lengths, tokens, table, categories), over all rows.
 
     Raises DataError, with the line to add to the page, for text that no step encoded and for missing
-    values that no step filled; and for numbers that float32 cannot hold.
+    values that no step filled; and for numbers that float32 cannot hold. The last two are for `gathered` to raise
+    where it is given, as these are not all rows then.
     """
     _refuse_text(frame)
-    _refuse_missing(frame)
+    seen = Gathered() if gathered is None else gathered
+    seen.look(frame)
+    if gathered is None:
+        seen.refuse()
+        _refuse_gaps(frame)
     layouts: list[Layout] = []
     arrays: list[np.ndarray] = []
     if frame.image is not None:
@@ -190,11 +269,9 @@ def assemble(frame: Frame) -> tuple[tuple[Layout, ...], tuple[np.ndarray, ...]]:
         with np.errstate(over="ignore"):
             table = np.stack([feature.values for feature in numeric.values()], axis=1).astype(np.float32)
         large = [name for name, values in zip(numeric, table.T, strict=True) if not np.isfinite(values).all()]
-        if large:
-            raise DataError(
-                f"numbers in {quoted(large)} are too large for float32 (3.4e38). "
-                f"Add to data.steps: - {{type: scale, columns: [{', '.join(large)}]}}"
-            )
+        seen.large.update(dict.fromkeys(large))
+        if gathered is None:
+            seen.refuse()
         layouts.append(Layout(Input("table", (table.shape[1],)), tuple(numeric)))
         arrays.append(table)
     codes = {name: feature for name, feature in frame.features.items() if isinstance(feature, Codes)}
@@ -239,21 +316,21 @@ def _refuse_text(frame: Frame) -> None:
         )
 
 
-def _refuse_missing(frame: Frame) -> None:
-    missing: dict[str, int] = {}
-    for feature in frame.features.values():
-        if isinstance(feature, Numeric):
-            count = int(np.isnan(feature.values).sum())
-            if count:
-                missing[feature.origin] = max(count, missing.get(feature.origin, 0))
-    if frame.sequences is not None and not missing:
-        gaps = np.isnan(frame.sequences.values).sum(axis=(0, 1))
-        holey = [f"'{name}' ({n})" for name, n in zip(frame.sequences.channels, gaps, strict=True) if n]
-        if holey:
-            raise DataError(
-                f"values are missing in the sequences, in {', '.join(holey[:8])}, and no step fills them. "
-                "Add to data.steps: - {type: impute, columns: [sequence]}"
-            )
+def _refuse_gaps(frame: Frame) -> None:
+    """Of sequences."""
+    if frame.sequences is None:
+        return
+    gaps = np.isnan(frame.sequences.values).sum(axis=(0, 1))
+    holey = [f"'{name}' ({n})" for name, n in zip(frame.sequences.channels, gaps, strict=True) if n]
+    if holey:
+        raise DataError(
+            f"values are missing in the sequences, in {', '.join(holey[:8])}, and no step fills them. "
+            "Add to data.steps: - {type: impute, columns: [sequence]}"
+        )
+
+
+def _refuse_missing(missing: Mapping[str, int]) -> None:
+    """missing: column → missing values."""
     if missing:
         listed = ", ".join(yaml_word(name) for name in missing)
         told = ", ".join(f"'{name}' ({count})" for name, count in list(missing.items())[:8])

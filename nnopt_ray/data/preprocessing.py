@@ -13,8 +13,9 @@ import numpy as np
 
 from nnopt_ray import rundir, tables
 from nnopt_ray.data.columns import Reading, features, useless
-from nnopt_ray.data.frame import Feature, Frame, Layout, Text, assemble
+from nnopt_ray.data.frame import Feature, Frame, Layout, LazyFeatures, Text, assemble, light
 from nnopt_ray.data.series import newest
+from nnopt_ray.data.spooled import Changed, Pieces, Spooled
 from nnopt_ray.data.table import Sequences, Table, quoted, tidy
 from nnopt_ray.data.types import Input, PreprocessingState
 from nnopt_ray.errors import DataError, PartError, RunFolderError
@@ -163,7 +164,7 @@ def _frame(
     table: Table, made: Mapping[str, Feature], readings: tuple[Reading, ...], left_out: Mapping[str, str]
 ) -> Frame:
     doubts = {reading.name: reading.doubt for reading in readings if reading.doubt}
-    kept = {name: made[name] for name in made if name not in left_out}
+    kept = made.without(left_out) if isinstance(made, Spooled) else {n: made[n] for n in made if n not in left_out}
     return Frame(kept, table.images, left_out, doubts, table.sequences)
 
 
@@ -171,8 +172,8 @@ def _frame(
 class Fitted:
     """What `fit` learned, and what it made of all rows.
 
-    frame: after the last step. inputs: one array per layout. remarks: on columns that were kept (name → remark).
-    notes: sentences for the user.
+    frame: after the last step. inputs: one array per layout; none where they are too many to hold and come in
+    `pieces`. remarks: on columns that were kept (name → remark). notes: sentences for the user.
     """
 
     preprocessing: Preprocessing
@@ -180,6 +181,7 @@ class Fitted:
     inputs: tuple[np.ndarray, ...]
     remarks: Mapping[str, str]
     notes: tuple[str, ...]
+    pieces: Pieces | None = None
 
 
 def fit(
@@ -189,13 +191,18 @@ def fit(
     targets: tuple[str, ...],
     steps: tuple[Part, ...],
     parts: Mapping[str, np.ndarray],
+    folder: Path | None = None,
 ) -> Fitted:
-    """Fit the steps in their order on the training rows. parts: train, validation, test → rows of the table."""
+    """Fit the steps in their order on the training rows. parts: train, validation, test → rows of the table.
+
+    folder: where features may lie as long as what comes back is in use, when they are too many to hold; all steps are
+    `by_column` then.
+    """
     train = parts["train"]
-    made = features(table, readings)
+    made: Mapping[str, Feature] = features(table, readings) if folder is None else Spooled(table, readings, folder)
     useless_ones, remarks = useless(made, train, table.rows, named_by(steps, made))
     left_out = {**left_out, **useless_ones}
-    origins = {feature.origin for name, feature in made.items() if name not in left_out}
+    origins = {feature.origin for name, feature in light(made).items() if name not in left_out}
     for reading in readings:
         if reading.name not in origins and reading.name not in left_out:  # all that a date was made into is constant
             left_out[reading.name] = "it has one and the same value in all training rows"
@@ -205,28 +212,34 @@ def fit(
     for part in steps:
         step = tables.build("step", part)
         state = _survives_json(step.fit(frame, train), part)
-        frame = step.transform(frame, state)
+        if isinstance(frame.features, LazyFeatures):
+            frame = frame.with_features(Changed(frame.features, step, state))
+        else:
+            frame = step.transform(frame, state)
         fitted.append((part, state))
         notes += step.notes(frame, state, parts)
-    layouts, arrays = assemble(frame)
+    layouts, arrays = assemble(frame.with_features(frame.light))  # without rows where they are too many
     image_shape = None if table.images is None else tuple(int(size) for size in table.images.shape[1:])
     kept_readings = tuple(reading for reading in readings if reading.name in origins)
     channels = None if table.sequences is None else table.sequences.channels
     done = Preprocessing(kept_readings, left_out, image_shape, targets, tuple(fitted), layouts, channels)
-    for array in arrays:
+    for array in arrays if folder is None else ():
         if len(array) != table.rows:
             raise PartError(
                 f"data.steps made {len(array)} rows out of {table.rows}: a step must keep the number of rows."
             )
     doubts = {reading.name: reading.doubt for reading in kept_readings if reading.doubt}
-    return Fitted(done, frame, arrays, {**doubts, **remarks}, tuple(notes))
+    remarks = {**doubts, **remarks}
+    if folder is not None:
+        return Fitted(done, frame, (), remarks, tuple(notes), Pieces(frame, table.rows))
+    return Fitted(done, frame, arrays, remarks, tuple(notes))
 
 
 def named_by(steps: tuple[Part, ...], made: Mapping[str, Feature]) -> frozenset[str]:
     """The features that steps name, which stay whatever they look like."""
     named = frozenset(name for part in steps for name in part.keys.get("columns") or ())
     if any(read_as_text(part) == () for part in steps):  # any text may be meant
-        named |= {name for name, feature in made.items() if isinstance(feature, Text)}
+        named |= {name for name, feature in light(made).items() if isinstance(feature, Text)}
     return named
 
 

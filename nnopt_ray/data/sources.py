@@ -16,6 +16,7 @@ import numpy as np
 
 from nnopt_ray.data.files import digest, files, located
 from nnopt_ray.data.joined import joined, short
+from nnopt_ray.data.later import Later
 from nnopt_ray.data.table import Table
 from nnopt_ray.errors import DataError
 
@@ -41,6 +42,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, base: Path) -> Table:
         """All rows."""
+
+    def stream(self, base: Path) -> Table | None:
+        """All rows, with columns that are read when they are asked for; None where `read` is the way to them."""
+        return None
 
     @abstractmethod
     def fingerprint(self, base: Path) -> str:
@@ -108,6 +113,18 @@ class FileSource(Source):
     @abstractmethod
     def tables(self, places: list[Path]) -> list[Table]:
         """What the files hold, a table each."""
+
+    def later(self, place: Path) -> Later | None:
+        """The columns of a file that is large, to be read when they are asked for; None: in memory."""
+        return None
+
+    def stream(self, base: Path) -> Table | None:
+        groups = self.groups(base)
+        if len(groups) > 1 or len(groups["train"]) > 1:
+            return None
+        place = groups["train"][0]
+        columns = self.later(place)
+        return None if columns is None else Table(short([str(place)])[0], columns)
 
     def groups(self, base: Path) -> dict[str, list[Path]]:
         """Part → its files; all are of `train` where there is one part."""

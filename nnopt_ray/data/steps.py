@@ -27,9 +27,13 @@ class Step(ABC):
     on rows never seen, and returns a new frame with as many rows.
 
     reads_text: the columns it names are texts to be read, whatever they look like.
+    by_column: it learns from each column of the source by itself, reading no two at once, and makes of each what it
+        would make of it alone, of each row what it would make of it alone, in the same order; `transform` passes over
+        what it learned of columns that are not there. Then data larger than memory can be prepared.
     """
 
     reads_text: ClassVar[bool] = False
+    by_column: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
@@ -61,6 +65,8 @@ class Impute(Step):
         indicator: add a 0/1 column NAME.missing for each filled column that lacks values in the training part.
         columns: the columns to fill, `sequence` for the sequences; all when left out.
     """
+
+    by_column = True
 
     def __init__(
         self,
@@ -135,8 +141,11 @@ class Impute(Step):
     def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
         features = dict(frame.features)
         for name, value in state["fill"].items():
-            features[name] = _filled(frame.features[name], value)
+            if name in features:
+                features[name] = _filled(frame.features[name], value)
         for indicator, name in state["indicators"].items():
+            if name not in frame.features:
+                continue
             feature = frame.features[name]
             features[indicator] = Numeric(_missing(feature).astype(np.float64), feature.origin, binary=True)
         sequences = frame.sequences
@@ -178,6 +187,8 @@ class Scale(Step):
         method: standard, minmax or robust.
         columns: the columns to scale, `image` for the images, `sequence` for the sequences; all of these when left out.
     """
+
+    by_column = True
 
     def __init__(
         self,
@@ -242,6 +253,8 @@ class Scale(Step):
     def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
         features = dict(frame.features)
         for name, learned in state["columns"].items():
+            if name not in frame.features:
+                continue
             feature = frame.features[name]
             assert isinstance(feature, Numeric)
             with np.errstate(over="ignore"):  # far outside the training part; the inputs are checked at the end
@@ -279,6 +292,8 @@ class Encode(Step):
         min_count: categories with fewer training rows are treated as not met in training.
         columns: the columns to encode, also numbers that are codes; when left out all text columns but free text.
     """
+
+    by_column = True
 
     def __init__(
         self,

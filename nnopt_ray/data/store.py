@@ -16,10 +16,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,7 +27,8 @@ from nnopt_ray import rundir
 from nnopt_ray.data import audit
 from nnopt_ray.data.preprocessing import FILE as PREPROCESSING
 from nnopt_ray.data.split import PARTS
-from nnopt_ray.data.types import Dataset, DataSummary, Input, Rows, Shapes
+from nnopt_ray.data.spooled import Pieces
+from nnopt_ray.data.types import CODES, Dataset, DataSummary, Input, Rows, Shapes
 from nnopt_ray.errors import RunFailed, RunFolderError
 
 FORMAT = "nnopt-data"
@@ -43,14 +44,15 @@ CHECKED_BYTES = 1 << 20  # files up to this size are checked by content, larger 
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """What a store holds. The arrays cover all rows; `parts` says which of them belong where.
+    """What a store holds. The arrays cover all rows, inputs some at a time where they are Pieces; `parts` says which
+    of them belong where.
 
     source_rows: int64 [rows], the number of each row in the source. audit: a line for each row or
     column that was left out, added or changed.
     """
 
     shapes: Shapes
-    inputs: tuple[np.ndarray, ...]
+    inputs: tuple[np.ndarray, ...] | Pieces
     target: np.ndarray
     source_rows: np.ndarray
     parts: Mapping[str, np.ndarray]
@@ -77,10 +79,13 @@ def build(folder: Path, key: str, content: Content) -> None:
 def _write(folder: Path, key: str, content: Content) -> None:
     for part in PARTS:
         rows = content.parts[part]
-        for layout, array in zip(content.shapes.inputs, content.inputs, strict=True):
-            np.save(folder / f"{part}.{layout.kind}.npy", array[rows], allow_pickle=False)
+        if not isinstance(content.inputs, Pieces):
+            for layout, array in zip(content.shapes.inputs, content.inputs, strict=True):
+                np.save(folder / f"{part}.{layout.kind}.npy", array[rows], allow_pickle=False)
         np.save(folder / f"{part}.target.npy", content.target[rows], allow_pickle=False)
         np.save(folder / f"{part}.source_rows.npy", content.source_rows[rows], allow_pickle=False)
+    if isinstance(content.inputs, Pieces):
+        _write_pieces(folder, content, content.inputs)
     described = {
         "shapes": asdict(content.shapes),
         "classes": list(content.classes),
@@ -97,6 +102,28 @@ def _write(folder: Path, key: str, content: Content) -> None:
         if name.endswith(".npy"):  # shared with run folders by hard links
             (folder / name).chmod(0o444)
     rundir.write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, "key": key, "files": files})
+
+
+def _write_pieces(folder: Path, content: Content, pieces: Pieces) -> None:
+    """The inputs of each part, one piece behind the other: byte for byte what np.save makes of the whole."""
+    with ExitStack() as opened:
+        files: dict[str, list[BinaryIO]] = {part: [] for part in PARTS}
+        for part in PARTS:
+            for layout in content.shapes.inputs:
+                file: BinaryIO = opened.enter_context((folder / f"{part}.{layout.kind}.npy").open("wb"))
+                kind = np.dtype(np.int64 if layout.kind in CODES else np.float32)
+                head = {"descr": kind.str, "fortran_order": False, "shape": (len(content.parts[part]), *layout.shape)}
+                np.lib.format.write_array_header_1_0(file, head)
+                files[part].append(file)
+        start = 0
+        for arrays in pieces:
+            stop = start + len(arrays[0])
+            for part, of_part in files.items():
+                rows = content.parts[part]  # ascending
+                inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)] - start
+                for file, array in zip(of_part, arrays, strict=True):
+                    file.write(np.ascontiguousarray(array[inside]).data)
+            start = stop
 
 
 def _checksum(file: Path) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnopt_ray.data.later import Later
 from nnopt_ray.errors import DataError
 from nnopt_ray.tables import suggestion
 
@@ -45,7 +46,8 @@ class Sequences:
 class Table:
     """Rows of a source, as read.
 
-    columns: a pyarrow.Table with every column but the image, the target among them.
+    columns: a pyarrow.Table with every column but the image, the target among them; Later where a source was asked
+        for data larger than memory.
     images: [rows, channels, height, width], any real dtype; None when there are none.
     sequences: None when there are none.
     target: the column that is the source's own target where the source has no name for it (arrays);
@@ -126,6 +128,10 @@ def tidy(table: Table) -> Table:
         table = replace(table, sequences=_tidy_sequences(table))
     if table.rows == 0:
         raise DataError(f"{table.origin} has no rows.")
+    if isinstance(table.columns, Later):
+        return replace(
+            table, columns=table.columns.changed(names, _tidy), target=table.target and _one_line(table.target)
+        )
     columns = pa.table([_tidy(column) for column in table.columns.columns], names=names)
     return replace(table, columns=columns, target=table.target and _one_line(table.target))
 

@@ -1,0 +1,86 @@
+"""Columns that are read from their file when they are asked for, one at a time: for data larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LARGE_BYTES = 1 << 29  # columns that take more than this in memory, 8 bytes a value, are read later
+
+
+@dataclass(frozen=True, eq=False)
+class Later:
+    """Of a pyarrow.Table what preparing one needs; `column` reads its file anew each time, and nothing is kept.
+
+    read: position of a column → pyarrow.ChunkedArray.
+    """
+
+    column_names: list[str]
+    num_rows: int
+    read: Callable[[int], Any]
+
+    def column(self, name: str) -> Any:
+        import pyarrow as pa
+
+        found = self.read(self.column_names.index(name))
+        pa.default_memory_pool().release_unused()
+        return found
+
+    def take(self, rows: np.ndarray) -> Later:
+        """The same columns with these rows, in this order."""
+        return replace(self, num_rows=len(rows), read=lambda place: self.read(place).take(rows))
+
+    def changed(self, names: list[str], change: Callable[[Any], Any]) -> Later:
+        """The same columns under these names, each changed when it is read."""
+        return replace(self, column_names=names, read=lambda place: change(self.read(place)))
+
+
+def of_parquet(place: Path) -> Later | None:
+    """The columns of a Parquet file; None where they are few enough to hold, or a name stands twice."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(place) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+    names = list(schema.names)
+    if rows * len(names) * 8 <= LARGE_BYTES or len(set(names)) < len(names):
+        return None
+
+    def read(number: int) -> pa.ChunkedArray:
+        from pyarrow import dataset
+
+        scanned = dataset.dataset(place, format="parquet", partitioning=None)
+        return scanned.to_table(columns={"it": dataset.field(names[number])}).column(0)
+
+    return Later(names, rows, read)
+
+
+def of_arrow(place: Path) -> Later | None:
+    """The same of an Arrow or Feather file; its columns lie in the page cache where it is not compressed. None also
+    for the form of a stream and for Feather's first version."""
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    with place.open("rb") as head:
+        if head.read(6) != b"ARROW1":
+            return None
+
+    def opened(column: int | None) -> ipc.RecordBatchFileReader:
+        chosen = ipc.IpcReadOptions(included_fields=None if column is None else [column])
+        return ipc.open_file(pa.OSFile(str(place)), options=chosen)
+
+    whole = opened(None)
+    names = list(whole.schema.names)
+    rows = whole.count_rows()
+    if rows * len(names) * 8 <= LARGE_BYTES or len(set(names)) < len(names):
+        return None
+    return Later(names, rows, lambda number: opened(number).read_all().column(0))
+
+
+__all__ = ["LARGE_BYTES", "Later", "of_arrow", "of_parquet"]
