@@ -26,8 +26,13 @@ Model = Literal["linear", "boosted", "page"]
 # Rows that a simple model is fitted on at most, drawn by lot: what more of them adds is little, and the time is not.
 MOST_FITTED = 20_000
 VALIDATION = 7  # of a fold's training rows, one in so many tells the page's network when to stop
+STRENGTHS = (0.003, 0.01, 0.03, 0.1, 1.0, 10.0)  # scikit-learn's C of the linear model, of which one is chosen
+MOST_TRIED = 2000  # rows that it is chosen by
+# scikit-learn's default; on 28x28 images more of them take longer and recognise less (models/linear.py).
+LINEAR_ITERATIONS = 100
+BOOSTED_TREES = 50
 LATENT = 64  # numbers that a text is made into for the boosted model (LSA; Deerwester et al. 1990)
-MOST_ONE_HOT = 255  # codes of a column that scikit-learn's boosted trees take for categories
+MOST_CODES = 255  # codes of a column that scikit-learn's boosted trees take for categories
 
 
 def draw(seed: int, *purpose: object) -> np.random.Generator:
@@ -193,20 +198,16 @@ def _strength(matrix: Any, labels: np.ndarray, seed: int) -> float:
     if len(np.unique(labels[~held])) < 2:
         return 1.0
     held &= np.isin(labels, labels[~held])
-    losses = []
+    best, least = STRENGTHS[0], np.inf
     fit = LogisticRegression(max_iter=LINEAR_ITERATIONS, warm_start=True)
     for strength in STRENGTHS:
         said = fit.set_params(C=strength).fit(matrix[~held], labels[~held]).predict_proba(matrix[held])
         of_label = said[np.arange(len(said)), np.searchsorted(fit.classes_, labels[held])]
-        losses.append(-np.log(np.maximum(of_label, 1e-15)).mean() if len(said) else 0.0)
-    return STRENGTHS[int(np.argmin(losses))]
-
-
-STRENGTHS = (0.003, 0.01, 0.03, 0.1, 1.0, 10.0)
-MOST_TRIED = 2000  # rows that the strength is chosen by
-# scikit-learn's default; on 28x28 images more of them take longer and recognise less (models/linear.py).
-LINEAR_ITERATIONS = 100
-BOOSTED_TREES = 50
+        loss = float(-np.log(np.maximum(of_label, 1e-15)).mean()) if len(said) else 0.0
+        if loss > least:  # it rises from here on, and the freer fits take longest
+            break
+        best, least = strength, loss
+    return best
 
 
 @contextmanager
@@ -258,7 +259,7 @@ def _columns(
             array = latent.transform(weighted)
         flat = array.reshape(len(array), -1).astype(np.float64)
         found.append(flat)
-        codes = np.array(given.cardinalities) <= MOST_ONE_HOT if given.kind == "categories" else None
+        codes = np.array(given.cardinalities) <= MOST_CODES if given.kind == "categories" else None
         categorical.append(np.zeros(flat.shape[1], dtype=bool) if codes is None else codes)
     return np.hstack(found), np.concatenate(categorical)
 
