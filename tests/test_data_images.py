@@ -122,7 +122,7 @@ def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
     assert (stretched[:, 0] == 50).all()  # 4 of 16 columns are 2 of 8
     assert (stretched[:, 3:] == 200).all()
     assert (pixels(read(tmp_path, size=(8, 8), resize="crop"))[2] == 200).all()  # the outer 4 columns are gone
-    padded = pixels(read(tmp_path, size=(16, 16), resize="pad"))[2, 0]
+    padded = pixels(read(tmp_path, size=16, resize="pad"))[2, 0]  # a square
     assert (padded[:4] == 0).all()
     assert (padded[12:] == 0).all()
     np.testing.assert_array_equal(padded[4:12], wide)

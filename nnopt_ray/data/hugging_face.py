@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 import numpy as np
 
 from nnopt_ray.data.files import digest, located, reading
-from nnopt_ray.data.pixels import Pixels, Shaping, with_images
+from nnopt_ray.data.pixels import Shaping, Size, with_images
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import GIVEN_NAMES
 from nnopt_ray.data.table import Table, hint, quoted
@@ -40,7 +40,7 @@ class HuggingFace(Source):
         path: the folder, relative to the page.
         splits: of a DatasetDict, those to read; when left out all of train, validation and test.
         image: the column of images to learn from, where there are several.
-        size: height and width that all images are brought to; without it they must have one size.
+        size: height and width that all images are brought to, or a square's side; without it they must have one size.
         resize: stretch; crop what stands out, in the middle; or pad with black. The latter keep the proportions.
         channels: 1 (shades) or 3 (colours); auto is 3 where an image is coloured.
         corrupt: images that cannot be read are refused, or left_out with a note and a line each in audit.csv.
@@ -52,7 +52,7 @@ class HuggingFace(Source):
         path: Annotated[str, Beside()],
         splits: tuple[str, ...] | None = None,
         image: str | None = None,
-        size: tuple[Pixels, Pixels] | None = None,
+        size: Size | None = None,
         resize: Literal["stretch", "crop", "pad"] = "stretch",
         channels: Literal["auto", 1, 3] = "auto",
         corrupt: Literal["refuse", "leave_out"] = "refuse",
@@ -60,7 +60,7 @@ class HuggingFace(Source):
         self.path = path
         self.splits = splits
         self.image = image
-        self.shaping = Shaping(size, resize, channels, corrupt)
+        self.shaping = Shaping.of(size, resize, channels, corrupt)
         self._digest = ""
 
     @classmethod

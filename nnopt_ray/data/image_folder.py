@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nnopt_ray.data.csv_file import Csv
 from nnopt_ray.data.files import digest, files, located
-from nnopt_ray.data.pixels import SUFFIXES, Pixels, Shaping, with_images
+from nnopt_ray.data.pixels import SUFFIXES, Shaping, Size, with_images
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import GIVEN_NAMES
 from nnopt_ray.data.table import Table, is_text, quoted, tidy
@@ -38,7 +38,7 @@ class ImageFolder(Source):
         labels: a csv file with a row an image, relative to the page or to the folder; further columns are columns.
         file_column: of the labels, the column with the file, relative to the folder; its suffix may be missing.
         label_column: of the labels, the column with the label.
-        size: height and width that all images are brought to; without it they must have one size.
+        size: height and width that all images are brought to, or a square's side; without it they must have one size.
         resize: stretch; crop what stands out, in the middle; or pad with black. The latter keep the proportions.
         channels: 1 (shades) or 3 (colours); auto is 3 where an image is coloured.
         corrupt: images that cannot be read are refused, or left_out with a note and a line each in audit.csv.
@@ -51,7 +51,7 @@ class ImageFolder(Source):
         labels: Annotated[str, Beside()] | None = None,
         file_column: str = "file",
         label_column: str = "label",
-        size: tuple[Pixels, Pixels] | None = None,
+        size: Size | None = None,
         resize: Literal["stretch", "crop", "pad"] = "stretch",
         channels: Literal["auto", 1, 3] = "auto",
         corrupt: Literal["refuse", "leave_out"] = "refuse",
@@ -60,7 +60,7 @@ class ImageFolder(Source):
         self.labels = labels
         self.file_column = file_column
         self.label_column = label_column
-        self.shaping = Shaping(size, resize, channels, corrupt)
+        self.shaping = Shaping.of(size, resize, channels, corrupt)
         self._digest = ""
         self._found: tuple[list[Path], tuple[str, ...]] | None = None
 

@@ -36,6 +36,7 @@ SHOWN = 10
 VERSION = 1  # of the meaning of what follows: other pixels from the same files need another number
 
 Pixels = Annotated[int, Field(ge=1)]
+Size = Pixels | tuple[Pixels, Pixels]  # as a page says it: both sides of a square, or height and width
 
 ARRAY, FACTS = "images.npy", "decoded.json"
 
@@ -52,6 +53,11 @@ class Shaping:
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     channels: Literal["auto", 1, 3] = "auto"
     corrupt: Literal["refuse", "leave_out"] = "refuse"
+
+    @classmethod
+    def of(cls, size: Size | None, *others: Any) -> Shaping:
+        """From the keys of a source."""
+        return cls((size, size) if isinstance(size, int) else size, *others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,4 +256,4 @@ def _left_out(faults: tuple[tuple[int, str], ...], named: Callable[[int], str]) 
     return (f"{images} left out: {shown}{more}.",)
 
 
-__all__ = ["SUFFIXES", "Pixels", "Shaping", "decode", "with_images"]
+__all__ = ["SUFFIXES", "Shaping", "Size", "decode", "with_images"]
