@@ -251,11 +251,14 @@ def test_rows_within_a_tolerance_are_all_found(columns: int) -> None:
     x[200:] = x[:100] + random.uniform(-0.02, 0.02, (100, columns)) * scale * random.random((100, 1))
     word = np.array(["a", "b"])[random.integers(0, 2, 300)]
     word[200:280] = word[:80]
-    given = table({**{f"x{n}": x[:, n] for n in range(columns)}, "word": word})
+    whole = random.integers(0, 3, 300)
+    whole[200:270] = whole[:70]
+    given = table({**{f"x{n}": x[:, n] for n in range(columns)}, "word": word, "whole": whole})
     data = examined(given, train=200)
     likeness, _ = NearDuplicates(tolerance=0.01)._likeness(data)
     scale = x[:200].std(axis=0)
-    near = (np.abs(x[:, None] - x[None]) <= 0.01 * scale).all(axis=2) & (word[:, None] == word[None])
+    near = (np.abs(x[:, None] - x[None]) <= 0.01 * scale).all(axis=2)
+    near &= (word[:, None] == word[None]) & (whole[:, None] == whole[None])
     one, other = np.nonzero(np.triu(near, 1))
     expected = set(zip(one.tolist(), other.tolist(), strict=True))
     assert len(expected) >= 30

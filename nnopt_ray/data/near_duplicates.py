@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,10 @@ from nnopt_ray.errors import DataError
 from nnopt_ray.machine import derived_seed
 
 Share = Annotated[float, Field(gt=0, le=1)]
-SEARCHED = 12  # columns that the search tree is built on; the others are compared where these agree
+GRID = 3  # columns by which rows are laid on a grid; the others are compared where these agree
+SAMPLED = 10_000  # rows by which columns are chosen for it
+TOGETHER = 2_000_000  # pairs that are compared at a time
+ODD = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93], dtype=np.uint64)
 MOST_PAIRS = 20_000_000
 
 
@@ -96,18 +100,10 @@ class NearDuplicates(Check):
     def _near_numbers(self, data: Examined, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of these rows (by their places) that are the same but for small differences of numbers."""
         values, same = _scaled(data)
-        values, same = values[rows], same[rows]
-        _, group = np.unique(same, axis=0, return_inverse=True)
-        order = np.argsort(group.ravel(), kind="stable")
-        pairs = [np.zeros((0, 2), dtype=np.int64)]
-        count = 0
-        for members in np.split(order, np.flatnonzero(np.diff(group.ravel()[order])) + 1):
-            if len(members) > 1 and values.shape[1]:
-                near = members[_within(values[members], self.tolerance)]
-                count += len(near)
-                _refuse_many(count, self.tolerance)
-                pairs.append(np.sort(near, axis=1))
-        found = np.concatenate(pairs)
+        values = values[rows]
+        # Values that all lie further apart than the tolerance, as whole numbers do, must be the same.
+        apart = np.array([_gap(column) > self.tolerance for column in values.T], dtype=bool)
+        found = near_rows(values[:, ~apart], _grouped([*same[rows].T, *values[:, apart].T]), self.tolerance)
         differ = np.abs(values[found[:, 0]] - values[found[:, 1]]).max(axis=1, initial=0.0)
         return found, 1 - differ  # in standard deviations, of which the tolerance is at most one
 
@@ -163,21 +159,66 @@ def _scaled(data: Examined) -> tuple[np.ndarray, np.ndarray]:
     return np.nan_to_num(values) / deviation, np.stack(same, axis=1)
 
 
-def _within(values: np.ndarray, tolerance: float) -> np.ndarray:
-    """int64 [pairs, 2]: rows that differ by at most the tolerance in each column."""
-    from scipy.spatial import KDTree
+def _gap(column: np.ndarray) -> float:
+    """Between the two nearest different values."""
+    return float(np.diff(np.unique(column)).min(initial=np.inf))
 
-    width = values.shape[1]
-    chosen = np.argsort([-len(np.unique(values[:1000, column])) for column in range(width)], kind="stable")[:SEARCHED]
-    tree = KDTree(values[:, chosen])
-    most = MOST_PAIRS * 2 + len(values)
-    if len(values) > 5000 and tree.count_neighbors(tree, tolerance, p=np.inf) > most:
-        _refuse_many(MOST_PAIRS + 1, tolerance)
-    pairs = tree.query_pairs(tolerance, p=np.inf, output_type="ndarray")
-    if width > SEARCHED:
-        good = [(np.abs(values[a] - values[b]) <= tolerance).all() for a, b in pairs]
-        pairs = pairs[np.array(good, dtype=bool)]
-    return np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+
+def _grouped(columns: list[np.ndarray]) -> np.ndarray:
+    """int64 [rows]: the same number for rows that are the same in all columns."""
+    group = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        different, codes = np.unique(column, return_inverse=True)
+        if len(different) > 1:
+            _, group = np.unique(group * len(different) + codes, return_inverse=True)
+    return group
+
+
+def near_rows(values: np.ndarray, group: np.ndarray, tolerance: float) -> np.ndarray:
+    """int64 [pairs, 2], the smaller first: rows of one group that differ by at most the tolerance in each column.
+
+    values: float64 [rows, columns]; group: int64 [rows]. Rows are laid on a grid whose cells are as wide as the
+    tolerance, by the columns of the most different values; such rows lie in one cell or in two that touch.
+    """
+    rows, width = values.shape
+    if not width or rows < 2:
+        return np.zeros((0, 2), dtype=np.int64)
+    distinct = [len(np.unique(values[:SAMPLED, column])) for column in range(width)]
+    chosen = np.argsort(distinct, kind="stable")[::-1][:GRID]
+    cells = np.clip(np.floor(values[:, chosen] / tolerance), -(2.0**62), 2.0**62).astype(np.int64).astype(np.uint64)
+    # A cell's name is linear in its place, modulo 2**64: that of a neighbour is a constant away. Names that two cells
+    # share cost a comparison.
+    names = cells @ ODD[: len(chosen)] + group.astype(np.uint64) * ODD[-1]
+    order = np.argsort(names, kind="stable")
+    ordered = names[order]
+    found, count = [np.zeros(0, dtype=np.int64)], 0
+    for step in product((-1, 0, 1), repeat=len(chosen)):
+        if step < (0,) * len(chosen):  # the pair is met from its other row
+            continue
+        away = names + np.array(step, dtype=np.int64).astype(np.uint64) @ ODD[: len(chosen)]
+        begins, ends = (np.searchsorted(ordered, away, side) for side in ("left", "right"))
+        for one, other in _beside(begins, ends):
+            other = order[other]
+            good = (one < other) if not any(step) else (one != other)
+            good &= group[one] == group[other]
+            one, other = one[good], other[good]
+            good = (np.abs(values[one] - values[other]) <= tolerance).all(axis=1)
+            found.append(np.minimum(one, other)[good] * rows + np.maximum(one, other)[good])
+            count += len(found[-1])
+            _refuse_many(count, tolerance)
+    codes = np.unique(np.concatenate(found))
+    return np.stack([codes // rows, codes % rows], axis=1)
+
+
+def _beside(begins: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(row, place) for each place from begins[row] to before ends[row], some millions at a time."""
+    sizes = ends - begins
+    batch = np.cumsum(sizes) // TOGETHER
+    for rows in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(batch)) + 1):
+        counted = sizes[rows]
+        one = np.repeat(rows, counted)
+        within = np.arange(len(one)) - np.repeat(np.cumsum(counted) - counted, counted)
+        yield one, np.repeat(begins[rows], counted) + within
 
 
 def _refuse_many(count: int, tolerance: float) -> None:
