@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 from nnopt_ray.data import image_hashes, shingles
 from nnopt_ray.data.columns import recognise
-from nnopt_ray.data.likeness import Likeness, copies
+from nnopt_ray.data.likeness import Likeness, copies, exact_items
 from nnopt_ray.data.near_duplicates import NearDuplicates
 from nnopt_ray.data.prepare import prepare
 from nnopt_ray.data.quality import Examined
@@ -326,3 +326,12 @@ def test_a_hundred_thousand_texts_and_sixty_thousand_images_take_seconds(capsys:
         print(f" texts {texts_s:.1f} s ({len(pairs)} pairs), images {images_s:.1f} s ", end="")
     assert len(pairs) > 500
     assert texts_s + images_s < 120
+
+
+def test_zeros_of_either_sign_and_missing_values_are_the_same() -> None:
+    given = table(
+        {"x": [0.0, -0.0, None, None, 1.0], "y": [1.5, 1.5, 2.5, 2.5, None], "w": ["a", "a", None, None, "a"]}
+    )
+    items = exact_items(examined(given))
+    assert items[0] == items[1] != items[2] == items[3]
+    assert items[4] not in items[:4]
