@@ -179,7 +179,8 @@ def test_what_was_seen_in_a_csv_stands_on_its_page() -> None:
     assert set(page.data.ignore) == {"customer_id", "note"}
     by_type = {(step.type, step.keys.get("method")): step.keys for step in page.data.steps}
     assert by_type["impute", None]["indicator"] is True
-    assert by_type["scale", "robust"]["columns"] is None
+    assert by_type["scale", "quantile"]["columns"] == ("income",)
+    assert by_type["scale", "standard"]["columns"] == ("age", "signup")
     assert by_type["encode", "one_hot"]["columns"] == ("plan",)
     assert by_type["encode", "embedding"]["columns"] == ("city",)
     assert "# split: {type: time, column: signup}" in done.text

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from nnopt_ray.data import quantiles
 from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text, Tokens
 from nnopt_ray.data.table import Sequences, quoted
 from nnopt_ray.data.types import PreprocessingState
@@ -175,16 +176,20 @@ def _filled(feature: Feature, value: float | str) -> Feature:
 
 
 class Scale(Step):
-    """Shift and scale numbers: (x - center) / scale, as scikit-learn's StandardScaler, MinMaxScaler, RobustScaler.
+    """Shift and scale numbers: (x - center) / scale, as scikit-learn's StandardScaler, MinMaxScaler, RobustScaler;
+    or put their ranks for them, as its QuantileTransformer.
 
     standard: mean 0, deviation 1. minmax: 0 to 1 over the training part (new rows may fall outside).
-    robust: median 0, distance of the quartiles 1. What does not vary is only shifted. Missing values
+    robust: median 0, distance of the quartiles 1. quantile: the rank among the training rows, for columns of far
+    values and skewed ones. What does not vary is only shifted. Missing values
     stay missing and are not learned from. Columns of 0 and 1 (booleans, indicators, one-hot) are left as
     they are unless named. Images are scaled by channel, over all pixels of the training part, and sequences
     over all of their steps.
 
     Keys:
-        method: standard, minmax or robust.
+        method: standard, minmax, robust or quantile.
+        output: for quantile: normal, values of a normal distribution (when left out), or uniform, ranks of 0 to 1.
+        n_quantiles: for quantile: ranks that are learned, 1000 when left out; between them it is interpolated.
         columns: the columns to scale, `image` for the images, `sequence` for the sequences; all of these when left out.
     """
 
@@ -193,15 +198,21 @@ class Scale(Step):
     def __init__(
         self,
         *,
-        method: Literal["standard", "minmax", "robust"] = "standard",
+        method: Literal["standard", "minmax", "robust", "quantile"] = "standard",
+        output: quantiles.Output | None = None,
+        n_quantiles: Annotated[int, Field(ge=2, le=100_000)] | None = None,
         columns: tuple[str, ...] | None = None,
     ) -> None:
+        if method != "quantile" and (output or n_quantiles) is not None:
+            raise DataError("data.steps: output and n_quantiles of scale go with method: quantile alone.")
         self.method = method
+        self.output: quantiles.Output = output or "normal"
+        self.n_quantiles = n_quantiles or 1000
         self.columns = columns
 
     def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
         names, with_image = frame.select(self.columns, "scale")
-        learned: dict[str, dict[str, float]] = {}
+        learned: dict[str, dict[str, Any]] = {}
         wrong: list[str] = []
         for name in names:
             feature = frame.features[name]
@@ -209,14 +220,23 @@ class Scale(Step):
                 wrong.append(name)
             elif self.columns is not None or not feature.binary:
                 values = feature.values[rows]
-                center, scale = self._learn(values[~np.isnan(values)])
-                learned[name] = {"center": center, "scale": scale}
+                values = values[~np.isnan(values)]
+                if self.method == "quantile":
+                    learned[name] = {"quantiles": quantiles.learned(values, self.n_quantiles), "output": self.output}
+                else:
+                    center, scale = self._learn(values)
+                    learned[name] = {"center": center, "scale": scale}
         if wrong and self.columns is not None:
             raise DataError(
                 f"data.steps: scale works on numbers, and {quoted(wrong)} holds categories. "
                 "Take it off the step's columns, or put an encode step before."
             )
         state: PreprocessingState = {"columns": learned}
+        if self.method == "quantile" and ((with_image and frame.image is not None) or frame.sequences_of(self.columns)):
+            raise DataError(
+                "data.steps: scale with method: quantile works on columns. Name them, and use another method for "
+                "images and sequences."
+            )
         if with_image and frame.image is not None:
             channels = [
                 self._learn(frame.image[rows, channel].astype(np.float64).ravel())
@@ -257,6 +277,10 @@ class Scale(Step):
                 continue
             feature = frame.features[name]
             assert isinstance(feature, Numeric)
+            if "quantiles" in learned:
+                ranks = quantiles.transformed(feature.values, learned["quantiles"], learned["output"])
+                features[name] = Numeric(ranks, feature.origin)
+                continue
             with np.errstate(over="ignore"):  # far outside the training part; the inputs are checked at the end
                 features[name] = Numeric((feature.values - learned["center"]) / learned["scale"], feature.origin)
         image = frame.image

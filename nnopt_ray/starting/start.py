@@ -111,7 +111,7 @@ def _told(found: Found, seen: Seen | None) -> tuple[tuple[str, str], ...]:
     if seen.dates:
         said.append(("dates", "; ".join(seen.date_notes)))
     if seen.skewed:
-        said.append(("skewed", f"{named(seen.skewed)}: scaled by the quartiles"))
+        said.append(("skewed", f"{named(seen.skewed)}: their ranks are put for them"))
     categories = [*seen.one_hot, *seen.embedded]
     if categories:
         said.append(("words", f"{named(categories)}: {len(seen.one_hot)} one-hot, {len(seen.embedded)} embedded"))

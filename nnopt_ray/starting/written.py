@@ -169,7 +169,10 @@ def _scaling(found: Found, seen: Seen) -> list[str]:
         return ["    - {type: scale, method: standard}"]
     if not seen.skewed:
         return ["    - {type: scale, method: standard}"] if seen.plain else []
-    return _with("    - {type: scale, method: robust}", f"skewed, with far values: {named(seen.skewed, 4)}")
+    ranks = word({"type": "scale", "method": "quantile", "columns": list(seen.skewed)})
+    lines = _with(f"    - {ranks}", "skewed: ranks, spread as a normal distribution")
+    plain = word({"type": "scale", "method": "standard", "columns": list(seen.plain)})
+    return [*lines, *([f"    - {plain}"] if seen.plain else [])]
 
 
 def text_length(seen: Seen) -> int:

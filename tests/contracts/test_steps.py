@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.impute import MissingIndicator, SimpleImputer
-from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, OrdinalEncoder, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+)
 
 from nnopt_ray import tables
 from nnopt_ray.data import STEPS
@@ -25,6 +32,8 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     *(("impute", {"strategy": strategy, "indicator": indicator})
       for strategy in ("mean", "median", "most_frequent", "constant") for indicator in (False, True)),
     *(("scale", {"method": method}) for method in ("standard", "minmax", "robust")),
+    *(("scale", {"method": "quantile", "output": output, "n_quantiles": 7, "columns": ("a", "b", "same")})
+      for output in ("normal", "uniform")),
     *(("encode", {"method": method, "min_count": count})
       for method in ("one_hot", "ordinal", "embedding") for count in (1, 3)),
     *(("tokenize", {"method": method, "vocabulary_size": 20 if method != "bpe" else 270, "columns": ("word",)})
@@ -176,6 +185,31 @@ def test_scaled_numbers_are_scikit_learns(method: Any, reference: Any, values: l
     assert isinstance(done, Numeric)
     expected = reference().fit(column[train]).transform(column)[:, 0]
     np.testing.assert_allclose(done.values, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("output", ["normal", "uniform"])
+@pytest.mark.parametrize("count", [3, 1000])
+@given(values=NUMBERS)
+@settings(max_examples=60, deadline=None)
+def test_ranks_are_scikit_learns(output: Any, count: int, values: list[float]) -> None:
+    whole, column, train = one(values)
+    step = Scale(method="quantile", output=output, n_quantiles=count)
+    done = step.transform(whole, step.fit(whole, train)).features["x"]
+    assert isinstance(done, Numeric)
+    ranks = int(min(count, np.isfinite(column[train]).sum()))
+    if ranks < 2:  # scikit-learn's one quantile says nothing of values beyond it
+        return
+    present = column[train][np.isfinite(column[train])][:, None]
+    reference = QuantileTransformer(n_quantiles=ranks, output_distribution=output, subsample=None)
+    expected = reference.fit(present).transform(column)[:, 0]
+    np.testing.assert_allclose(done.values, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_keys_of_ranks_are_refused_elsewhere() -> None:
+    with pytest.raises(DataError, match="go with method: quantile alone"):
+        Scale(method="robust", output="normal")
+    with pytest.raises(DataError, match="works on columns"):
+        Scale(method="quantile").fit(frame(30, seed=0), np.arange(20))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e9 + 0.1, -3e-20])
