@@ -43,20 +43,21 @@ class Later:
 
 
 def of_parquet(place: Path) -> Later | None:
-    """The columns of a Parquet file; None where they are few enough to hold, or a name stands twice."""
+    """The columns of a Parquet file; None where they are few enough to hold, one is nested, or a name stands twice."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     with parquet.ParquetFile(place) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
     names = list(schema.names)
-    if rows * len(names) * 8 <= LARGE_BYTES or len(set(names)) < len(names):
+    nested = any(pa.types.is_nested(kind) for kind in schema.types)
+    if rows * len(names) * 8 <= LARGE_BYTES or len(set(names)) < len(names) or nested:
         return None
 
     def read(number: int) -> pa.ChunkedArray:
-        from pyarrow import dataset
-
-        scanned = dataset.dataset(place, format="parquet", partitioning=None)
-        return scanned.to_table(columns={"it": dataset.field(names[number])}).column(0)
+        # Threads of a scan keep memory of their own, and so do pages that are fetched before they are needed.
+        with parquet.ParquetFile(place, pre_buffer=False) as file:
+            return file.read(columns=[names[number]], use_threads=False).column(names[number])
 
     return Later(names, rows, read)
 

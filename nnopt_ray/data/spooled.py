@@ -27,7 +27,7 @@ class Spooled(LazyFeatures):
     def __init__(self, table: Table, readings: tuple[Reading, ...], folder: Path) -> None:
         self._files: dict[str, Path] = {}
         self._words: dict[str, tuple[str, ...]] = {}
-        light: dict[str, Feature] = {}
+        light: dict[str, Feature] = {}  # arrays of their own: a slice would keep the whole
         for reading in readings:
             for name, feature in features(table, (reading,)).items():
                 assert isinstance(feature, (Numeric, Text))
@@ -35,10 +35,10 @@ class Spooled(LazyFeatures):
                 if isinstance(feature, Text):
                     feature.codes.tofile(self._files[name])
                     self._words[name] = feature.words
-                    light[name] = replace(feature, codes=feature.codes[:0], words=())
+                    light[name] = replace(feature, codes=np.empty(0, np.int64), words=())
                 else:
                     feature.values.tofile(self._files[name])
-                    light[name] = replace(feature, values=feature.values[:0])
+                    light[name] = replace(feature, values=np.empty(0))
         super().__init__(light)
 
     def without(self, names: Mapping[str, str]) -> Spooled:
