@@ -12,7 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LARGE_BYTES = 1 << 29  # columns that take more than this in memory, 8 bytes a value, are read later
+# Columns that take more than this, 8 bytes a value, are read later: in memory, preparing takes ten times as much.
+LARGE_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
