@@ -102,15 +102,19 @@ def test_a_fold_is_judged_by_steps_and_model_of_the_others_alone() -> None:
     """The same numbers as scikit-learn's own scaler and model give, fitted on the other folds by hand."""
     source = load_wine()
     labels, _ = flipped(source.target, 0.1)
-    data = examined(columns(source.data, labels), steps=("scale",))
+    gaps = np.random.default_rng(0).random(source.data.shape) < 0.2
+    holey = np.where(gaps, np.nan, source.data)
+    data = examined(columns(holey, labels), steps=("impute", "scale"))
     rows = data.train
     said = out_of_fold(data, rows, 4, "linear", 9)
     fold = folds(labels[rows], None, 4, 9)
     matched = np.zeros(len(rows), dtype=bool)
     for number in range(4):
         held = fold == number
-        scaler = StandardScaler().fit(source.data[rows[~held]])
-        x = scaler.transform(source.data).astype(np.float32).astype(np.float64)
+        fill = np.nanmean(holey[rows[~held]], axis=0)
+        filled = np.where(gaps, fill, holey)
+        scaler = StandardScaler().fit(filled[rows[~held]])
+        x = scaler.transform(filled).astype(np.float32).astype(np.float64)
         for strength in (0.003, 0.01, 0.03, 0.1, 1.0, 10.0):
             model = LogisticRegression(C=strength).fit(x[rows[~held]], labels[rows[~held]])
             matched[held] |= np.abs(model.predict_proba(x[rows[held]]) - said.probabilities[held]).max(axis=1) < 1e-4
@@ -278,12 +282,13 @@ def test_the_page_s_own_network_judges_and_trials_are_judged_alike(
 
 def test_the_judge_trains_as_the_page_does(tmp_path: Path, one_thread: None) -> None:
     """The probabilities are those of a training of the page on the same rows, at its best epoch."""
-    page = reading.close(page_of(tmp_path, load_digits().target), {"train.optimizer.lr": 0.005, "seed": 17})
+    page = reading.close(page_of(tmp_path, load_digits().target), {"train.optimizer.lr": 0.05, "seed": 17})
     page = page.model_copy(update={"data": page.data.model_copy(update={"quality": ()})})
     dataset = prepare(page, tmp_path / "cache")
     run = Trainer(page, dataset, pipeline.machine_for(page), {})
     while not run.done:
         run.run_epoch()
+    assert run.best_epoch < run.epoch - 1
     run.weights.restore(run.snapshots[run.best_epoch])
     expected = softmax(predict(run.model, dataset.test, dataset, pipeline.machine_for(page)).astype(np.float64), axis=1)
     arrays = [np.concatenate([np.array(part.inputs[0]) for part in (dataset.train, dataset.validation, dataset.test)])]
