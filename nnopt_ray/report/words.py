@@ -7,7 +7,7 @@ from typing import Any
 
 # Shares of rows read best in per cent; differences between them are percentage points.
 PERCENT = frozenset({"accuracy", "balanced_accuracy", "precision", "recall", "sparsity", "token_accuracy"})
-UNIT = frozenset({"f1", "roc_auc", "r2"})  # best is 1; three decimals
+UNIT = frozenset({"f1", "weighted_f1", "mcc", "roc_auc", "pr_auc", "r2"})  # best is 1; three decimals
 IN_TARGET_UNITS = frozenset({"mae", "rmse"})
 
 NAMES = {
@@ -17,7 +17,14 @@ NAMES = {
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
+    "weighted_f1": "weighted F1",
+    "mcc": "Matthews correlation",
     "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC (average precision)",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "mape": "MAPE",
+    "smape": "sMAPE",
     "log_loss": "log-loss",
     "mae": "mean absolute error",
     "rmse": "root mean squared error",

@@ -36,6 +36,36 @@ def _log_loss(outputs: np.ndarray, target: np.ndarray) -> float:
     return sk.log_loss(target, p, labels=range(outputs.shape[1]))
 
 
+def _pr_auc(outputs: np.ndarray, target: np.ndarray) -> float:
+    p = softmax(outputs.astype(np.float64), axis=1)
+    true = np.eye(outputs.shape[1])[target]
+    if outputs.shape[1] == 2:
+        return float(sk.average_precision_score(target, outputs[:, 1].astype(np.float64) - outputs[:, 0]))
+    return float(sk.average_precision_score(true, p, average="macro"))
+
+
+def _brier(outputs: np.ndarray, target: np.ndarray) -> float:
+    p = softmax(outputs.astype(np.float64), axis=1)
+    return sk.brier_score_loss(target, p, labels=range(outputs.shape[1]), scale_by_half=False)
+
+
+def _ece(outputs: np.ndarray, target: np.ndarray) -> float:
+    """By hand, bin by bin, as Guo et al. 2017 write it."""
+    p = softmax(outputs.astype(np.float64), axis=1)
+    surest, total = p.max(axis=1), 0.0
+    for number in range(15):
+        inside = (surest > number / 15) & (surest <= (number + 1) / 15)
+        if inside.any():
+            right = (p.argmax(axis=1) == target)[inside]
+            total += inside.mean() * abs(right.mean() - surest[inside].mean())
+    return total
+
+
+def _smape(outputs: np.ndarray, target: np.ndarray) -> float:
+    pairs = zip(outputs.astype(np.float64).ravel(), target.ravel(), strict=True)
+    return float(np.mean([2 * abs(o - t) / (abs(o) + abs(t)) if o or t else 0.0 for o, t in pairs]))
+
+
 def _macro(of: Callable[..., float]) -> Callable[[np.ndarray, np.ndarray], float]:
     return lambda outputs, target: of(target, _classes(outputs), average="macro", zero_division=0)
 
@@ -46,11 +76,18 @@ SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "precision": _macro(sk.precision_score),
     "recall": _macro(sk.recall_score),
     "f1": _macro(sk.f1_score),
+    "weighted_f1": lambda o, t: sk.f1_score(t, _classes(o), average="weighted", zero_division=0),
+    "mcc": lambda o, t: sk.matthews_corrcoef(t, _classes(o)),
     "roc_auc": _auc,
+    "pr_auc": _pr_auc,
     "log_loss": _log_loss,
+    "brier": _brier,
+    "ece": _ece,
     "mae": lambda o, t: sk.mean_absolute_error(t, o),
     "rmse": lambda o, t: sk.root_mean_squared_error(t, o),
     "r2": lambda o, t: sk.r2_score(t, o),
+    "mape": lambda o, t: sk.mean_absolute_percentage_error(t, o),
+    "smape": _smape,
 }
 # The loss has no counterpart: it is the page's, see test_evaluate.py.
 COMPARED = [name for name in METRICS if name in SKLEARN]
@@ -116,7 +153,7 @@ class TestAgainstScikitLearn:
         said, target = sample(task, seed, rows, 1 + seed % 2 if task == "regression" else outputs, ties)
         value = metric(said, target)
         assert type(value) is float
-        if name == "roc_auc" and len(np.unique(target)) < outputs:
+        if name in ("roc_auc", "pr_auc") and len(np.unique(target)) < outputs:
             assert math.isnan(value)
             return
         assert value == pytest.approx(reference(name, said, target), rel=1e-9, abs=1e-12)
@@ -196,7 +233,7 @@ def test_names() -> None:
 
 
 def test_chosen() -> None:
-    assert list(chosen("auto", "val_loss", "regression")) == ["mae", "rmse", "r2"]
+    assert list(chosen("auto", "val_loss", "regression")) == ["mae", "rmse", "r2", "mape", "smape"]
     assert list(chosen(("f1", "val_f1"), "val_accuracy", "classification")) == ["f1", "accuracy"]
     with pytest.raises(
         UserError, match=r"^evaluate.metrics: 'mae' measures regression, and this data is classification"
