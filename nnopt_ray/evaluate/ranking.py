@@ -85,7 +85,7 @@ def running(counts: np.ndarray) -> np.ndarray:
 def average_precision(score: np.ndarray, positive: np.ndarray) -> Resampler:
     """counts → [resamples]: the precision at each score that occurs, weighted by the recall gained there.
 
-    Rows of one score count together. NaN where no positive row is drawn.
+    Rows of one score count together. NaN where no positive row is drawn, or no other.
     """
     order = np.argsort(-score, kind="stable")
     score, positive = score[order], positive[order]
@@ -96,8 +96,9 @@ def average_precision(score: np.ndarray, positive: np.ndarray) -> Resampler:
         rows = running(drawn)[ends]
         right = running(drawn * positive[:, None])[np.append(0, ends)]
         precision = np.divide(right[1:], rows, out=np.zeros_like(rows), where=rows > 0)
+        total = np.where(right[-1] < rows[-1], right[-1], np.nan)  # nothing is put in order where there is no other
         with np.errstate(invalid="ignore"):
-            value: np.ndarray = (np.diff(right, axis=0) * precision).sum(axis=0) / right[-1]
+            value: np.ndarray = (np.diff(right, axis=0) * precision).sum(axis=0) / total
         return value
 
     return precision_of
