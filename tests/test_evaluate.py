@@ -153,7 +153,8 @@ def test_scores_of_classes_are_scikit_learns(digits: Dataset) -> None:
     assert found.rows == len(true)
     assert found.classes == digits.classes
     assert list(found.metrics) == [
-        "loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc", "log_loss"
+        "loss", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "weighted_f1", "mcc",
+        "roc_auc", "pr_auc", "log_loss", "brier", "ece",
     ]  # fmt: skip
     assert found.metrics["accuracy"] == sk.accuracy_score(true, said)
     assert found.metrics["log_loss"] == pytest.approx(sk.log_loss(true, p))
@@ -176,7 +177,7 @@ def test_scores_of_numbers_are_in_the_users_units_and_the_loss_in_trainings(diab
     outputs = predict(baseline_of(diabetes), diabetes.test, diabetes, CPU)
     found = score(outputs, diabetes.test, diabetes, page(), "test")
     true = load_diabetes(return_X_y=True)[1][diabetes.test.source_rows]
-    assert list(found.metrics) == ["loss", "mae", "rmse", "r2"]
+    assert list(found.metrics) == ["loss", "mae", "rmse", "r2", "mape", "smape"]
     assert found.metrics["rmse"] == pytest.approx(sk.root_mean_squared_error(true, outputs[:, 0]), rel=1e-6)
     assert found.metrics["r2"] == pytest.approx(sk.r2_score(true, outputs[:, 0]), rel=1e-6)
     assert found.metrics["loss"] == pytest.approx((found.metrics["rmse"] / diabetes.target_scale[0]) ** 2, rel=1e-5)
@@ -229,7 +230,7 @@ def test_an_absent_class_is_said(digits: Dataset) -> None:
     found = score(outputs, rows, digits, page(evaluate={"bootstrap": 50}), "test")
     assert math.isnan(found.metrics["roc_auc"])
     assert "roc_auc" not in found.intervals
-    assert found.notes == ("roc_auc is not defined on the test part: class '4' has no row here.",)
+    assert found.notes == ("roc_auc and pr_auc are not defined on the test part: class '4' has no row here.",)
 
 
 def test_resamples_without_a_rare_class_are_said(digits: Dataset) -> None:
@@ -237,8 +238,8 @@ def test_resamples_without_a_rare_class_are_said(digits: Dataset) -> None:
     rows = Rows((digits.test.inputs[0][keep],), digits.test.target[keep], digits.test.source_rows[keep])
     found = score(predict(baseline_of(digits), rows, digits, CPU), rows, digits, page(), "test")
     assert len(found.notes) == 1
-    assert found.notes[0].startswith("roc_auc is not defined in ")
-    assert found.notes[0].endswith(" of 1000 resamples of the test rows; its interval leaves them out.")
+    assert found.notes[0].startswith("roc_auc and pr_auc are not defined in ")
+    assert found.notes[0].endswith(" of 1000 resamples of the test rows; such resamples are left out of the interval.")
 
 
 def test_all_right_is_not_certainty(digits: Dataset) -> None:

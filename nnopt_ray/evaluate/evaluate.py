@@ -213,11 +213,8 @@ def _measure(
         values = dict.fromkeys(measured, math.nan)
         return _Measured(Scores(part=part, rows=len(rows), metrics=values, classes=classes, notes=(note,)), {})
     values = {name: metric(outputs, target) for name, metric in measured.items()}
-    notes = [
-        f"{name} is not defined on the {part} part: {measured[name].why_undefined(target, classes)}."
-        for name, value in values.items()
-        if math.isnan(value)
-    ]
+    reasons = {n: measured[n].why_undefined(target, classes) for n, value in values.items() if math.isnan(value)}
+    notes = [f"{are} not defined on the {part} part: {why}." for are, why in _grouped(reasons)]
     resampled = intervals.resample(
         {name: metric for name, metric in measured.items() if not math.isnan(values[name])},
         outputs,
@@ -226,16 +223,16 @@ def _measure(
         seed=derived_seed(experiment.seed, "bootstrap", part),
     )
     ends: dict[str, tuple[float, float]] = {}
+    gaps: dict[str, str] = {}
     for name, drawn in resampled.items():
         found = intervals.interval(drawn, experiment.evaluate.confidence)
         if found is not None:
             ends[name] = found
         missing = int(np.isnan(drawn).sum())
         if missing:
-            notes.append(
-                f"{name} is not defined in {missing} of {len(drawn)} resamples of the {part} rows; "
-                + ("its interval leaves them out." if name in ends else "so it has no interval.")
-            )
+            then = "such resamples are left out of the interval" if name in ends else "so there is no interval"
+            gaps[name] = f"{missing} of {len(drawn)} resamples of the {part} rows; {then}."
+    notes += [f"{are} not defined in {gap}" for are, gap in _grouped(gaps)]
     if classes and not (outputs.argmax(axis=1) != target).any():
         notes.append(_all_right(len(target), part, experiment.evaluate.confidence))
     scores = Scores(
@@ -249,6 +246,14 @@ def _measure(
         notes=tuple(notes),
     )
     return _Measured(scores, resampled)
+
+
+def _grouped(said: Mapping[str, str]) -> list[tuple[str, str]]:
+    """("roc_auc and pr_auc are", what is said of both), in the order of the first of each."""
+    together: dict[str, list[str]] = {}
+    for name, sentence in said.items():
+        together.setdefault(sentence, []).append(name)
+    return [(f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}", said) for said, names in together.items()]
 
 
 def _all_right(rows: int, part: Part, confidence: float) -> str:
