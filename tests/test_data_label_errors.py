@@ -222,6 +222,21 @@ def test_of_classes_that_overlap_so_many_are_found_that_nothing_is_repaired() ->
     assert 0 < len(sure.repairs) == len(sure.rows) < 0.2 * len(data.train)
 
 
+@pytest.mark.parametrize("action", ["drop", "relabel"])
+def test_a_rare_class_that_the_model_does_not_know_keeps_its_rows(action: Any) -> None:
+    """Its rows look like mislabelled ones of the large class; without them there would be nothing to learn of it."""
+    random = np.random.default_rng(3)
+    matrix, labels = random.normal(size=(1500, 4)), (random.random(1500) < 0.04).astype(np.int64)
+    data = examined(columns(matrix, labels), steps=("scale",))
+    (finding,) = LabelErrors(action=action).examine(data)
+    rare = data.target.values[finding.rows] == 1
+    assert rare.sum() > 0.2 * (data.target.values[data.train] == 1).sum()
+    assert {repair.row for repair in finding.repairs} == set(finding.rows[~rare].tolist())
+    assert "classes that the model does not know, so they keep their rows" in finding.sentence
+    (all_of_them,) = LabelErrors(action=action, most=1.0).examine(data)
+    assert len(all_of_them.repairs) == len(all_of_them.rows)
+
+
 def test_a_class_with_fewer_rows_than_folds_is_left_alone() -> None:
     source = load_digits()
     rows = np.concatenate(

@@ -18,6 +18,7 @@ from nnopt_ray.cli.main import main
 from nnopt_ray.data.prepare import prepare
 from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Experiment
+from nnopt_ray.starting.found import find
 from nnopt_ray.starting.start import Started, start
 from nnopt_ray.starting.written import word
 
@@ -275,3 +276,11 @@ def test_every_word_is_read_back_as_it_was_written(value: str) -> None:
     Path("w.yaml").write_text(f"{said}\nmodel: mlp\n", encoding="utf-8")
     page = reading.load("w.yaml")
     assert (page.data.target, page.data.ignore) == (value, ("x", value))
+
+
+def test_a_bare_sign_among_words_is_a_missing_value_and_a_word_is_not(tmp_path: Path) -> None:
+    signs = {0: "?", 1: "unknown"}
+    lines = [f"{signs.get(row % 10, 'abc'[row % 3])},{row % 7},{'yn'[row % 2]}" for row in range(ROWS)]
+    (tmp_path / "plans.csv").write_text("\n".join(["plan,x,y", *lines]) + "\n", encoding="utf-8")
+    found = find(str(tmp_path / "plans.csv"), tmp_path, "y")
+    assert found.keys["missing"] == ["?"]

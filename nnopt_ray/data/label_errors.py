@@ -46,7 +46,8 @@ class LabelErrors(Check):
         rank_by: how sure a finding is: 1 - p(given class), or (1 + p(likeliest other) - p(given)) / 2.
         threshold: findings less sure than this are left out.
         share: of the rows found, the share that counts, the surest first.
-        most: share of the training rows beyond which nothing is repaired and the page is refused.
+        most: share of the training rows beyond which nothing is repaired and the page is refused; a class of which a
+            larger share is found keeps its rows, as a rare class that the model does not know looks like that.
         judged: parts whose labels are judged; only rows of the training part are ever dropped or relabelled.
     """
 
@@ -169,8 +170,16 @@ class LabelErrors(Check):
             if part == "train" and self.action != "report":
                 raise self._too_many(len(picked) / len(rows), right)
             sentence += " So many say that this model cannot tell the classes apart, not that labels are wrong."
-        elif part == "train" and self.action != "report":
-            repairs = self._repairs(data, rows[picked], given, likeliest, sure)
+        else:
+            kept = self._not_known(data, rows, picked) if part == "train" else {}
+            if kept:
+                told_of = ", ".join(f"{found:,} of the {of:,} of '{names[c]}'" for c, (found, of) in kept.items())
+                sentence += f" Among them are {told_of}: classes that the model does not know, so they keep their rows."
+            if part == "train" and self.action != "report":
+                chosen = [n for n, label in enumerate(data.target.values[rows[picked]].tolist()) if label not in kept]
+                repairs = self._repairs(
+                    data, rows[picked[chosen]], [given[n] for n in chosen], [likeliest[n] for n in chosen], sure[chosen]
+                )
         return Finding(
             "label_errors",
             sentence,
@@ -182,6 +191,12 @@ class LabelErrors(Check):
             repairs=repairs,
             cure="" if part != "train" or too_many else self._cure,
         )
+
+    def _not_known(self, data: Examined, rows: np.ndarray, picked: np.ndarray) -> dict[int, tuple[int, int]]:
+        """Classes of which more than the share `most` is found → rows found, rows of the class."""
+        labels, many = data.target.values[rows], len(data.target.classes)
+        found, of = np.bincount(labels[picked], minlength=many), np.bincount(labels, minlength=many)
+        return {int(c): (int(found[c]), int(of[c])) for c in np.flatnonzero(found > self.most * of)}
 
     @property
     def _cure(self) -> str:

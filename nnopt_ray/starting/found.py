@@ -164,7 +164,7 @@ def _csv(place: Path, folder: Path) -> Found:
     marks = _marks(table)
     if marks:
         keys["missing"] = list(marks)
-        remarks.append(f"Among numbers {', '.join(map(repr, marks))} stand for a missing value.")
+        remarks.append(f"{', '.join(map(repr, marks))} stand for a missing value.")
     return _read("table", keys, folder, remarks=tuple(remarks))
 
 
@@ -234,13 +234,15 @@ def _decimal_comma(table: Table) -> bool:
 
 
 def _marks(table: Table) -> tuple[str, ...]:
-    """Words that stand among numbers and mean a missing value, such as '?'."""
+    """Words that mean a missing value: '?' and other bare signs anywhere, words such as 'unknown' among numbers."""
     found: list[str] = []
     for _, counted in _texts_of(table):
         words = [str(word) for word in counted.field("values").to_pylist()]
         others = [word for word in words if not re.match(LIKE_NUMBER, word)]
+        meant = [word for word in others if word in MARKS and not any(sign.isalnum() for sign in word)]
         if len(others) < len(words) and 0 < len(others) <= 3 and all(word.lower() in MARKS for word in others):
-            found += [word for word in others if word not in found and word not in MISSING]
+            meant = others
+        found += [word for word in meant if word not in found and word not in MISSING]
     return tuple(found)
 
 
