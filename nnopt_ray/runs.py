@@ -91,6 +91,20 @@ class Run:
         load_weights(model, self._dir.best_model)
         return model.eval()
 
+    def predict(self, data: pd.DataFrame) -> pd.DataFrame:
+        """What the best model says about new rows: `predicted`, and of classes `p_<class>` each, under the same index.
+
+        Raises DataError, naming missing, further and mistyped columns, when they are not like the training data.
+        """
+        import pandas as pd
+        import pyarrow as pa
+
+        from nnopt_ray.data.table import Table
+        from nnopt_ray.predicting import Predictor
+
+        table = Table("the data frame", pa.Table.from_pandas(data, preserve_index=False))
+        return pd.DataFrame(Predictor(self._dir).columns(table), index=data.index)
+
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 

@@ -41,6 +41,7 @@ ORDER = (
     "evaluate",
     "report",
     "pipeline",
+    "predicting",
     "log",
     "search",
     "runs",

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from nnopt_ray.cli import answer, examining, json_only, pages, planning, rates, running, showing, starting
+from nnopt_ray.cli import answer, examining, json_only, pages, planning, predicting, rates, running, showing, starting
 from nnopt_ray.errors import Interrupted, NnoptError, PageError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ planning.register(app)
 rates.register(app)
 running.register(app)
 showing.register(app)
+predicting.register(app)
 
 
 @app.callback(invoke_without_command=True)
