@@ -124,21 +124,20 @@ class Predictor:
     def _fill(self, data: Path, place: Path, out: Path, keep: tuple[str, ...], chunk: int) -> Predicted:
         import pyarrow as pa
 
-        rows, names, writer = 0, (), None
+        rows, writer, schema = 0, None, None
         try:
             for table in self._chunks(data, chunk):
                 kept = {name: table.column(name, "--keep") for name in keep}
-                made = {"row": np.arange(rows, rows + table.rows), **kept, **self.columns(table)}
-                whole = pa.table(made) if writer is None else pa.table(made).cast(schema)
+                made = pa.table({"row": np.arange(rows, rows + table.rows), **kept, **self.columns(table)})
                 if writer is None:
-                    schema, names = whole.schema, tuple(whole.column_names)
+                    schema = made.schema
                     writer = _writer(place, out.suffix, schema)
-                writer.write_table(whole) if hasattr(writer, "write_table") else writer.write(whole)
+                writer.write_table(made.cast(schema))
                 rows += table.rows
         finally:
             if writer is not None:
                 writer.close()
-        return Predicted(out, rows, names)
+        return Predicted(out, rows, tuple(schema.names) if schema is not None else ())
 
     def _chunks(self, data: Path, chunk: int) -> Iterator[Table]:
         """The rows of a file as tables of at most so many rows. Raises DataError."""
