@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from pyarrow import feather, parquet
 
 from nnopt_ray.data import later, spooled
 from nnopt_ray.data.prepare import prepare
+from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import DataError
+from nnopt_ray.experiment import Experiment
 
 ENCODE = {"type": "encode", "method": "one_hot"}
 PAGES: dict[str, dict[str, Any]] = {
@@ -54,10 +57,46 @@ def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Called, it makes everything large from then on, and gives what grows by one for each pass over the rows."""
+    used: list[int] = []
+
+    def begin() -> list[int]:
+        monkeypatch.setattr(later, "LARGE_BYTES", 0)
+        monkeypatch.setattr(spooled, "ROWS_AT_ONCE", 999)
+        before = spooled.Pieces.__iter__
+        monkeypatch.setattr(spooled.Pieces, "__iter__", lambda self: (used.append(1), before(self))[1])
+        return used
+
+    return begin
+
+
+def same(made: Experiment, folder: Path, small: Callable[[], list[int]]) -> Dataset:
+    whole = prepare(made, folder / "whole")
+    used = small()
+    streamed = prepare(made, folder / "streamed")
+    assert used
+    assert files(whole.folder) == files(streamed.folder)
+    assert [path.name for path in (folder / "streamed").iterdir()] == [streamed.key]
+    return streamed
+
+
+def refused_alike(made: Experiment, folder: Path, small: Callable[[], list[int]]) -> str:
+    with pytest.raises(DataError) as whole:
+        prepare(made, folder / "whole")
+    small()
+    with pytest.raises(DataError) as streamed:
+        prepare(made, folder / "streamed")
+    assert str(whole.value) == str(streamed.value)
+    assert not list((folder / "streamed").iterdir())
+    return str(whole.value)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 @pytest.mark.parametrize("name", PAGES)
 def test_the_store_is_the_same_to_the_byte(
-    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, tmp_path: Path, small: Callable[[], list[int]]
 ) -> None:
     place = tmp_path / "rows.data"
     if kind == "parquet":
@@ -65,17 +104,85 @@ def test_the_store_is_the_same_to_the_byte(
     else:
         feather.write_feather(rows(), place, chunksize=700, compression="zstd")
     made = page({"type": kind, "path": str(place)}, **{"target": "churn", **PAGES[name]})
-    whole = prepare(made, tmp_path / "whole")
-    monkeypatch.setattr(later, "LARGE_BYTES", 0)
-    monkeypatch.setattr(spooled, "ROWS_AT_ONCE", 999)
-    used: list[int] = []
-    before = spooled.Pieces.__iter__
-    monkeypatch.setattr(spooled.Pieces, "__iter__", lambda self: (used.append(1), before(self))[1])
-    streamed = prepare(made, tmp_path / "streamed")
-    assert used
-    assert not streamed.reused
-    assert files(whole.folder) == files(streamed.folder)
-    assert [path.name for path in (tmp_path / "streamed").iterdir()] == [streamed.key]  # nothing is left of the spool
+    same(made, tmp_path, small)
+
+
+def spread(folder: Path, kind: str) -> None:
+    """The rows in files that do not agree on the order of columns, on whole numbers and on how texts are held."""
+    table = rows()
+    some = [table.slice(start, 800) for start in range(0, len(table), 800)]
+    some[1] = some[1].select(some[1].column_names[::-1])
+    if kind == "arrow":
+        at = some[2].column_names.index("city2")
+        some[2] = some[2].set_column(at, "city2", some[2].column("city2").dictionary_encode())
+    places = ["year=2020/city=Bonn%20C", "year=2020/city=Ulm", "year=2021/city=__HIVE_DEFAULT_PARTITION__"]
+    for number, part in enumerate(some):
+        at = part.column_names.index("customer_id")
+        if number == 3:
+            part = part.set_column(at, "customer_id", part.column("customer_id").cast(pa.float32()))
+        place = folder / places[number % 3] / f"{number}.{kind}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = part.rename_columns(["town" if name == "city" else name for name in part.column_names])
+        if kind == "parquet":
+            parquet.write_table(part, place, row_group_size=300)
+        else:
+            feather.write_feather(part, place, chunksize=300)
+
+
+@pytest.mark.parametrize("path", ["{folder}", "{folder}/**/*.{kind}", "list"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_several_files_make_the_same_store(
+    kind: str, path: str, tmp_path: Path, small: Callable[[], list[int]]
+) -> None:
+    folder = tmp_path / "rows"
+    spread(folder, kind)
+    if kind == "arrow" and path == "{folder}":
+        path = "{folder}/*/*/*.arrow"
+    named: Any = path.format(folder=folder, kind=kind)
+    if path == "list":
+        named = [str(place) for place in sorted(folder.rglob(f"*.{kind}"), reverse=True)]
+    made = page({"type": kind, "path": named}, target="churn", steps=["impute", "scale", ENCODE])
+    columns = {column.name: column for column in same(made, tmp_path, small).summary.columns}
+    if kind == "parquet":
+        assert columns["year"].kind == "numeric"
+        assert (columns["city"].kind, columns["city"].missing > 0) == ("categorical", True)
+
+
+def test_files_of_their_own_for_the_parts_make_the_same_store(tmp_path: Path, small: Callable[[], list[int]]) -> None:
+    table = rows()
+    for name, start, stop in (("train", 0, 2000), ("validation", 2000, 2400), ("test", 2400, 3000)):
+        parquet.write_table(table.slice(start, stop - start), tmp_path / f"{name}.parquet")
+    source = {
+        "type": "parquet",
+        "path": str(tmp_path / "train.parquet"),
+        "validation": str(tmp_path / "validation.parquet"),
+        "test": str(tmp_path / "test.parquet"),
+    }
+    made = page(source, target="churn", steps=["impute", "scale", ENCODE])
+    assert sum(same(made, tmp_path, small).summary.parts.values()) < 3000
+
+
+@pytest.mark.parametrize("fault", ["lacks", "kinds", "broken", "empty"])
+def test_files_that_do_not_go_together_are_refused_in_the_same_words(
+    fault: str, tmp_path: Path, small: Callable[[], list[int]]
+) -> None:
+    table = rows()
+    other = {
+        "lacks": table.drop_columns(["age"]),
+        "kinds": table.set_column(0, table.column_names[0], pa.array(["a"] * len(table))),
+        "broken": table,
+        "empty": table.slice(0, 0),
+    }[fault]
+    for name, part in (("a", table), ("b", other)):
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        parquet.write_table(part, tmp_path / "rows" / f"{name}.parquet", compression="zstd")
+    if fault == "broken":
+        place = tmp_path / "rows" / "b.parquet"
+        content = bytearray(place.read_bytes())
+        content[4:604] = b"\xff" * 600
+        place.write_bytes(content)
+    made = page({"type": "parquet", "path": str(tmp_path / "rows")}, target="churn", steps=["impute", ENCODE])
+    refused_alike(made, tmp_path, small)
 
 
 @pytest.mark.parametrize(
@@ -90,18 +197,11 @@ def test_the_store_is_the_same_to_the_byte(
     ],
 )
 def test_what_is_refused_is_refused_in_the_same_words(
-    steps: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: list[Any], tmp_path: Path, small: Callable[[], list[int]]
 ) -> None:
     parquet.write_table(rows(), tmp_path / "rows.parquet")
     made = page({"type": "parquet", "path": str(tmp_path / "rows.parquet")}, target="churn", steps=steps)
-    with pytest.raises(DataError) as whole:
-        prepare(made, tmp_path / "whole")
-    monkeypatch.setattr(later, "LARGE_BYTES", 0)
-    monkeypatch.setattr(spooled, "ROWS_AT_ONCE", 999)
-    with pytest.raises(DataError) as streamed:
-        prepare(made, tmp_path / "streamed")
-    assert str(whole.value) == str(streamed.value)
-    assert not list((tmp_path / "streamed").iterdir())
+    refused_alike(made, tmp_path, small)
 
 
 def test_a_page_that_needs_all_rows_at_once_is_prepared_in_memory(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from nnopt_ray.data import later
 from nnopt_ray.data.files import Paths, reading
 from nnopt_ray.data.later import Later, of_arrow, of_parquet
 from nnopt_ray.data.sources import FileSource
@@ -15,6 +18,7 @@ from nnopt_ray.data.table import Table
 if TYPE_CHECKING:
     import pyarrow as pa
 
+CURE = "Write it anew, or choose the source type that fits the file."
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 
@@ -40,15 +44,41 @@ class Parquet(FileSource):
 
         found = []
         for place in places:
-            with reading("Parquet", place, "Write it anew, or choose the source type that fits the file."):
+            with reading("Parquet", place, CURE):
                 found.append(parquet.read_table(place, partitioning=None))
-        if len(places) > 1:
-            found = _with_folders(found, [_folders(place) for place in places])
-        return [Table(str(place), columns) for place, columns in zip(places, found, strict=True)]
+        return _named(places, found)
 
-    def later(self, place: Path) -> Later | None:
-        with reading("Parquet", place, "Write it anew, or choose the source type that fits the file."):
-            return of_parquet(place)
+    def later(self, places: list[Path], room: Path) -> list[Table] | None:
+        found = _large("Parquet", places, of_parquet)
+        return None if found is None else _named(places, found)
+
+
+def _named(places: list[Path], found: list[Any]) -> list[Table]:
+    if len(places) > 1:
+        found = _with_folders(found, [_folders(place) for place in places])
+    return [Table(str(place), columns) for place, columns in zip(places, found, strict=True)]
+
+
+def _large(kind: str, places: list[Path], of: Callable[[Path], Later | None]) -> list[Later] | None:
+    """The columns of files, to be read later; None where they are few enough to hold, or one cannot be read so."""
+    found: list[Later] = []
+    for place in places:
+        with reading(kind, place, CURE):
+            columns = of(place)
+        if columns is None:
+            return None
+        found.append(_guarded(kind, place, columns))
+    return found if sum(columns.size for columns in found) > later.LARGE_BYTES else None
+
+
+def _guarded(kind: str, place: Path, columns: Later) -> Later:
+    """What goes wrong when a column is read is said as when the file is."""
+
+    def read(number: int) -> Any:
+        with reading(kind, place, CURE):
+            return columns.read(number)
+
+    return replace(columns, read=read)
 
 
 def _folders(place: Path) -> dict[str, str | None]:
@@ -62,7 +92,7 @@ def _folders(place: Path) -> dict[str, str | None]:
     return dict(reversed(found))
 
 
-def _with_folders(tables: list[pa.Table], folders: list[dict[str, str | None]]) -> list[pa.Table]:
+def _with_folders(tables: list[Any], folders: list[dict[str, str | None]]) -> list[Any]:
     """The tables with their folders as columns: whole numbers where all values of a key are, else text."""
     import pyarrow as pa
 
@@ -73,7 +103,10 @@ def _with_folders(tables: list[pa.Table], folders: list[dict[str, str | None]]) 
         for number, (table, value) in enumerate(zip(tables, values, strict=True)):
             if key in folders[number] and key not in table.column_names:
                 one = pa.scalar(int(value) if whole and value is not None else value, kind)
-                tables[number] = table.append_column(key, pa.repeat(one, table.num_rows))
+                is_later = isinstance(table, Later)
+                tables[number] = (
+                    table.with_value(key, one) if is_later else table.append_column(key, pa.repeat(one, table.num_rows))
+                )
     return tables
 
 
@@ -94,13 +127,15 @@ class Arrow(FileSource):
     def tables(self, places: list[Path]) -> list[Table]:
         found = []
         for place in places:
-            with reading("Arrow", place, "Write it anew, or choose the source type that fits the file."):
+            with reading("Arrow", place, CURE):
                 found.append(Table(str(place), _read_arrow(place)))
         return found
 
-    def later(self, place: Path) -> Later | None:
-        with reading("Arrow", place, "Write it anew, or choose the source type that fits the file."):
-            return of_arrow(place)
+    def later(self, places: list[Path], room: Path) -> list[Table] | None:
+        found = _large("Arrow", places, of_arrow)
+        if found is None:
+            return None
+        return [Table(str(place), columns) for place, columns in zip(places, found, strict=True)]
 
 
 def _read_arrow(place: Path) -> pa.Table:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnopt_ray.data.cache import ArrayFile, kept
+from nnopt_ray.data.later import Later
 from nnopt_ray.data.table import Sequences, Table, is_number, is_text, quoted, tidy
 from nnopt_ray.errors import DataError
 
@@ -82,13 +83,19 @@ def _check_columns(tables: Sequence[Table], names: Sequence[str]) -> None:
     for column in first.names:
         seen: dict[str, str] = {}
         for table, name in zip(tables, names, strict=True):
-            seen.setdefault(kind_of(table.columns.column(column).type), name)
+            seen.setdefault(kind_of(_type(table, column)), name)
         seen.pop("nothing", None)
         if len(seen) > 1:
             (one, of_one), (two, of_two) = list(seen.items())[:2]
             raise DataError(
                 f"data.source: '{column}' holds {one} in '{of_one}' and {two} in '{of_two}'. Make them alike."
             )
+
+
+def _type(table: Table, column: str) -> Any:
+    if isinstance(table.columns, Later):
+        return table.columns.kind(table.names.index(column))
+    return table.columns.column(column).type
 
 
 def _check_alike(tables: Sequence[Table], names: Sequence[str]) -> None:
@@ -111,6 +118,13 @@ def _columns(tables: Sequence[Table]) -> Any:
     import pyarrow as pa
 
     order = tables[0].names
+    if any(isinstance(table.columns, Later) for table in tables):
+        return Later(
+            order,
+            sum(table.rows for table in tables),
+            lambda number: _columns([_only(table, order[number]) for table in tables]).column(0),
+            lambda number: _columns([_only(table, order[number]) for table in tables]).column(0).type,
+        )
     columns = [table.columns.select(order) for table in tables]
     for name in order:
         if kind_of(tables[0].columns.column(name).type) == "numbers":
@@ -118,6 +132,12 @@ def _columns(tables: Sequence[Table]) -> Any:
             if len(kinds) > 1 and any(pa.types.is_floating(kind) or pa.types.is_decimal(kind) for kind in kinds):
                 columns = [_as_floats(table, name) for table in columns]
     return pa.concat_tables(columns, promote_options="permissive")
+
+
+def _only(table: Table, name: str) -> Table:
+    import pyarrow as pa
+
+    return Table(table.origin, pa.table({name: table.columns.column(name)}))
 
 
 def _as_floats(table: Any, name: str) -> Any:

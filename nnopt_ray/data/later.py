@@ -20,12 +20,18 @@ LARGE_BYTES = 1 << 26
 class Later:
     """Of a pyarrow.Table what preparing one needs; `column` reads its file anew each time, and nothing is kept.
 
-    read: position of a column → pyarrow.ChunkedArray.
+    read: position of a column → pyarrow.ChunkedArray. kind: position → the Arrow type as it stands in the file.
     """
 
     column_names: list[str]
     num_rows: int
     read: Callable[[int], Any]
+    kind: Callable[[int], Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory, of 8 a value."""
+        return self.num_rows * len(self.column_names) * 8
 
     def column(self, name: str) -> Any:
         import pyarrow as pa
@@ -42,9 +48,21 @@ class Later:
         """The same columns under these names, each changed when it is read."""
         return replace(self, column_names=names, read=lambda place: change(self.read(place)))
 
+    def with_value(self, name: str, value: pa.Scalar) -> Later:
+        """The same columns and one more, of the same value in every row."""
+        import pyarrow as pa
+
+        last = len(self.column_names)
+        return replace(
+            self,
+            column_names=[*self.column_names, name],
+            read=lambda at: pa.chunked_array([pa.repeat(value, self.num_rows)]) if at == last else self.read(at),
+            kind=lambda at: value.type if at == last else self.kind(at),
+        )
+
 
 def of_parquet(place: Path) -> Later | None:
-    """The columns of a Parquet file; None where they are few enough to hold, one is nested, or a name stands twice."""
+    """The columns of a Parquet file; None where one is nested or a name stands twice."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -52,7 +70,7 @@ def of_parquet(place: Path) -> Later | None:
         schema, rows = file.schema_arrow, file.metadata.num_rows
     names = list(schema.names)
     nested = any(pa.types.is_nested(kind) for kind in schema.types)
-    if rows * len(names) * 8 <= LARGE_BYTES or len(set(names)) < len(names) or nested:
+    if len(set(names)) < len(names) or nested:
         return None
 
     def read(number: int) -> pa.ChunkedArray:
@@ -60,7 +78,7 @@ def of_parquet(place: Path) -> Later | None:
         with parquet.ParquetFile(place, pre_buffer=False) as file:
             return file.read(columns=[names[number]], use_threads=False).column(names[number])
 
-    return Later(names, rows, read)
+    return Later(names, rows, read, lambda number: schema.types[number])
 
 
 def of_arrow(place: Path) -> Later | None:
@@ -80,9 +98,10 @@ def of_arrow(place: Path) -> Later | None:
     whole = opened(None)
     names = list(whole.schema.names)
     rows = whole.count_rows()
-    if rows * len(names) * 8 <= LARGE_BYTES or len(set(names)) < len(names):
+    if len(set(names)) < len(names):
         return None
-    return Later(names, rows, lambda number: opened(number).read_all().column(0))
+    types = whole.schema.types
+    return Later(names, rows, lambda number: opened(number).read_all().column(0), lambda number: types[number])
 
 
 __all__ = ["LARGE_BYTES", "Later", "of_arrow", "of_parquet"]

@@ -56,13 +56,19 @@ def prepare(experiment: Experiment, cache: Path | None = None, judge: Judge | No
             return replace(open_dataset(folder), reused=True)
         except RunFolderError:  # damaged: made again below
             pass
-    large = source.stream(base) if _streams(data) else None
-    if large is None:
+    if not (_streams(data) and _streamed(folder, key, data, source, base)):
         store.build(folder, key, _content(data, source.read(base), judge))
-    else:
-        with store.beside(folder) as room:
-            store.build(folder, key, _content(data, large, judge, room))
     return open_dataset(folder)
+
+
+def _streamed(folder: Path, key: str, data: Data, source: Source, base: Path) -> bool:
+    """Whether the source is so large that its data were prepared without all of them in memory."""
+    with store.beside(folder) as room:
+        large = source.stream(base, room)
+        if large is None:
+            return False
+        store.build(folder, key, _content(data, large, None, room))
+    return True
 
 
 def _streams(data: Data) -> bool:

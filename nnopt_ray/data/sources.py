@@ -16,7 +16,6 @@ import numpy as np
 
 from nnopt_ray.data.files import digest, files, located
 from nnopt_ray.data.joined import joined, short
-from nnopt_ray.data.later import Later
 from nnopt_ray.data.table import Table
 from nnopt_ray.errors import DataError
 
@@ -43,8 +42,11 @@ class Source(ABC):
     def read(self, base: Path) -> Table:
         """All rows."""
 
-    def stream(self, base: Path) -> Table | None:
-        """All rows, with columns that are read when they are asked for; None where `read` is the way to them."""
+    def stream(self, base: Path, room: Path) -> Table | None:
+        """All rows, with columns that are read when they are asked for; None where `read` is the way to them.
+
+        room: an empty folder on disk that is there for as long as columns are asked for.
+        """
         return None
 
     @abstractmethod
@@ -114,17 +116,14 @@ class FileSource(Source):
     def tables(self, places: list[Path]) -> list[Table]:
         """What the files hold, a table each."""
 
-    def later(self, place: Path) -> Later | None:
-        """The columns of a file that is large, to be read when they are asked for; None: in memory."""
+    def later(self, places: list[Path], room: Path) -> list[Table] | None:
+        """The same of files that are large, with columns that are read when they are asked for; None: in memory."""
         return None
 
-    def stream(self, base: Path) -> Table | None:
-        groups = self.groups(base)
-        if len(groups) > 1 or len(groups["train"]) > 1:
-            return None
-        place = groups["train"][0]
-        columns = self.later(place)
-        return None if columns is None else Table(short([str(place)])[0], columns)
+    def stream(self, base: Path, room: Path) -> Table | None:
+        places, parts = self._places(base)
+        found = self.later(places, room)
+        return None if found is None else joined(found, short([str(place) for place in places]), "", parts)
 
     def groups(self, base: Path) -> dict[str, list[Path]]:
         """Part → its files; all are of `train` where there is one part."""
@@ -144,10 +143,14 @@ class FileSource(Source):
         root = located(self.path, base, "data.source.path") if isinstance(self.path, str) else base
         return " ".join(f"{part} {digest(places, root)}" for part, places in self.groups(base).items())
 
-    def read(self, base: Path) -> Table:
+    def _places(self, base: Path) -> tuple[list[Path], list[str] | None]:
+        """All files, and where they are of several parts that of each."""
         groups = self.groups(base)
         places = [place for part in groups.values() for place in part]
-        parts = [part for part, of in groups.items() for _ in of] if len(groups) > 1 else None
+        return places, [part for part, of in groups.items() for _ in of] if len(groups) > 1 else None
+
+    def read(self, base: Path) -> Table:
+        places, parts = self._places(base)
         return joined(self.tables(places), short([str(place) for place in places]), self.fingerprint(base), parts)
 
 
