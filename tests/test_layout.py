@@ -42,6 +42,7 @@ ORDER = (
     "report",
     "pipeline",
     "predicting",
+    "exporting",
     "log",
     "search",
     "runs",

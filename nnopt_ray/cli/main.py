@@ -12,7 +12,19 @@ from typing import Any
 
 import typer
 
-from nnopt_ray.cli import answer, examining, json_only, pages, planning, predicting, rates, running, showing, starting
+from nnopt_ray.cli import (
+    answer,
+    examining,
+    exporting,
+    json_only,
+    pages,
+    planning,
+    predicting,
+    rates,
+    running,
+    showing,
+    starting,
+)
 from nnopt_ray.errors import Interrupted, NnoptError, PageError
 
 app = typer.Typer(
@@ -34,6 +46,7 @@ rates.register(app)
 running.register(app)
 showing.register(app)
 predicting.register(app)
+exporting.register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -244,6 +244,11 @@ def _shapes(said: Mapping[str, Any]) -> Shapes:
     return Shapes(said["task"], inputs, said["outputs"])
 
 
+def read_shapes(file: Path) -> Shapes:
+    """The shapes that dataset.json names. Raises RunFolderError when the file is missing or no JSON."""
+    return _shapes(rundir.read_json(file)["shapes"])
+
+
 def _part(folder: Path, part: str, shapes: Mapping[str, Any]) -> Rows:
     def mapped(name: str) -> np.ndarray:
         array: np.ndarray = np.load(folder / f"{part}.{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -299,4 +304,4 @@ def _link(source: Path, target: Path) -> None:
         _copy(source, target)
 
 
-__all__ = ["Content", "beside", "build", "open_dataset", "place", "read_summary"]
+__all__ = ["Content", "beside", "build", "open_dataset", "place", "read_shapes", "read_summary"]

@@ -1,0 +1,170 @@
+"""Exports say what the network says: every family as torch.export, and as ONNX in onnxruntime."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from model_example import EXAMPLES, data_of, loss_of, make, shapes_of
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nnopt_ray import exporting, reading, runs
+from nnopt_ray.cli.main import code
+from nnopt_ray.errors import RunFailed, RunFolderError, UserError
+from nnopt_ray.rundir import RunDir
+
+PAIRS = [
+    (name, kind, tasks[0])
+    for name, example in EXAMPLES.items()
+    if name != "baseline"  # nobody ships it
+    for kind, tasks in example.takes.items()
+]
+QUICK_IN_ONNX = {"mlp", "resnet"}
+
+
+def put(kind: Any, name: str, inputs: str, task: Any, folder: Path) -> float:
+    shapes = shapes_of(inputs, task)
+    data = data_of(shapes)
+    model = make(name, shapes)
+    rows = tuple(torch.from_numpy(np.array(array)) for array in data.train.inputs)
+    target = torch.from_numpy(np.array(data.train.target))
+    optimizer = torch.optim.Adam(model.parameters(), lr=EXAMPLES[name].lr)
+    for _ in range(10):  # as it begins, a network may say the same of every row
+        optimizer.zero_grad()
+        loss_of(shapes, model(*rows), target).backward()
+        optimizer.step()
+    said = exporting.saying(model.eval(), data)
+    with torch.inference_mode():
+        assert said(*rows).flatten(1).std(dim=0).max() > 1e-4
+    return exporting.written(kind, said, data, rows, folder)
+
+
+@pytest.mark.parametrize(("name", "inputs", "task"), PAIRS)
+def test_every_family_as_torch_export(name: str, inputs: str, task: Any, tmp_path: Path, one_thread: None) -> None:
+    assert put("torch_export", name, inputs, task, tmp_path) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "task"),
+    [
+        pytest.param(
+            *pair, marks=[] if pair[0] in QUICK_IN_ONNX and pair[1] in ("mixed", "image") else pytest.mark.slow
+        )
+        for pair in PAIRS
+    ],
+)
+def test_every_family_as_onnx(name: str, inputs: str, task: Any, tmp_path: Path, one_thread: None) -> None:
+    assert put("onnx", name, inputs, task, tmp_path) <= 1e-5
+
+
+@pytest.fixture(scope="module", params=["classification", "regression"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    folder = tmp_path_factory.mktemp(request.param)
+    name = "iris" if request.param == "classification" else "diabetes"
+    (folder / "page.yaml").write_text(
+        f"objective: minimize val_loss\ndata: {{source: {{type: sklearn, name: {name}}}, steps: [scale]}}\n"
+        "model: {type: mlp, widths: [8], dropout: 0.2}\ntrain: {epochs: 3}\nevaluate: {bootstrap: 0}\n"
+    )
+    return RunDir(runs.run(reading.load(folder / "page.yaml"), folder).path)
+
+
+def inputs_of(run: RunDir) -> np.ndarray:
+    return np.load(run.data / "test.table.npy")
+
+
+def said_of(run: RunDir) -> np.ndarray:
+    """What the run wrote of its test rows, by source row."""
+    import pandas as pd
+
+    found = pd.read_parquet(run.predictions)
+    found = found[found["part"] == "test"].set_index("source_row")
+    found = found.loc[np.load(run.data / "test.source_rows.npy")]
+    columns = [name for name in found if name.startswith("p_")] or ["predicted"]
+    return found[columns].to_numpy()
+
+
+def test_onnx_alone_says_what_the_run_said(run: RunDir, tmp_path: Path) -> None:
+    done = exporting.export(run, "onnx", tmp_path / "out")
+    assert done.difference < 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    for rows in (1, len(inputs_of(run))):
+        (found,) = session.run(None, {"table": inputs_of(run)[:rows]})
+        np.testing.assert_allclose(found, said_of(run)[:rows], rtol=1e-4, atol=1e-5)
+    assert "preprocessing.json" in {place.name for place in (tmp_path / "out").iterdir()}
+
+
+def test_torch_export_alone_says_what_the_run_said(run: RunDir, tmp_path: Path) -> None:
+    exporting.export(run, "torch_export", tmp_path / "out")
+    found = torch.export.load(tmp_path / "out" / "model.pt2").module()(torch.from_numpy(inputs_of(run)))
+    np.testing.assert_allclose(found.detach().numpy(), said_of(run), rtol=1e-4, atol=1e-5)
+
+
+def test_the_loader_of_safetensors_loads_in_another_process(run: RunDir, tmp_path: Path) -> None:
+    assert code(["export", str(run.root), "--format", "safetensors", "-o", str(tmp_path / "out")]) == 0
+    np.save(tmp_path / "x.npy", inputs_of(run))
+    script = (
+        "import numpy as np, torch\nfrom load import model\n"
+        f"x = torch.from_numpy(np.load({str(tmp_path / 'x.npy')!r}))\n"
+        f"np.save({str(tmp_path / 'y.npy')!r}, model(x).detach().numpy())\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "out", check=True, timeout=60)
+    expected = runs.open_run(run.root).model()(torch.from_numpy(inputs_of(run))).detach().numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_an_export_that_says_otherwise_is_not_kept(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = exporting._loaded
+
+    def spoiled(folder: Path, experiment: Any) -> Any:
+        weights = load_file(folder / "model.safetensors")
+        name = next(iter(weights))
+        save_file({**weights, name: weights[name] + 0.1}, folder / "model.safetensors")
+        return loaded(folder, experiment)
+
+    monkeypatch.setattr(exporting, "_loaded", spoiled)
+    with pytest.raises(RunFailed, match="it was not kept"):
+        exporting.export(run, "safetensors", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_stays_unless_force_says_otherwise(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    with pytest.raises(UserError, match="is there already"):
+        exporting.export(run, "safetensors", tmp_path / "out")
+    assert (tmp_path / "out" / "mine").read_text() == "mine"
+    exporting.export(run, "safetensors", tmp_path / "out", force=True)
+    assert not (tmp_path / "out" / "mine").exists()
+
+
+def test_a_place_that_is_not_there_and_a_run_that_is_not_finished_are_told(run: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        exporting.export(run, "onnx", tmp_path / "no" / "out")
+    (tmp_path / "resolved.yaml").write_text("")
+    with pytest.raises(RunFolderError, match="has no best model yet"):
+        exporting.export(RunDir(tmp_path), "onnx", tmp_path / "out")
+
+
+class Loose(nn.Module):
+    """Its path hangs on its values, which neither format can say."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+@pytest.mark.parametrize("kind", ["torch_export", "onnx"])
+def test_a_network_that_a_format_cannot_say_is_one_sentence(kind: Any, tmp_path: Path) -> None:
+    data = data_of(shapes_of("table", "classification"))
+    rows = tuple(torch.from_numpy(np.array(array)) for array in data.train.inputs)
+    with pytest.raises(UserError, match=r"cannot express this network: .*Use --format safetensors") as told:
+        exporting.written(kind, exporting.saying(Loose(), data), data, rows, tmp_path)
+    assert "\n" not in str(told.value)
