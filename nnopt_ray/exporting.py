@@ -237,9 +237,7 @@ def _telling(name: str) -> Iterator[None]:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
-    except OSError:
-        raise
-    except Exception as error:  # the exporters raise classes of their own, by the operation they stumble on
+    except (RuntimeError, ValueError, TypeError) as error:  # the exporters' own are all of the first
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"{name} cannot express this network: {first} Use --format safetensors, or another model."
