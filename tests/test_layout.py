@@ -43,6 +43,7 @@ ORDER = (
     "pipeline",
     "predicting",
     "exporting",
+    "comparing",
     "log",
     "search",
     "runs",

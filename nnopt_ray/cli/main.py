@@ -14,6 +14,7 @@ import typer
 
 from nnopt_ray.cli import (
     answer,
+    comparing,
     examining,
     exporting,
     json_only,
@@ -47,6 +48,7 @@ running.register(app)
 showing.register(app)
 predicting.register(app)
 exporting.register(app)
+comparing.register(app)
 
 
 @app.callback(invoke_without_command=True)

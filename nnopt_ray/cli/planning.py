@@ -127,7 +127,7 @@ def _time(found: Plan) -> list[tuple[str, str]]:
 
 
 def _table(found: Plan) -> None:
-    from nnopt_ray.cli.showing import _print
+    from nnopt_ray.cli.showing import table
 
     rows = []
     for each in found.tried:
@@ -137,7 +137,7 @@ def _table(found: Plan) -> None:
         said = "fault" if each.fault else f"diverges: {each.diverged}" if each.diverged else each.note
         rows.append([_values(each), parameters, size, epoch, said])
     print()
-    _print(["branch", "parameters", "memory", "epoch", ""], rows)
+    table(["branch", "parameters", "memory", "epoch", ""], rows)
 
 
 def _values(tried: Tried) -> str:

@@ -44,7 +44,7 @@ def ls(
     if not lines:
         print(f"No runs in {where}.")
         return
-    _print(
+    table(
         ["run", "status", "objective", "value", "trials", "seconds"],
         [[line[k] for k in ("run", "status", "objective", "value", "trials", "seconds")] for line in lines],
     )
@@ -115,7 +115,7 @@ def show(
             line["status"] = words.get(line["status"], line["status"])
         answer({"trials": lines, "failures": failures})
         return
-    _print(
+    table(
         ["trial", "status", "value", *others, "epochs", "seconds", "values", "reason"],
         [
             [r.trial, words.get(r.status, r.status), r.value, *(r.metrics.get(other) for other in others), r.epochs,
@@ -149,7 +149,7 @@ def _show_trial(run: RunDir, trial: str, json_: bool) -> None:
         answer({"trial": trial, "history": lines})
         return
     names = [name for name in (lines[0] if lines else {}) if name not in ("events", "epoch")]
-    _print(
+    table(
         ["epoch", *names, "events"],
         [[line["epoch"], *(line.get(n) for n in names), "; ".join(line["events"])] for line in lines],
     )
@@ -167,7 +167,8 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run f
     print(run.report)
 
 
-def _print(head: list[str], rows: list[list[Any]]) -> None:
+def table(head: list[str], rows: list[list[Any]]) -> None:
+    """Print rows in columns; numbers with four digits, None as nothing."""
     import sys
 
     from rich.console import Console
@@ -176,9 +177,9 @@ def _print(head: list[str], rows: list[list[Any]]) -> None:
     from nnopt_ray.cli.console import WIDTH_LIMIT
     from nnopt_ray.log import number
 
-    table = Table(box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False)
     for name in head:
-        table.add_column(name, overflow="fold")
+        made.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(number(v) if isinstance(v, float) else "" if v is None else str(v) for v in row), style=None)
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_LIMIT).print(table)
+        made.add_row(*(number(v) if isinstance(v, float) else "" if v is None else str(v) for v in row), style=None)
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_LIMIT).print(made)
