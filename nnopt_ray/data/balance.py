@@ -13,6 +13,7 @@ import numpy as np
 
 from nnopt_ray import tables
 from nnopt_ray.data.audit import Line
+from nnopt_ray.data.scaled_images import Array
 from nnopt_ray.errors import DataError, PartError
 from nnopt_ray.machine import derived_seed
 
@@ -87,7 +88,7 @@ class Outcome:
     training part.
     """
 
-    inputs: tuple[np.ndarray, ...]
+    inputs: tuple[Array, ...]
     target: np.ndarray
     source_rows: np.ndarray
     train: np.ndarray

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from nnopt_ray.data.scaled_images import Array, ScaledImages, whole
 from nnopt_ray.data.table import IMAGE, SEQUENCE, Sequences, hint, quoted
 from nnopt_ray.data.types import Input
 from nnopt_ray.errors import DataError
@@ -141,6 +142,8 @@ def light(features: Mapping[str, Feature]) -> Mapping[str, Feature]:
 class Frame:
     """Features by name, in order, and the image [rows, channels, height, width] or the sequences of each row.
 
+    scaled_images: the images instead, for steps that take them so.
+
     For messages: `dropped` says why a source column or feature is no longer here, `doubts` what is odd about
     one that is.
     """
@@ -150,6 +153,21 @@ class Frame:
     dropped: Mapping[str, str] = field(default_factory=dict)
     doubts: Mapping[str, str] = field(default_factory=dict)
     sequences: Sequences | None = None
+    scaled_images: ScaledImages | None = None
+
+    @property
+    def pictures(self) -> ScaledImages | None:
+        """The images, whichever way they are held."""
+        return self.scaled_images if self.image is None else ScaledImages(self.image)
+
+    def images_by_rows(self) -> Frame:
+        """The same with the images held as `scaled_images`."""
+        return replace(self, image=None, scaled_images=self.pictures)
+
+    def images_as_array(self) -> Frame:
+        """The same with the images held as `image`."""
+        images = self.pictures
+        return replace(self, image=None if images is None else images.array(), scaled_images=None)
 
     @property
     def light(self) -> Mapping[str, Feature]:
@@ -170,13 +188,13 @@ class Frame:
         `sequences_of`. Raises DataError for a name that is none of these.
         """
         if columns is None:
-            return list(self.features), self.image is not None
+            return list(self.features), self.pictures is not None
         chosen: list[str] = []
         with_image = False
         known = list(dict.fromkeys([*(feature.origin for feature in self.light.values()), *self.features]))
         for name in columns:
             found = [key for key, feature in self.light.items() if name in (key, feature.origin)]
-            if name == IMAGE and self.image is not None and not found:
+            if name == IMAGE and self.pictures is not None and not found:
                 with_image = True
             elif name == SEQUENCE and self.sequences is not None and not found:
                 continue
@@ -238,6 +256,12 @@ def assemble(frame: Frame, gathered: Gathered | None = None) -> tuple[tuple[Layo
     values that no step filled; and for numbers that float32 cannot hold. The last two are for `gathered` to raise
     where it is given, as these are not all rows then.
     """
+    layouts, arrays = assemble_by_rows(frame, gathered)
+    return layouts, whole(arrays)
+
+
+def assemble_by_rows(frame: Frame, gathered: Gathered | None = None) -> tuple[tuple[Layout, ...], tuple[Array, ...]]:
+    """The same, but the images are not looked at: rows of them are made, and refused, when they are taken."""
     _refuse_text(frame)
     seen = Gathered() if gathered is None else gathered
     seen.look(frame)
@@ -245,16 +269,11 @@ def assemble(frame: Frame, gathered: Gathered | None = None) -> tuple[tuple[Layo
         seen.refuse()
         _refuse_gaps(frame)
     layouts: list[Layout] = []
-    arrays: list[np.ndarray] = []
-    if frame.image is not None:
-        with np.errstate(over="ignore"):
-            image = np.ascontiguousarray(frame.image, dtype=np.float32)
-        if not np.isfinite(image).all():
-            raise DataError(
-                "the images hold values that are no finite float32 numbers. Repair or leave out those rows."
-            )
-        layouts.append(Layout(Input("image", image.shape[1:]), ()))
-        arrays.append(image)
+    arrays: list[Array] = []
+    images = frame.pictures
+    if images is not None:
+        layouts.append(Layout(Input("image", images.shape[1:]), ()))
+        arrays.append(images)
     if frame.sequences is not None:
         found = _sequence_inputs(frame.sequences)
         layouts += [layout for layout, _ in found]

@@ -165,6 +165,6 @@ def _parsed(file: BinaryIO, place: Path) -> np.ndarray:
         sizes = " x ".join(map(str, shape))
         more = "more than that" if len(content) == wanted else f"{len(content):,}"
         raise fault(f"says it holds {sizes} numbers, {wanted:,} bytes, and holds {more}.")
-    array: np.ndarray = np.frombuffer(bytes(content), dtype=kind).reshape(shape)
-    native: np.ndarray = array.astype(kind.newbyteorder("="))
+    array: np.ndarray = np.frombuffer(content, dtype=kind).reshape(shape)
+    native: np.ndarray = array.astype(kind.newbyteorder("="), copy=False)
     return native

@@ -171,7 +171,7 @@ def _content(data: Data, read: Table, judge: Judge | None, room: Path | None = N
     target, mean, scale = _target_values(rows.target, parts["train"], data.scale_target)
     outputs = len(rows.target.classes) if rows.target.task == "classification" else 1
     shapes = Shapes(rows.target.task, tuple(layout.input for layout in done.layouts), outputs)
-    now = Outcome(fitted.inputs, target, rows.source_rows, parts["train"])
+    now = Outcome(fitted.arrays, target, rows.source_rows, parts["train"])
     summary = repairs.told(_summary(data, table, rows, parts, readings, fitted), seen)
     if data.balance is not None:
         seed = data.split.keys.get("seed") or 0

@@ -13,9 +13,11 @@ import numpy as np
 
 from nnopt_ray import rundir, tables
 from nnopt_ray.data.columns import Reading, features, useless
-from nnopt_ray.data.frame import Feature, Frame, Layout, LazyFeatures, Text, assemble, light
+from nnopt_ray.data.frame import Feature, Frame, Layout, LazyFeatures, Text, assemble, assemble_by_rows, light
+from nnopt_ray.data.scaled_images import Array, whole
 from nnopt_ray.data.series import newest
 from nnopt_ray.data.spooled import Changed, Pieces, Spooled
+from nnopt_ray.data.steps import Step
 from nnopt_ray.data.table import Sequences, Table, quoted, tidy
 from nnopt_ray.data.types import Input, PreprocessingState
 from nnopt_ray.errors import DataError, PartError, RunFolderError
@@ -102,7 +104,8 @@ class Preprocessing:
         table = replace(table, sequences=self._as_long(table))
         frame = _frame(table, features(table, self.readings), self.readings, self.left_out)
         for part, state in self.steps:
-            frame = tables.build("step", part).transform(frame, state)
+            step = tables.build("step", part)
+            frame = step.transform(_as_taken(frame, step), state).images_by_rows()
         layouts, arrays = assemble(frame)
         if self.window is not None:
             assert layouts[0].names == self.layouts[0].names, "the same steps gave other channels"
@@ -165,23 +168,34 @@ def _frame(
 ) -> Frame:
     doubts = {reading.name: reading.doubt for reading in readings if reading.doubt}
     kept = made.without(left_out) if isinstance(made, Spooled) else {n: made[n] for n in made if n not in left_out}
-    return Frame(kept, table.images, left_out, doubts, table.sequences)
+    return Frame(kept, table.images, left_out, doubts, table.sequences).images_by_rows()
+
+
+def _as_taken(frame: Frame, step: Step) -> Frame:
+    """The frame with its images as the step takes them. A subclass of ours may look at `frame.image`."""
+    return frame if vars(type(step)).get("images_by_rows") else frame.images_as_array()
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """What `fit` learned, and what it made of all rows.
 
-    frame: after the last step. inputs: one array per layout; none where they are too many to hold and come in
-    `pieces`. remarks: on columns that were kept (name → remark). notes: sentences for the user.
+    frame: after the last step. arrays: one per layout, images of which rows are made when they are taken; none where
+    they are too many to hold and come in `pieces`. remarks: on columns that were kept (name → remark). notes:
+    sentences for the user.
     """
 
     preprocessing: Preprocessing
     frame: Frame
-    inputs: tuple[np.ndarray, ...]
+    arrays: tuple[Array, ...]
     remarks: Mapping[str, str]
     notes: tuple[str, ...]
     pieces: Pieces | None = None
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        """The arrays with all rows of each. Raises DataError for images that float32 cannot hold."""
+        return whole(self.arrays)
 
 
 def fit(
@@ -211,6 +225,7 @@ def fit(
     notes: list[str] = []
     for part in steps:
         step = tables.build("step", part)
+        frame = _as_taken(frame, step)
         state = _survives_json(step.fit(frame, train), part)
         if isinstance(frame.features, LazyFeatures):
             frame = frame.with_features(Changed(frame.features, step, state))
@@ -218,7 +233,8 @@ def fit(
             frame = step.transform(frame, state)
         fitted.append((part, state))
         notes += step.notes(frame, state, parts)
-    layouts, arrays = assemble(frame.with_features(frame.light))  # without rows where they are too many
+        frame = frame.images_by_rows()
+    layouts, arrays = assemble_by_rows(frame.with_features(frame.light))  # without rows where they are too many
     image_shape = None if table.images is None else tuple(int(size) for size in table.images.shape[1:])
     kept_readings = tuple(reading for reading in readings if reading.name in origins)
     channels = None if table.sequences is None else table.sequences.channels

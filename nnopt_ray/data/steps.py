@@ -13,6 +13,7 @@ from pydantic import Field
 
 from nnopt_ray.data import quantiles
 from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text, Tokens
+from nnopt_ray.data.scaled_images import ScaledImages, Spread, spread_of, spreads
 from nnopt_ray.data.table import Sequences, quoted
 from nnopt_ray.data.types import PreprocessingState
 from nnopt_ray.errors import DataError
@@ -31,10 +32,13 @@ class Step(ABC):
     by_column: it learns from each column of the source by itself, reading no two at once, and makes of each what it
         would make of it alone, of each row what it would make of it alone, in the same order; `transform` passes over
         what it learned of columns that are not there. Then data larger than memory can be prepared.
+    images_by_rows: it takes images as `frame.scaled_images`, of which no scaled copy exists; without it they are the
+        array `frame.image`. What a subclass takes it has to say anew.
     """
 
     reads_text: ClassVar[bool] = False
     by_column: ClassVar[bool] = False
+    images_by_rows: ClassVar[bool] = False
 
     @abstractmethod
     def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
@@ -68,6 +72,7 @@ class Impute(Step):
     """
 
     by_column = True
+    images_by_rows = True
 
     def __init__(
         self,
@@ -194,6 +199,7 @@ class Scale(Step):
     """
 
     by_column = True
+    images_by_rows = True
 
     def __init__(
         self,
@@ -232,16 +238,15 @@ class Scale(Step):
                 "Take it off the step's columns, or put an encode step before."
             )
         state: PreprocessingState = {"columns": learned}
-        if self.method == "quantile" and ((with_image and frame.image is not None) or frame.sequences_of(self.columns)):
+        if self.method == "quantile" and (with_image or frame.sequences_of(self.columns)):
             raise DataError(
                 "data.steps: scale with method: quantile works on columns. Name them, and use another method for "
                 "images and sequences."
             )
-        if with_image and frame.image is not None:
-            channels = [
-                self._learn(frame.image[rows, channel].astype(np.float64).ravel())
-                for channel in range(frame.image.shape[1])
-            ]
+        images = frame.pictures
+        if with_image and images is not None:
+            assert self.method != "quantile"
+            channels = [self._scaled_by(found) for found in spreads(images, rows, self.method)]
             state["image"] = {"center": [c for c, _ in channels], "scale": [s for _, s in channels]}
         sequences = frame.sequences_of(self.columns)
         if sequences is not None:
@@ -253,22 +258,22 @@ class Scale(Step):
         """center and scale of these training values (float64 [rows], none missing)."""
         if not len(values):
             return 0.0, 1.0
-        eps = np.finfo(np.float64).eps
+        assert self.method != "quantile"
+        return self._scaled_by(spread_of(values, self.method))
+
+    def _scaled_by(self, found: Spread) -> tuple[float, float]:
+        """center and scale; 1 for what does not vary."""
+        eps = float(np.finfo(np.float64).eps)
+        scale = found.spread
         if self.method == "standard":
-            center, variance = np.mean(values), np.var(values)
-            scale = np.sqrt(variance)
             # Rounding leaves a constant column a deviation of about eps * mean; scikit-learn's bound
             # (_is_constant_feature) tells it from a real one.
-            varies = variance > len(values) * eps * variance + (len(values) * center * eps) ** 2
-        elif self.method == "minmax":
-            center = np.min(values)
-            scale = np.max(values) - center
-            varies = scale >= 10 * eps  # scikit-learn's _handle_zeros_in_scale
+            error = found.count * found.center * eps
+            varies = found.spread > found.count * eps * found.spread + error * error
+            scale = float(np.sqrt(found.spread))
         else:
-            low, center, high = np.percentile(values, (25, 50, 75))
-            scale = high - low
-            varies = scale >= 10 * eps
-        return float(center), float(scale) if varies else 1.0
+            varies = found.spread >= 10 * eps  # scikit-learn's _handle_zeros_in_scale
+        return found.center, scale if varies else 1.0
 
     def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
         features = dict(frame.features)
@@ -283,16 +288,17 @@ class Scale(Step):
                 continue
             with np.errstate(over="ignore"):  # far outside the training part; the inputs are checked at the end
                 features[name] = Numeric((feature.values - learned["center"]) / learned["scale"], feature.origin)
-        image = frame.image
+        image, images = frame.image, frame.scaled_images
         if "image" in state and image is not None:
-            center, scale = (np.array(state["image"][key])[:, None, None] for key in ("center", "scale"))
-            image = ((image - center) / scale).astype(np.float32)
+            image = ScaledImages(image).scaled(**state["image"]).array()
+        if "image" in state and images is not None:
+            images = images.scaled(**state["image"])
         sequences = frame.sequences
         if "sequence" in state and sequences is not None:
             center, scale = (np.array(state["sequence"][key]) for key in ("center", "scale"))
             values = np.where(sequences.real[:, :, None], (sequences.values - center) / scale, 0.0)
             sequences = replace(sequences, values=values)
-        return replace(frame, features=features, image=image, sequences=sequences)
+        return replace(frame, features=features, image=image, scaled_images=images, sequences=sequences)
 
 
 def _channels(sequences: Sequences, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -318,6 +324,7 @@ class Encode(Step):
     """
 
     by_column = True
+    images_by_rows = True
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ import numpy as np
 from nnopt_ray import rundir
 from nnopt_ray.data import audit
 from nnopt_ray.data.preprocessing import FILE as PREPROCESSING
+from nnopt_ray.data.scaled_images import Array, ScaledImages
 from nnopt_ray.data.split import PARTS
 from nnopt_ray.data.spooled import Pieces
 from nnopt_ray.data.types import CODES, Dataset, DataSummary, Input, Rows, Shapes
@@ -52,7 +53,7 @@ class Content:
     """
 
     shapes: Shapes
-    inputs: tuple[np.ndarray, ...] | Pieces
+    inputs: tuple[Array, ...] | Pieces
     target: np.ndarray
     source_rows: np.ndarray
     parts: Mapping[str, np.ndarray]
@@ -81,7 +82,13 @@ def _write(folder: Path, key: str, content: Content) -> None:
         rows = content.parts[part]
         if not isinstance(content.inputs, Pieces):
             for layout, array in zip(content.shapes.inputs, content.inputs, strict=True):
-                np.save(folder / f"{part}.{layout.kind}.npy", array[rows], allow_pickle=False)
+                if isinstance(array, ScaledImages):
+                    with (folder / f"{part}.{layout.kind}.npy").open("wb") as file:
+                        _write_head(file, layout, len(rows))
+                        for piece in array.inputs(rows):
+                            file.write(piece.data)
+                else:
+                    np.save(folder / f"{part}.{layout.kind}.npy", array[rows], allow_pickle=False)
         np.save(folder / f"{part}.target.npy", content.target[rows], allow_pickle=False)
         np.save(folder / f"{part}.source_rows.npy", content.source_rows[rows], allow_pickle=False)
     if isinstance(content.inputs, Pieces):
@@ -111,9 +118,7 @@ def _write_pieces(folder: Path, content: Content, pieces: Pieces) -> None:
         for part in PARTS:
             for layout in content.shapes.inputs:
                 file: BinaryIO = opened.enter_context((folder / f"{part}.{layout.kind}.npy").open("wb"))
-                kind = np.dtype(np.int64 if layout.kind in CODES else np.float32)
-                head = {"descr": kind.str, "fortran_order": False, "shape": (len(content.parts[part]), *layout.shape)}
-                np.lib.format.write_array_header_1_0(file, head)
+                _write_head(file, layout, len(content.parts[part]))
                 files[part].append(file)
         start = 0
         for arrays in pieces:
@@ -124,6 +129,13 @@ def _write_pieces(folder: Path, content: Content, pieces: Pieces) -> None:
                 for file, array in zip(of_part, arrays, strict=True):
                     file.write(np.ascontiguousarray(array[inside]).data)
             start = stop
+
+
+def _write_head(file: BinaryIO, layout: Input, rows: int) -> None:
+    """What np.save writes in front of these rows."""
+    kind = np.dtype(np.int64 if layout.kind in CODES else np.float32)
+    head = {"descr": kind.str, "fortran_order": False, "shape": (rows, *layout.shape)}
+    np.lib.format.write_array_header_1_0(file, head)
 
 
 def _checksum(file: Path) -> str | None:

@@ -45,6 +45,7 @@ class Tokenize(Step):
     """
 
     reads_text = True
+    images_by_rows = True
 
     def __init__(
         self,
