@@ -74,7 +74,7 @@ def build(folder: Path, key: str, content: Content) -> None:
     """
     with beside(folder) as building:
         _write(building, key, content)
-        _take_name(building, folder, key)
+        take_name(building, folder, key)
 
 
 def _write(folder: Path, key: str, content: Content) -> None:
@@ -175,7 +175,11 @@ def _sweep(parent: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _take_name(building: Path, folder: Path, key: str) -> None:
+def take_name(building: Path, folder: Path, key: str) -> None:
+    """Give a folder that is whole the name of a store. A store of this key that stands there stays, a damaged one goes.
+
+    Raises OSError.
+    """
     for _ in range(100):
         try:
             os.rename(building, folder)
@@ -299,7 +303,7 @@ def place(dataset: Dataset, folder: Path) -> Dataset:
         for name in names:
             put: Callable[[Path, Path], None] = _link if name.endswith(".npy") else _copy
             put(dataset.folder / name, building / name)
-        _take_name(building, folder, dataset.key)
+        take_name(building, folder, dataset.key)
     return replace(open_dataset(folder), reused=dataset.reused)
 
 
@@ -316,4 +320,4 @@ def _link(source: Path, target: Path) -> None:
         _copy(source, target)
 
 
-__all__ = ["Content", "beside", "build", "open_dataset", "place", "read_shapes", "read_summary"]
+__all__ = ["Content", "beside", "build", "open_dataset", "place", "read_shapes", "read_summary", "take_name"]

@@ -22,6 +22,7 @@ from nnopt_ray.search.cluster import RaySession
 from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.ledger import Trial
 from nnopt_ray.search.messages import Answer, Demand, End, Order
+from nnopt_ray.search.node_store import Nodes
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
@@ -139,6 +140,7 @@ class Seats:
         self._looked = 0.0
         self._number, self._hired = 0, False
         self.decided: dict[str, str] = {}
+        self._nodes = Nodes(lambda said: watch.note(said))
         self._trained: dict[bool, dict[str, int]] = {True: {}, False: {}}  # here or by a worker → trial → epochs
         self.worked_s = 0.0  # of this process, training
         self.epochs_trained = 0
@@ -322,6 +324,7 @@ class Seats:
                 continue
             if asked == "setup":
                 seat.preparing = False
+                self.decided |= self._nodes.take(answer)
                 came += self._hand_over()
             elif asked == "measure":
                 self._measured(seat, answer)

@@ -6,11 +6,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.messages import Answer, Demand, End, Order
+
+if TYPE_CHECKING:
+    from nnopt_ray.search.node_store import Mapped
 
 # A slice of work ends after this many seconds at the next epoch, so that the table on screen moves
 # and Ctrl-C is answered; a round trip to the driver takes about a millisecond.
@@ -28,17 +31,23 @@ class Worker:
         import nnopt_ray.train.choice
         import nnopt_ray.train.fit  # noqa: F401
 
-    def setup(self, tree: Mapping[str, Any], file: str | None, root: str, keeps_decisions: bool) -> dict[str, str]:
-        """Take the page and the data of a run folder; answers with what was decided here."""
+    def setup(
+        self, tree: Mapping[str, Any], file: str | None, root: str, keeps_decisions: bool, mounts: str | None = None
+    ) -> Mapped:
+        """Take the page and the data of a run folder; answers with where the data is mapped.
+
+        mounts: text of a mountinfo, by default that of this process.
+        """
         from nnopt_ray import machine, reading
-        from nnopt_ray.data.prepare import open_dataset
+        from nnopt_ray.search.node_store import open_on_node
 
         run = RunDir(Path(root))
         experiment = reading.from_tree(tree, Path(file) if file else None)
         resources = experiment.resources
         where = machine.choose(resources.cpus_per_worker, resources.gpus_per_worker, experiment.train.precision)
-        self._crew = Crew(experiment, open_dataset(run.data), where, run, keeps_decisions)
-        return dict(where.decided)
+        dataset, mapped = open_on_node(run.data, mounts=mounts)
+        self._crew = Crew(experiment, dataset, where, run, keeps_decisions)
+        return mapped
 
     def measure(self, params: Mapping[str, Any], demand: Demand) -> tuple[int, str]:
         """How many trials of this shape are trained here at a time, and why."""
