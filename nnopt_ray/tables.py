@@ -139,8 +139,12 @@ def libraries(room: str) -> dict[str, str]:
 
 
 def suggestion(word: str, known: list[str]) -> str:
-    """ " Did you mean 'x'?" for the nearest of `known`, else the list of what there is."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    """ " Did you mean 'x'?" for the nearest of `known`, else the list of what there is.
+
+    A name that was cut short (`val_acc`) is the shortest that begins so.
+    """
+    begun = sorted((name for name in known if len(word) > 2 and name.startswith(word)), key=len)
+    near = begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
         return f" Did you mean '{near[0]}'?"
     return f" Known: {', '.join(known)}." if known else ""

@@ -67,8 +67,8 @@ def test_every_page_draws_quietly_and_fits(browser: Chromium, pages: dict[str, P
     assert sections[0] == "summary"
     if kind == "search":
         assert sections == [
-            n for n in SECTIONS if n not in ("tradeoffs", "augmented")
-        ]  # several objectives, augmented rows
+            n for n in SECTIONS if n not in ("tradeoffs", "found", "augmented")
+        ]  # several objectives, data.quality, data.augment
     small = (
         "[...document.querySelectorAll('.drawing')].filter((d) => d.clientWidth < 200 || d.clientHeight < 200).length"
     )

@@ -46,8 +46,8 @@ class LabelErrors(Check):
         rank_by: how sure a finding is: 1 - p(given class), or (1 + p(likeliest other) - p(given)) / 2.
         threshold: findings less sure than this are left out.
         share: of the rows found, the share that counts, the surest first.
-        most: share of the training rows beyond which nothing is repaired and the page is refused; a class of which a
-            larger share is found keeps its rows, as a rare class that the model does not know looks like that.
+        most: share of the training rows beyond which the page is refused; a class of which more is found keeps its
+            rows, as a rare class that the model does not know looks like that.
         judged: parts whose labels are judged; only rows of the training part are ever dropped or relabelled.
     """
 
