@@ -6,14 +6,19 @@ import codecs
 import csv as python_csv
 import io
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from nnopt_ray.data import later
 from nnopt_ray.data.arrow_files import Arrow, Parquet
+from nnopt_ray.data.csv_spool import Spool, spool
 from nnopt_ray.data.files import Paths, reading, suffix
 from nnopt_ray.data.joined import kind_of
+from nnopt_ray.data.later import Later
 from nnopt_ray.data.sources import FileSource
 from nnopt_ray.data.table import Table, quoted
 from nnopt_ray.errors import DataError
@@ -32,6 +37,8 @@ TORN = re.compile(r"Expected (\d+) columns?, got (\d+): (.*)")  # Arrow's words 
 
 
 DELIMITERS = (",", ";", "\t", "|")
+PACKED_SUFFIXES = (".gz", ".bz2", ".zst", ".lz4", ".br")
+PACKED = 4  # times that tables of numbers shrink
 SNIFFED = 1 << 16  # bytes from which the delimiter is told
 
 
@@ -86,15 +93,116 @@ class Csv(FileSource):
 
     def tables(self, places: list[Path]) -> list[Table]:
         found = [self._table(place, self.text) for place in places]
-        # A column that is text in one file is text in all: where it looked like numbers it is read again as it stands.
-        kinds: dict[str, set[str]] = {}
-        for table in found:
-            for name, column in zip(table.column_names, table.columns, strict=True):
-                kinds.setdefault(name, set()).add(kind_of(column.type))
-        torn = tuple(name for name, seen in kinds.items() if len(seen - {"nothing"}) > 1)
+        torn = _torn_columns([list(zip(table.column_names, table.schema.types, strict=True)) for table in found])
         if torn:
             found = [self._table(place, (*self.text, *torn)) for place in places]
         return [Table(str(place), columns) for place, columns in zip(places, found, strict=True)]
+
+    def later(self, places: list[Path], room: Path) -> list[Table] | None:
+        if sum(map(_content_bytes, places)) <= later.LARGE_BYTES:
+            return None
+        spools = [self._spooled(place, room / f"csv-{number}") for number, place in enumerate(places)]
+        found = [self._columns(texts, self.text) for texts in spools]
+        if len(places) > 1:
+            names = [list(enumerate(columns.column_names)) for columns in found]
+            torn = _torn_columns(
+                [[(name, one.kind(at)) for at, name in each] for one, each in zip(found, names, strict=True)]
+            )
+            if torn:
+                found = [self._columns(texts, (*self.text, *torn)) for texts in spools]
+        return [Table(str(place), columns) for place, columns in zip(places, found, strict=True)]
+
+    def _spooled(self, place: Path, folder: Path) -> Spool:
+        """The fields of a file as texts on disk. Raises DataError as `_table` does."""
+        import pyarrow as pa
+        from pyarrow import csv
+
+        self._check_encoding(place)
+        delimiter = self.sniffed(place) if self.delimiter == "auto" else self.delimiter
+        options = self._options(delimiter)
+        with self._refusing(place, delimiter), csv.open_csv(place, **options) as head:
+            names = list(head.schema.names)
+        as_they_are = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, null_values=[]
+        )
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with self._refusing(place, delimiter):
+                yield from csv.open_csv(place, **options, convert_options=as_they_are)
+
+        texts = spool(names, batches(), folder)
+        last = texts.last
+        if texts.rows and "\n" in last:
+            end = len(names) - 1
+            last = texts.inferred(end, self._converting({names[end]}.intersection(self.text))).column(0)[-1].as_py()
+        self._check_read(place, [_unmarked(name) for name in names], texts.rows, last)
+        return texts
+
+    def _columns(self, texts: Spool, text: tuple[str, ...]) -> Later:
+        """The columns of a spooled file, the kind of each found when it is first asked for."""
+        names = [_unmarked(name) for name in texts.names]
+
+        def opened(number: int) -> Any:
+            raw, name = texts.names[number], names[number]
+
+            def make() -> pa.Table:
+                made = texts.inferred(number, self._converting({raw}.intersection(text))).rename_columns([name])
+                return made if self.thousands is None else self._without_thousands(made, text)
+
+            return texts.opened(number, "text" if name in text else "own", make)
+
+        return Later(
+            names,
+            texts.rows,
+            lambda number: opened(number).read_all().column(0),
+            lambda number: opened(number).schema.types[0],
+        )
+
+    def _options(self, delimiter: str) -> dict[str, Any]:
+        from pyarrow import csv
+
+        return {
+            "read_options": csv.ReadOptions(encoding=self.encoding, autogenerate_column_names=not self.header),
+            # Quoted fields may hold line ends; Arrow's default would tear such rows apart.
+            "parse_options": csv.ParseOptions(delimiter=delimiter, quote_char=self.quote, newlines_in_values=True),
+        }
+
+    def _converting(self, text: Iterable[str]) -> Any:
+        """How fields become values; the columns of these names are read as text."""
+        import pyarrow as pa
+        from pyarrow import csv
+
+        return csv.ConvertOptions(
+            null_values=[*MISSING, *self.missing],
+            strings_can_be_null=True,
+            decimal_point=self.decimal,
+            column_types={name: pa.string() for name in text},
+        )
+
+    @contextmanager
+    def _refusing(self, place: Path, delimiter: str) -> Iterator[None]:
+        """What goes wrong while a file is read, as one sentence."""
+        import pyarrow as pa
+
+        with reading("CSV", place, "Check data.source: delimiter, quote, encoding."):
+            try:
+                yield
+            except UnicodeError as error:
+                raise DataError(_undecodable(place, self.encoding)) from error
+            except pa.ArrowInvalid as error:
+                if torn := TORN.search(str(error)):
+                    raise DataError(self._torn(place, delimiter, *torn.groups())) from error
+                if "invalid UTF8 data" in str(error):
+                    raise DataError(_undecodable(place, self.encoding)) from error
+                raise
+
+    def _check_read(self, place: Path, names: list[str], rows: int, last: Any) -> None:
+        if rows == 0:
+            raise DataError(f"data.source.path: {place} has a header and no rows.")
+        self._check_quotes(place, last)
+        strange = [name for name in self.text if name not in names]
+        if strange:
+            raise DataError(f"data.source.text: {place} has no column {quoted(strange)}.")
 
     def _table(self, place: Path, text: tuple[str, ...]) -> pa.Table:
         import pyarrow as pa
@@ -102,44 +210,18 @@ class Csv(FileSource):
 
         self._check_encoding(place)
         delimiter = self.sniffed(place) if self.delimiter == "auto" else self.delimiter
-        cure = "Check data.source: delimiter, quote, encoding."
-        with reading("CSV", place, cure):
-            try:
-                columns = csv.read_csv(
-                    place,
-                    read_options=csv.ReadOptions(encoding=self.encoding, autogenerate_column_names=not self.header),
-                    # Quoted fields may hold line ends; Arrow's default would tear such rows apart.
-                    parse_options=csv.ParseOptions(
-                        delimiter=delimiter,
-                        quote_char=self.quote,
-                        newlines_in_values=True,
-                    ),
-                    convert_options=csv.ConvertOptions(
-                        null_values=[*MISSING, *self.missing],
-                        strings_can_be_null=True,
-                        decimal_point=self.decimal,
-                        column_types={name: pa.string() for name in text},
-                    ),
-                )
-            except UnicodeError as error:
-                raise DataError(_undecodable(place, self.encoding)) from error
-            except pa.ArrowInvalid as error:
-                if torn := TORN.search(str(error)):
-                    raise DataError(self._torn(place, delimiter, *torn.groups())) from error
-                raise
+        with self._refusing(place, delimiter):
+            columns = csv.read_csv(place, **self._options(delimiter), convert_options=self._converting(text))
         try:
             unread = any(pa.types.is_binary(column.type) for column in columns.columns)
         except UnicodeError:  # in the names
             unread = True
         if unread:
             raise DataError(_undecodable(place, self.encoding))
-        if columns.num_rows == 0:
-            raise DataError(f"data.source.path: {place} has a header and no rows.")
-        columns = columns.rename_columns([name.removeprefix("\ufeff") for name in columns.column_names])
-        self._check_quotes(place, columns)
-        strange = [name for name in self.text if name not in columns.column_names]
-        if strange:
-            raise DataError(f"data.source.text: {place} has no column {quoted(strange)}.")
+        columns = columns.rename_columns([_unmarked(name) for name in columns.column_names])
+        rows = columns.num_rows
+        last = columns.column(columns.num_columns - 1)[-1].as_py() if rows else ""
+        self._check_read(place, columns.column_names, rows, last)
         return columns if self.thousands is None else self._without_thousands(columns, text)
 
     def sniffed(self, place: Path) -> str:
@@ -197,11 +279,10 @@ class Csv(FileSource):
         if marked and not known.startswith("utf-16"):
             raise DataError(f"data.source: {place} is written in UTF-16. Add to data.source: encoding: utf-16")
 
-    def _check_quotes(self, place: Path, columns: pa.Table) -> None:
+    def _check_quotes(self, place: Path, last: Any) -> None:
         """Arrow takes a quote that is never closed for a field that swallows the rest of the file."""
         import pyarrow as pa
 
-        last = columns.column(columns.num_columns - 1)[-1].as_py()
         if not (isinstance(last, str) and "\n" in last):
             return
         quotes = 0
@@ -220,6 +301,25 @@ class Csv(FileSource):
             f"data.source: {place} is ragged: a row has {found} fields where {expected} are expected ({shown!r}). "
             f"Repair the row, or check data.source: delimiter ({delimiter!r} now) and quote."
         )
+
+
+def _torn_columns(tables: list[list[tuple[str, Any]]]) -> tuple[str, ...]:
+    """Columns that are text in one file and look like numbers in another: they are read again as they stand, for a
+    column that is text in one is text in all. tables: of each its columns' names and Arrow types."""
+    kinds: dict[str, set[str]] = {}
+    for table in tables:
+        for name, kind in table:
+            kinds.setdefault(name, set()).add(kind_of(kind))
+    return tuple(name for name, seen in kinds.items() if len(seen - {"nothing"}) > 1)
+
+
+def _content_bytes(place: Path) -> int:
+    """Bytes of the text in a file, about."""
+    return place.stat().st_size * (PACKED if place.suffix in PACKED_SUFFIXES else 1)
+
+
+def _unmarked(name: str) -> str:
+    return name.removeprefix("\ufeff")
 
 
 def _undecodable(place: Path, encoding: str) -> str:
