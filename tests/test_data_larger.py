@@ -204,17 +204,17 @@ def test_what_is_refused_is_refused_in_the_same_words(
     refused_alike(made, tmp_path, small)
 
 
+@pytest.mark.parametrize("needs", [{"balance": "over"}, {"steps": ["impute", {"type": "encode", "method": "target"}]}])
 def test_a_page_that_needs_all_rows_at_once_is_prepared_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    needs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parquet.write_table(rows(), tmp_path / "rows.parquet")
     made = page(
         {"type": "parquet", "path": str(tmp_path / "rows.parquet")},
         target="churn",
-        steps=["impute", ENCODE],
-        balance="over",
+        **{"steps": ["impute", ENCODE], **needs},
     )
     whole = prepare(made, tmp_path / "whole")
     monkeypatch.setattr(later, "LARGE_BYTES", 0)
     assert files(whole.folder) == files(prepare(made, tmp_path / "streamed").folder)
-    assert json.loads((whole.folder / "summary.json").read_text())["balanced"] == "over"
+    assert json.loads((whole.folder / "summary.json").read_text())["balanced"] == needs.get("balance", "")

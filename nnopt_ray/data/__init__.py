@@ -41,7 +41,7 @@ CHECKS: dict[str, str] = {
 STEPS: dict[str, str] = {
     "impute": "nnopt_ray.data.steps:Impute",
     "scale": "nnopt_ray.data.steps:Scale",
-    "encode": "nnopt_ray.data.steps:Encode",
+    "encode": "nnopt_ray.data.encode:Encode",
     "tokenize": "nnopt_ray.data.tokenize:Tokenize",
 }
 

@@ -118,6 +118,8 @@ def told(data: Examined, train: np.ndarray, asked: np.ndarray, model: Model, see
         (),
         data.steps,
         {"train": learned, "validation": none, "test": none},
+        target=data.target.take(both),
+        seed=seed,
     )
     inputs = tuple(layout.input for layout in fitted.preprocessing.layouts)
     labels = data.target.values[train]

@@ -29,6 +29,7 @@ from nnopt_ray.data.preprocessing import Fitted, apply
 from nnopt_ray.data.quality import Check, Examined, Judge
 from nnopt_ray.data.sources import Source
 from nnopt_ray.data.split import PARTS, Split, unused_parts
+from nnopt_ray.data.steps import Step
 from nnopt_ray.data.store import open_dataset, place
 from nnopt_ray.data.table import IMAGE, SEQUENCE, Sequences, Table, quoted, tidy
 from nnopt_ray.data.target import Target, class_counts, listed, read_target, target_name
@@ -75,7 +76,8 @@ def _streams(data: Data) -> bool:
     """Whether the page can be prepared without all of its data in memory."""
     if data.task in LANGUAGE or data.window is not None or data.balance is not None or data.quality:
         return False
-    return all(tables.find("step", part.type).by_column for part in data.steps)
+    steps: list[Step] = [tables.build("step", part) for part in data.steps]
+    return all(step.by_column and not step.needs_target for step in steps)
 
 
 def _key(data: Data, fingerprints: list[str], judge: Judge | None) -> str:
@@ -158,6 +160,7 @@ def _content(data: Data, read: Table, judge: Judge | None, room: Path | None = N
     rows, parts = replace(rows, table=seen.data.table, target=seen.data.target), seen.data.parts
     readings = tuple(reading for reading in given.readings if reading.name not in seen.dropped)
     _check_training(rows.target, parts["train"])
+    seed = data.split.keys.get("seed") or 0
     fitted = preprocessing.fit(
         rows.table,
         readings,
@@ -166,6 +169,8 @@ def _content(data: Data, read: Table, judge: Judge | None, room: Path | None = N
         data.steps,
         parts,
         room,
+        rows.target,
+        seed,
     )
     done = fitted.preprocessing
     target, mean, scale = _target_values(rows.target, parts["train"], data.scale_target)
@@ -174,7 +179,6 @@ def _content(data: Data, read: Table, judge: Judge | None, room: Path | None = N
     now = Outcome(fitted.arrays, target, rows.source_rows, parts["train"])
     summary = repairs.told(_summary(data, table, rows, parts, readings, fitted), seen)
     if data.balance is not None:
-        seed = data.split.keys.get("seed") or 0
         now = balanced(data.balance, shapes.inputs, fitted.inputs, rows.target, rows.source_rows, parts["train"], seed)
         summary = _told_balanced(summary, now, data.balance.type)
     return store.Content(

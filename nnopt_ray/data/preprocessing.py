@@ -19,6 +19,7 @@ from nnopt_ray.data.series import newest
 from nnopt_ray.data.spooled import Changed, Pieces, Spooled
 from nnopt_ray.data.steps import Step
 from nnopt_ray.data.table import Sequences, Table, quoted, tidy
+from nnopt_ray.data.target import Target
 from nnopt_ray.data.types import Input, PreprocessingState
 from nnopt_ray.errors import DataError, PartError, RunFolderError
 from nnopt_ray.experiment import Window
@@ -206,11 +207,14 @@ def fit(
     steps: tuple[Part, ...],
     parts: Mapping[str, np.ndarray],
     folder: Path | None = None,
+    target: Target | None = None,
+    seed: int = 0,
 ) -> Fitted:
     """Fit the steps in their order on the training rows. parts: train, validation, test → rows of the table.
 
     folder: where features may lie as long as what comes back is in use, when they are too many to hold; all steps are
-    `by_column` then.
+    `by_column` then, and none `needs_target`. target: of all rows, None where a row has no single one; a step is told
+    that of the training rows alone. seed: of what steps draw.
     """
     train = parts["train"]
     made: Mapping[str, Feature] = features(table, readings) if folder is None else Spooled(table, readings, folder)
@@ -226,11 +230,14 @@ def fit(
     for part in steps:
         step = tables.build("step", part)
         frame = _as_taken(frame, step)
-        state = _survives_json(step.fit(frame, train), part)
-        if isinstance(frame.features, LazyFeatures):
-            frame = frame.with_features(Changed(frame.features, step, state))
+        if step.needs_target:
+            frame, state = _to_target(step, part, frame, train, target, seed)
         else:
-            frame = step.transform(frame, state)
+            state = _survives_json(step.fit(frame, train), part)
+            if isinstance(frame.features, LazyFeatures):
+                frame = frame.with_features(Changed(frame.features, step, state))
+            else:
+                frame = step.transform(frame, state)
         fitted.append((part, state))
         notes += step.notes(frame, state, parts)
         frame = frame.images_by_rows()
@@ -249,6 +256,20 @@ def fit(
     if folder is not None:
         return Fitted(done, frame, (), remarks, tuple(notes), Pieces(frame, table.rows))
     return Fitted(done, frame, arrays, remarks, tuple(notes))
+
+
+def _to_target(
+    step: Step, part: Part, frame: Frame, train: np.ndarray, target: Target | None, seed: int
+) -> tuple[Frame, PreprocessingState]:
+    """The frame after a step that learns from the target, and what it learned."""
+    if target is None:
+        raise DataError(
+            f"data.steps: {part.type} as the page asks for it learns from the target, a class or a number for each "
+            "row, which windows and language tasks do not have. Use another method, such as one_hot."
+        )
+    known = target.take(train)
+    state = _survives_json(step.fit_to_target(frame, train, known), part)
+    return step.transform_training(frame, train, known, state, seed), state
 
 
 def named_by(steps: tuple[Part, ...], made: Mapping[str, Feature]) -> frozenset[str]:

@@ -15,10 +15,9 @@ from nnopt_ray.data import quantiles
 from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text, Tokens
 from nnopt_ray.data.scaled_images import ScaledImages, Spread, spread_of, spreads
 from nnopt_ray.data.table import Sequences, quoted
+from nnopt_ray.data.target import Target
 from nnopt_ray.data.types import PreprocessingState
-from nnopt_ray.errors import DataError
-
-MOST_ONE_HOT = 2000  # columns that one one_hot step may make; beyond it a table of floats outgrows its use
+from nnopt_ray.errors import DataError, PartError
 
 
 class Step(ABC):
@@ -34,11 +33,14 @@ class Step(ABC):
         what it learned of columns that are not there. Then data larger than memory can be prepared.
     images_by_rows: it takes images as `frame.scaled_images`, of which no scaled copy exists; without it they are the
         array `frame.image`. What a subclass takes it has to say anew.
+    needs_target: it learns from the target, too, as its keys say. Then `fit_to_target` is called in place of `fit`, and
+        `transform_training` in place of `transform` where it was fitted; it is prepared in memory.
     """
 
     reads_text: ClassVar[bool] = False
     by_column: ClassVar[bool] = False
     images_by_rows: ClassVar[bool] = False
+    needs_target: bool = False
 
     @abstractmethod
     def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
@@ -47,6 +49,16 @@ class Step(ABC):
     @abstractmethod
     def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
         """The frame after this step."""
+
+    def fit_to_target(self, frame: Frame, rows: np.ndarray, target: Target) -> PreprocessingState:
+        """What was learned, as JSON; target: of the training rows alone, in the order of `rows`."""
+        raise PartError(f"data.steps: {type(self).__name__} says needs_target and has no fit_to_target.")
+
+    def transform_training(
+        self, frame: Frame, rows: np.ndarray, target: Target, state: PreprocessingState, seed: int
+    ) -> Frame:
+        """As `transform`, but no training row is told its own target; later steps learn from what comes out."""
+        raise PartError(f"data.steps: {type(self).__name__} says needs_target and has no transform_training.")
 
     def fingerprint(self, base: Path) -> str:
         """A digest of the files that the step reads, paths being relative to `base`; empty when it reads none."""
@@ -307,90 +319,6 @@ def _channels(sequences: Sequences, rows: np.ndarray) -> Iterator[tuple[str, np.
     there = some.real
     for number, name in enumerate(some.channels):
         yield name, some.values[:, :, number][there].astype(np.float64)
-
-
-class Encode(Step):
-    """Turn categories into numbers. The categories are those of the training part, in sorted order.
-
-    one_hot: a 0/1 column NAME=CATEGORY each; a category not met in training is all zeros.
-    ordinal: one column of 0, 1, 2, ...; a category not met in training is -1.
-    embedding: an index for the embedding tables of the network; 0 is every category not met in training.
-    A missing value that occurs in training is a category of its own, the last one.
-
-    Keys:
-        method: one_hot, ordinal or embedding.
-        min_count: categories with fewer training rows are treated as not met in training.
-        columns: the columns to encode, also numbers that are codes; when left out all text columns but free text.
-    """
-
-    by_column = True
-    images_by_rows = True
-
-    def __init__(
-        self,
-        *,
-        method: Literal["one_hot", "ordinal", "embedding"] = "one_hot",
-        min_count: Annotated[int, Field(ge=1)] = 1,
-        columns: tuple[str, ...] | None = None,
-    ) -> None:
-        self.method = method
-        self.min_count = min_count
-        self.columns = columns
-
-    def fit(self, frame: Frame, rows: np.ndarray) -> PreprocessingState:
-        names, with_image = frame.select(self.columns, "encode")
-        if with_image and self.columns is not None:
-            raise DataError("data.steps: encode works on columns, not on images. Take `image` off the step's columns.")
-        if self.columns is not None and frame.sequences_of(self.columns) is not None:
-            raise DataError("data.steps: encode works on columns, not on sequences. Take `sequence` off its columns.")
-        learned: dict[str, Any] = {}
-        for name in names:
-            feature = frame.features[name]
-            named = self.columns is not None
-            if (isinstance(feature, Text) and (named or not feature.free)) or (named and isinstance(feature, Numeric)):
-                learned[name] = self._learn(as_text(feature), rows)
-        made = sum(len(entry["categories"]) for entry in learned.values())
-        if self.method == "one_hot" and made > MOST_ONE_HOT:
-            largest = max(learned, key=lambda name: len(learned[name]["categories"]))
-            raise DataError(
-                f"data.steps: one_hot would make {made} columns, {len(learned[largest]['categories'])} of them from "
-                f"'{largest}'; {MOST_ONE_HOT} are allowed. Use method: embedding, or a larger min_count."
-            )
-        return {"method": self.method, "columns": learned}
-
-    def _learn(self, feature: Text, rows: np.ndarray) -> dict[str, Any]:
-        counts = np.bincount(feature.codes[rows] + 1, minlength=len(feature.words) + 1)
-        known = [word for word, count in zip(feature.words, counts[1:], strict=True) if count >= self.min_count]
-        return {"categories": sorted(known), "missing": bool(counts[0] >= self.min_count)}
-
-    def transform(self, frame: Frame, state: PreprocessingState) -> Frame:
-        features: dict[str, Feature] = {}
-        for name, feature in frame.features.items():
-            if name in state["columns"]:
-                made = _encoded(name, as_text(feature), state["columns"][name], state["method"])
-                taken = (set(frame.features) | set(features)) - {name}
-                features |= {free_name(key, taken): value for key, value in made}
-            else:
-                features[name] = feature
-        return frame.with_features(features)
-
-
-def _encoded(name: str, feature: Text, learned: dict[str, Any], method: str) -> list[tuple[str, Feature]]:
-    categories: list[str] = learned["categories"]
-    place = {word: position for position, word in enumerate(categories)}
-    size = len(categories) + bool(learned["missing"])
-    of_missing = len(categories) if learned["missing"] else -1
-    # One more entry at the end: the code of missing values, -1, looks it up.
-    positions = np.array([place.get(word, -1) for word in feature.words] + [of_missing], dtype=np.int64)[feature.codes]
-    if method == "embedding":
-        return [(name, Codes(positions + 1, size + 1, feature.origin))]
-    if method == "ordinal":
-        return [(name, Numeric(positions.astype(np.float64), feature.origin))]
-    labels = [*categories, "(missing)"] if learned["missing"] else categories
-    return [
-        (f"{name}={label}", Numeric((positions == position).astype(np.float64), feature.origin, binary=True))
-        for position, label in enumerate(labels)
-    ]
 
 
 def free_name(name: str, taken: set[str]) -> str:

@@ -23,6 +23,7 @@ PAGES: dict[str, dict[str, Any]] = {
     "step tokenize": {"steps": [{"type": "tokenize", "columns": ["word"]}], "ignore": ["a", "b"]},
     "step scale quantile": {"steps": [FILL[0], {"type": "scale", "method": "quantile"}, FILL[2]]},
     "step encode embedding": {"steps": [*FILL[:2], {"type": "encode", "method": "embedding"}]},
+    "step encode target": {"steps": [FILL[0], {"type": "encode", "method": "target"}, FILL[1]]},
     **{f"balance {name}": {"steps": FILL, "balance": name} for name in BALANCERS if name != "smotenc"},
     "balance smotenc": {
         "steps": [*FILL[:2], {"type": "encode", "method": "embedding"}],

@@ -23,8 +23,9 @@ from sklearn.preprocessing import (
 
 from nnopt_ray import tables
 from nnopt_ray.data import STEPS
+from nnopt_ray.data.encode import Encode
 from nnopt_ray.data.frame import Codes, Feature, Frame, Numeric, Text, Tokens, assemble
-from nnopt_ray.data.steps import Encode, Impute, Scale, Step
+from nnopt_ray.data.steps import Impute, Scale, Step
 from nnopt_ray.errors import DataError
 
 # Every way in which each step can be asked to work.
