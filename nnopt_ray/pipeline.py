@@ -148,6 +148,10 @@ def placed(dataset: Dataset, run: RunDir, watch: Watch) -> Dataset:
     """Put prepared data into its run folder, and say what was noticed about it."""
     from nnopt_ray.data import prepare
 
+    if dataset.streamed:
+        watch.note(
+            "The data is large and was prepared a column and then some rows at a time, as it would be in memory."
+        )
     for note in dataset.summary.notes:
         watch.note(note)
     return prepare.place(dataset, run.data)

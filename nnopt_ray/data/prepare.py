@@ -57,9 +57,10 @@ def prepare(experiment: Experiment, cache: Path | None = None, judge: Judge | No
             return replace(open_dataset(folder), reused=True)
         except RunFolderError:  # damaged: made again below
             pass
-    if not (_streams(data) and _streamed(folder, key, data, source, base)):
+    streamed = _streams(data) and _streamed(folder, key, data, source, base)
+    if not streamed:
         store.build(folder, key, _content(data, source.read(base), judge))
-    return open_dataset(folder)
+    return replace(open_dataset(folder), streamed=streamed)
 
 
 def _streamed(folder: Path, key: str, data: Data, source: Source, base: Path) -> bool:

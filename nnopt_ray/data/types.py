@@ -186,6 +186,7 @@ class Dataset:
     feature_names: tuple[str, ...]  # of the first table input, after the steps; empty for images
     summary: DataSummary
     reused: bool = False  # taken from the cache
+    streamed: bool = False  # prepared just now without all of it in memory
 
     def user_units(self, values: np.ndarray) -> np.ndarray:
         """[rows, outputs] of training units → the user's units (regression)."""
