@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
+from mmap import mmap
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from nnopt_ray.train.read_ahead import read_ahead
 
 RESIDENT_BYTES = 2 << 30
 EPOCH_COPY_BYTES = 256 << 20
+SHARED_BYTES = 16 << 20  # arrays of this size and more are one copy for all workers of a machine
 # What is read at once from a memory map: batches of 256 rows of 40 numbers, read one by one, reached 0.75 of the
 # throughput from memory, as the thread that reads has to wait for the interpreter's lock at each.
 GATHERED_BYTES = 4 << 20
@@ -155,8 +158,18 @@ def mean_loss(part: Part, loss: Loss, forward: Callable[[tuple[Tensor, ...]], Te
 def _part(rows: Rows, device: str, fits: bool) -> Part:
     if not fits:
         return Part(len(rows), device, mapped=rows)
-    inputs = tuple(_to_device(array, device) for array in rows.inputs)
-    return Part(len(rows), device, inputs=inputs, target=_to_device(rows.target, device))
+    inputs = tuple(_resident(array, device) for array in rows.inputs)
+    return Part(len(rows), device, inputs=inputs, target=_resident(rows.target, device))
+
+
+def _resident(array: np.ndarray, device: str) -> Tensor:
+    """All of an array on the device. On a CPU a large one stays mapped, copy-on-write: what is read of it is read into
+    memory once for all processes of the machine, and what one writes only it sees."""
+    mapped = isinstance(array, np.memmap) and isinstance(array.base, mmap)  # a slice has the offset of the whole
+    if device != "cpu" or not mapped or array.nbytes < SHARED_BYTES:
+        return _to_device(array, device)
+    file: Any = array
+    return torch.from_numpy(np.memmap(file.filename, file.dtype, "c", file.offset, file.shape))
 
 
 def _to_device(array: np.ndarray, device: str) -> Tensor:
