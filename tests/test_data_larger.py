@@ -35,6 +35,7 @@ PAGES: dict[str, dict[str, Any]] = {
             {"type": "scale", "method": "minmax"},
         ]
     },
+    "cleaned": {"steps": [{"type": "clean_text", "lowercase": True, "numbers": "n"}, "impute", ENCODE]},
     "amounts": {"target": "age", "steps": ["impute", "scale", ENCODE], "ignore": ["churn"]},
     "time": {"split": {"type": "time", "column": "since"}, "steps": ["impute", ENCODE]},
     "grouped": {

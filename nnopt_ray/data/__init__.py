@@ -42,6 +42,7 @@ STEPS: dict[str, str] = {
     "impute": "nnopt_ray.data.steps:Impute",
     "scale": "nnopt_ray.data.steps:Scale",
     "encode": "nnopt_ray.data.encode:Encode",
+    "clean_text": "nnopt_ray.data.text_cleaning:CleanText",
     "tokenize": "nnopt_ray.data.tokenize:Tokenize",
 }
 

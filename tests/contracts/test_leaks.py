@@ -19,8 +19,9 @@ WORDS = ("amber", "blue", "cyan", "dun")
 # What the other steps of a page are beside the one in question: every page ends in numbers.
 FILL = [{"type": "impute", "indicator": True}, {"type": "scale"}, {"type": "encode"}]
 PAGES: dict[str, dict[str, Any]] = {
-    **{f"step {name}": {"steps": FILL} for name in STEPS if name != "tokenize"},
+    **{f"step {name}": {"steps": FILL} for name in STEPS if name not in ("tokenize", "clean_text")},
     "step tokenize": {"steps": [{"type": "tokenize", "columns": ["word"]}], "ignore": ["a", "b"]},
+    "step clean_text": {"steps": [{"type": "clean_text", "lowercase": True}, *FILL]},
     "step scale quantile": {"steps": [FILL[0], {"type": "scale", "method": "quantile"}, FILL[2]]},
     "step encode embedding": {"steps": [*FILL[:2], {"type": "encode", "method": "embedding"}]},
     "step encode target": {"steps": [FILL[0], {"type": "encode", "method": "target"}, FILL[1]]},

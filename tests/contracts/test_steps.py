@@ -39,6 +39,8 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
       for method in ("one_hot", "ordinal", "embedding") for count in (1, 3)),
     *(("tokenize", {"method": method, "vocabulary_size": 20 if method != "bpe" else 270, "columns": ("word",)})
       for method in ("wordpiece", "bpe", "sentencepiece", "characters", "words")),
+    ("clean_text", {}),
+    ("clean_text", {"lowercase": True, "html": True, "numbers": "0", "columns": ("word",)}),
     ("tokenize", {"method": "words", "vocabulary_size": 20, "length": 3, "special_tokens": False}),
 ]  # fmt: skip
 WORDS = ("amber", "blue", "cyan", "dun")
@@ -151,7 +153,7 @@ def test_a_step_leaves_what_it_was_given_untouched(name: str, keys: dict[str, An
 
 @pytest.mark.parametrize("name", STEPS)
 def test_columns_restrict_a_step(name: str) -> None:
-    keys: dict[str, Any] = {"columns": ("word",) if name in ("encode", "tokenize") else ("a",)}
+    keys: dict[str, Any] = {"columns": ("word",) if name in ("encode", "tokenize", "clean_text") else ("a",)}
     whole = frame(40, seed=5)
     step = build(name, keys)
     done = step.transform(whole, step.fit(whole, np.arange(30)))
