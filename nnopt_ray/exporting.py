@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nnopt_ray import pipeline, reading, rundir
-from nnopt_ray.errors import MissingExtra, RunFailed, RunFolderError, UserError
+from nnopt_ray.errors import MissingExtra, RunFailed, UserError
 from nnopt_ray.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -83,21 +83,14 @@ def export(run: RunDir, kind: Format, out: Path, force: bool = False) -> Exporte
     Raises RunFolderError when the run has no best model, UserError when the place is taken or the network has an
     operation that the format lacks, MissingExtra without the packages for ONNX, RunFailed when the outputs differ.
     """
-    from nnopt_ray.data.prepare import open_dataset
-    from nnopt_ray.train.state import load_weights
-
-    if not run.best_model.is_file():
-        raise RunFolderError(f"{run.root} has no best model yet: the run is not finished. `nnopt resume {run.root}`")
     if out.exists() and not force:
         raise UserError(f"{out} is there already. Choose another -o, or write over it with --force.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"-o: there is no folder {out.absolute().parent}. Make it, or choose another place.")
     if kind == "onnx":
         _needs_onnx()
-    data = run.best_data if run.best_data.is_dir() else run.data
-    experiment, dataset = reading.load(run.best_page), open_dataset(data)
-    model = pipeline.build_model(experiment, dataset)
-    load_weights(model, run.best_model)
+    experiment, dataset, model = pipeline.best_model(run)
+    data = run.data_of_best
     rows = _rows(dataset)
     with _taking_name(out) as folder:
         if kind == "safetensors":
@@ -105,9 +98,9 @@ def export(run: RunDir, kind: Format, out: Path, force: bool = False) -> Exporte
             rundir.write_text(folder / "page.yaml", reading.dump(experiment))
             shutil.copyfile(data / "dataset.json", folder / "dataset.json")
             rundir.write_text(folder / "load.py", LOADER)
-            difference = _compared(model.eval(), rows, _loaded(folder, experiment), kind)
+            difference = _compared(model, rows, _loaded(folder, experiment), kind)
         else:
-            difference = written(kind, saying(model.eval(), dataset), dataset, rows, folder)
+            difference = written(kind, saying(model, dataset), dataset, rows, folder)
         shutil.copyfile(data / "preprocessing.json", folder / "preprocessing.json")
         rundir.write_text(folder / "README.txt", _described(kind, dataset))
     return Exported(out, kind, difference, len(rows[0]))

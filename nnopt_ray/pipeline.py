@@ -306,6 +306,24 @@ def build_model(experiment: Experiment, dataset: Dataset) -> torch.nn.Module:
     return model
 
 
+def best_model(run: RunDir) -> tuple[Experiment, Dataset, torch.nn.Module]:
+    """The winner of a finished run: its page, the data that it was trained on, the network in evaluation mode.
+
+    Raises RunFolderError when the run has none yet.
+    """
+    from nnopt_ray.data.prepare import open_dataset
+    from nnopt_ray.train.state import load_weights
+
+    if not run.best_model.is_file():
+        raise RunFolderError(
+            f"{run.root} has no best model yet: the run is not finished. `nnopt resume {run.root}` goes on."
+        )
+    experiment, dataset = reading.load(run.best_page), open_dataset(run.data_of_best)
+    model = build_model(experiment, dataset)
+    load_weights(model, run.best_model)
+    return experiment, dataset, model.eval()
+
+
 def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> torch.nn.Module:
     """The page's baseline, trained on the same rows."""
     from nnopt_ray.train.loop import Trainer

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnopt_ray import pipeline, reading, rundir, tables
-from nnopt_ray.errors import DataError, RunFolderError, UserError
-from nnopt_ray.experiment import Experiment
+from nnopt_ray import pipeline, rundir, tables
+from nnopt_ray.errors import DataError, UserError
 from nnopt_ray.rundir import RunDir
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import torch
 
     from nnopt_ray.data.table import Table
-    from nnopt_ray.data.types import Dataset
 
 CHUNK = 16_384  # rows that are read, prepared and predicted at a time
 READ = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow",
@@ -46,29 +42,13 @@ class Predictor:
     """
 
     def __init__(self, run: RunDir) -> None:
-        if not run.best_model.is_file():
-            raise RunFolderError(
-                f"{run.root} has no best model yet: the run is not finished. `nnopt resume {run.root}`"
-            )
-        self._run = run
-        self._data = run.best_data if run.best_data.is_dir() else run.data
-        self.experiment: Experiment = reading.load(run.best_page)
-        from nnopt_ray.data.prepare import open_dataset
-
-        self.dataset: Dataset = open_dataset(self._data)
+        self._folder = run.data_of_best
+        self.experiment, self.dataset, self._model = pipeline.best_model(run)
         if self.experiment.data.window is not None or self.dataset.shapes.is_language:
             what = "forecasts" if self.experiment.data.window is not None else "predicts the tokens of texts"
             raise UserError(
                 f"{run.root} {what}, and `nnopt predict` is for tables whose rows are predicted one by one."
             )
-
-    @cached_property
-    def _model(self) -> torch.nn.Module:
-        from nnopt_ray.train.state import load_weights
-
-        model = pipeline.build_model(self.experiment, self.dataset)
-        load_weights(model, self._run.best_model)
-        return model.eval()
 
     def outputs(self, table: Table) -> np.ndarray:
         """Of classes, probabilities float64 [rows, classes]; of numbers, float64 [rows, outputs] in the user's units.
@@ -80,7 +60,7 @@ class Predictor:
         from nnopt_ray.evaluate.evaluate import predict
         from nnopt_ray.evaluate.metrics import softmax
 
-        inputs = apply(self._data, table)
+        inputs = apply(self._folder, table)
         rows = len(inputs[0])
         said = predict(
             self._model,

@@ -137,6 +137,11 @@ class RunDir:
         return self.best / "data"
 
     @property
+    def data_of_best(self) -> Path:
+        """The preparation that the winner was trained on."""
+        return self.best_data if self.best_data.is_dir() else self.data
+
+    @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
 

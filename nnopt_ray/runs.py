@@ -80,16 +80,7 @@ class Run:
 
     def model(self) -> torch.nn.Module:
         """The best model with its weights, in eval mode."""
-        from nnopt_ray.data.prepare import open_dataset
-        from nnopt_ray.train.state import load_weights
-
-        if not self._dir.best_model.is_file():
-            raise RunFolderError(f"{self.path} has no best model yet: the run is not finished.")
-        experiment = reading.load(self._dir.best_page)
-        data = self._dir.best_data if self._dir.best_data.is_dir() else self._dir.data
-        model = pipeline.build_model(experiment, open_dataset(data))
-        load_weights(model, self._dir.best_model)
-        return model.eval()
+        return pipeline.best_model(self._dir)[2]
 
     def predict(self, data: pd.DataFrame) -> pd.DataFrame:
         """What the best model says about new rows: `predicted`, and of classes `p_<class>` each, under the same index.

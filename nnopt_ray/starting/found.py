@@ -164,7 +164,7 @@ def _csv(place: Path, folder: Path) -> Found:
     marks = _marks(table)
     if marks:
         keys["missing"] = list(marks)
-        remarks.append(f"{', '.join(map(repr, marks))} stand for a missing value.")
+        remarks.append(f"{', '.join(map(repr, marks))} {'stands' if len(marks) == 1 else 'stand'} for a missing value.")
     return _read("table", keys, folder, remarks=tuple(remarks))
 
 
