@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnopt_ray import pipeline, reading, rundir
+from nnopt_ray import assembly, reading, rundir
 from nnopt_ray.errors import MissingExtra, RunFailed, UserError
 from nnopt_ray.rundir import RunDir
 
@@ -89,7 +89,7 @@ def export(run: RunDir, kind: Format, out: Path, force: bool = False) -> Exporte
         raise UserError(f"-o: there is no folder {out.absolute().parent}. Make it, or choose another place.")
     if kind == "onnx":
         _needs_onnx()
-    experiment, dataset, model = pipeline.best_model(run)
+    experiment, dataset, model = assembly.best_model(run)
     data = run.data_of_best
     rows = _rows(dataset)
     with _taking_name(out) as folder:

@@ -7,19 +7,16 @@ conclude   the winner and the baseline on the test part, once; result.json; the 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnopt_ray import assembly, reading, rundir
 from nnopt_ray import machine as machines
-from nnopt_ray import reading, rundir, tables
-from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError, UserError
-from nnopt_ray.experiment import Experiment, Range, plain, walk
+from nnopt_ray.errors import Interrupted, RunFailed
+from nnopt_ray.experiment import Experiment
 from nnopt_ray.results import Confirmation, Epoch, Progress, RunResult, TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.trials import no_value, write_table
@@ -28,9 +25,6 @@ if TYPE_CHECKING:
     import torch
 
     from nnopt_ray.data.types import Dataset
-    from nnopt_ray.evaluate.judge import Judge
-    from nnopt_ray.evaluate.metrics import Metric
-    from nnopt_ray.machine import Machine
 
 SINGLE = "0001"  # the id of the one trial of a run that searches nothing
 
@@ -74,73 +68,17 @@ def begin(experiment: Experiment, parent: Path) -> RunDir:
     return run
 
 
-@contextmanager
-def holding(run: RunDir) -> Iterator[None]:
-    """Hold a run folder for one process; the system lets go of it however the process ends.
-
-    Raises RunFolderError when it cannot be written, or, naming the holder, when another live process has it.
-    """
-    try:
-        file = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 (held for the run's life)
-    except OSError as error:
-        raise RunFolderError(f"{run.root} cannot be written: {error.strerror or error}.") from error
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise RunFolderError(
-                f"{run.root} is in use by {file.read().strip() or 'another process'}. Wait for it, or stop it first."
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
-    finally:
-        file.close()
-
-
-def in_use(run: RunDir) -> bool:
-    """Whether a live process of this machine holds the run folder."""
-    try:
-        with open(run.lock, encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def data_of(experiment: Experiment, closed: Experiment | None = None) -> Dataset:
-    """The data of a page, prepared or taken from the cache; of the trial `closed` when its preparation is varied.
-
-    A check that asks the page's own network asks that of `experiment`, every range at its first value, so that all
-    trials of a search are judged alike.
-    """
-    from nnopt_ray.data import prepare
-
-    return prepare.prepare(closed or experiment, judge=judge_of(experiment))
-
-
-def judge_of(experiment: Experiment) -> Judge:
-    """The network of a page as a judge of labels."""
-    from nnopt_ray.evaluate.judge import Judge
-
-    return Judge(lambda: representative(experiment), machine_for, metrics_for)
-
-
 def prepared(experiment: Experiment) -> Dataset:
     """The data of a page, prepared or taken from the cache; what the page asks of it is refused here."""
-    dataset = data_of(experiment)
-    metrics_for(experiment, dataset)
+    dataset = assembly.data_of(experiment)
+    assembly.metrics_for(experiment, dataset)
     if experiment.train.start is not None:
         from nnopt_ray.train import start
 
         start.find(experiment)
     if not experiment.is_search:  # of a search, a network that cannot be built is a failed trial
-        machine_for(experiment)
-        build_model(experiment, dataset)
+        assembly.machine_for(experiment)
+        assembly.build_model(experiment, dataset)
     return dataset
 
 
@@ -157,38 +95,13 @@ def placed(dataset: Dataset, run: RunDir, watch: Watch) -> Dataset:
     return prepare.place(dataset, run.data)
 
 
-def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
-    """The metrics measured on the validation part after every epoch: the objectives', those that a
-    callback watches, and one that people read (accuracy, or the mean absolute error)."""
-    from nnopt_ray.evaluate.metrics import chosen, for_task, metric_for
-
-    task = dataset.shapes.task
-    wanted = [
-        *(metric for _, metric in experiment.objectives),
-        {"classification": "val_accuracy", "regression": "val_mae"}.get(task, "val_perplexity"),
-    ]
-    if experiment.train.early_stopping is not None:
-        wanted.append(experiment.train.early_stopping.monitor)
-    wanted.append(str(experiment.train.schedule.keys.get("monitor", "")))
-    names = [name.removeprefix("val_") for name in wanted if name.startswith("val_")]
-    found = {name: metric_for(name) for name in dict.fromkeys(names) if name != "loss"}
-    for name, metric in found.items():
-        if task not in metric.tasks:
-            raise UserError(
-                f"the page watches 'val_{name}', and the data makes this a {task}, which has no such metric. "
-                f"Metrics of a {task}: {', '.join(f'val_{known}' for known in for_task(task))}."
-            )
-    chosen(experiment.evaluate.metrics, experiment.metric, task)  # what the end measures is refused now, not then
-    return found
-
-
 def train_one(
     experiment: Experiment, run: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool]
 ) -> TrialRow:
     """One training, from its newest checkpoint when there is one."""
     from nnopt_ray.train.fit import fit
 
-    where = machine_for(experiment)
+    where = assembly.machine_for(experiment)
     folder = run.trial(SINGLE)
     if not folder.page.is_file():
         rundir.write_text(folder.page, reading.dump(experiment))
@@ -197,7 +110,7 @@ def train_one(
         experiment,
         dataset,
         where,
-        metrics_for(experiment, dataset),
+        assembly.metrics_for(experiment, dataset),
         folder,
         on_epoch=watch.epoch,
         should_stop=should_stop,
@@ -215,11 +128,6 @@ def train_one(
         metrics=done.metrics,
         history=done.history,
     )
-
-
-def machine_for(experiment: Experiment) -> Machine:
-    resources = experiment.resources
-    return machines.choose(resources.cpus_per_worker, resources.gpus_per_worker, experiment.train.precision)
 
 
 def conclude(
@@ -247,10 +155,10 @@ def conclude(
     closed = reading.close(experiment, winner.params)
     shutil.rmtree(run.best_data, ignore_errors=True)  # of a search that went on, the last winner's
     if closed.data.preparation != experiment.data.preparation:  # the search varied the preparation: the winner's own
-        dataset = prepare.place(data_of(experiment, closed), run.best_data)
-    where = machine_for(experiment)
+        dataset = prepare.place(assembly.data_of(experiment, closed), run.best_data)
+    where = assembly.machine_for(experiment)
     model = winner_model(closed, run, dataset, winner.trial)
-    baseline = baseline_model(closed, dataset, where)
+    baseline = assembly.baseline_model(closed, dataset, where)
     found = evaluation.evaluate(closed, dataset, where, model, baseline)
     evaluation.write(found, run)
     keep_best(closed, run, model, winner)
@@ -294,90 +202,9 @@ def winner_model(experiment: Experiment, run: RunDir, dataset: Dataset, trial: s
     """The winner's network with the weights of its best epoch."""
     from nnopt_ray.train.state import load_weights
 
-    model = build_model(experiment, dataset)
+    model = assembly.build_model(experiment, dataset)
     load_weights(model, run.trial(trial).checkpoints / "best.safetensors")
     return model
-
-
-def build_model(experiment: Experiment, dataset: Dataset) -> torch.nn.Module:
-    """The network of a closed page with its first weights, which follow from the seed."""
-    machines.seed_torch(machines.derived_seed(experiment.seed, "weights"))
-    model: torch.nn.Module = tables.build("model", experiment.model, dataset.shapes)
-    return model
-
-
-def best_model(run: RunDir) -> tuple[Experiment, Dataset, torch.nn.Module]:
-    """The winner of a finished run: its page, the data that it was trained on, the network in evaluation mode.
-
-    Raises RunFolderError when the run has none yet.
-    """
-    from nnopt_ray.data.prepare import open_dataset
-    from nnopt_ray.train.state import load_weights
-
-    if not run.best_model.is_file():
-        raise RunFolderError(
-            f"{run.root} has no best model yet: the run is not finished. `nnopt resume {run.root}` goes on."
-        )
-    experiment, dataset = reading.load(run.best_page), open_dataset(run.data_of_best)
-    model = build_model(experiment, dataset)
-    load_weights(model, run.best_model)
-    return experiment, dataset, model.eval()
-
-
-def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> torch.nn.Module:
-    """The page's baseline, trained on the same rows."""
-    from nnopt_ray.train.loop import Trainer
-
-    page = _baseline_page(experiment)
-    trainer = Trainer(page, dataset, where, metrics_for(page, dataset))
-    while not trainer.done:
-        trainer.run_epoch()
-    trainer.finalize()
-    return trainer.model
-
-
-def _baseline_page(experiment: Experiment) -> Experiment:
-    part = experiment.evaluate.baseline
-    tree = plain(experiment.tree)
-    # The weights and layers are of another model, and compiling takes longer than a baseline does.
-    others = ("from", "freeze", "layer_decay", "compile")
-    train = {key: value for key, value in tree["train"].items() if key not in others}
-    return reading.from_tree({**tree, "model": part.page(), "train": train}, experiment.file)
-
-
-def baseline_values(experiment: Experiment, dataset: Dataset, seeds: Sequence[int]) -> list[float]:
-    """The objective of the page's baseline with each seed, on the validation part."""
-    from nnopt_ray.train.loop import Trainer
-
-    where = machine_for(experiment)
-    found: list[float] = []
-    for seed in seeds:
-        page = _baseline_page(reading.close(experiment, {**_first_values(experiment), "seed": seed}))
-        trainer = Trainer(page, dataset, where, metrics_for(page, dataset))
-        while not trainer.done:
-            trainer.run_epoch()
-        found.append(trainer.best_value)
-        if trainer.reason == "fitted directly":  # no seed has a part in it
-            return found * len(seeds)
-    return found
-
-
-def representative(experiment: Experiment) -> Experiment:
-    """A page with every range closed to its first value; of trials listed by hand, the first."""
-    listed = experiment.search.trials
-    return reading.close(experiment, dict(listed[0]) if isinstance(listed, tuple) else _first_values(experiment))
-
-
-def _first_values(experiment: Experiment) -> dict[str, Any]:
-    """Parameters with the first value of every range."""
-    found: dict[str, Any] = {}
-
-    def first(path: str, _branch: str, range_: Range) -> Any:
-        found[path] = range_.labels()[0] if range_.kind == "choice" else range_.first()
-        return 0 if range_.kind == "choice" else range_.first()
-
-    walk(experiment.tree, first)
-    return found
 
 
 def keep_best(experiment: Experiment, run: RunDir, model: torch.nn.Module, winner: TrialRow) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnopt_ray import pipeline, rundir, tables
+from nnopt_ray import assembly, rundir, tables
 from nnopt_ray.errors import DataError, UserError
 from nnopt_ray.rundir import RunDir
 
@@ -43,7 +43,7 @@ class Predictor:
 
     def __init__(self, run: RunDir) -> None:
         self._folder = run.data_of_best
-        self.experiment, self.dataset, self._model = pipeline.best_model(run)
+        self.experiment, self.dataset, self._model = assembly.best_model(run)
         if self.experiment.data.window is not None or self.dataset.shapes.is_language:
             what = "forecasts" if self.experiment.data.window is not None else "predicts the tokens of texts"
             raise UserError(
@@ -66,7 +66,7 @@ class Predictor:
             self._model,
             Rows(inputs, np.zeros(rows), np.arange(rows)),
             self.dataset,
-            pipeline.machine_for(self.experiment),
+            assembly.machine_for(self.experiment),
         )
         return softmax(said) if self.dataset.classes else said
 

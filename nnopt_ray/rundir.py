@@ -153,6 +153,10 @@ class RunDir:
     def predictions(self) -> Path:
         return self.evaluation / "predictions.parquet"
 
+    def evaluated(self, part: str) -> Path:
+        """What a part of the evaluation found, such as `explanations`: a JSON file that the report reads."""
+        return self.evaluation / f"{part}.json"
+
     @property
     def confusion(self) -> Path:
         return self.evaluation / "confusion.csv"

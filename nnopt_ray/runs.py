@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnopt_ray import pipeline, reading, rundir, tables
+from nnopt_ray import assembly, holding, pipeline, reading, rundir, tables
 from nnopt_ray.errors import Interrupted, NnoptError, RunFailed, RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.log import Logged
@@ -80,7 +80,7 @@ class Run:
 
     def model(self) -> torch.nn.Module:
         """The best model with its weights, in eval mode."""
-        return pipeline.best_model(self._dir)[2]
+        return assembly.best_model(self._dir)[2]
 
     def predict(self, data: pd.DataFrame) -> pd.DataFrame:
         """What the best model says about new rows: `predicted`, and of classes `p_<class>` each, under the same index.
@@ -173,8 +173,8 @@ def examine(experiment: Experiment) -> Examination:
     from nnopt_ray.data import examine as examining
 
     with telling_own_faults(experiment):
-        page = pipeline.representative(experiment)
-        return examining.examine(page, pipeline.judge_of(page))
+        page = assembly.representative(experiment)
+        return examining.examine(page, assembly.judge_of(page))
 
 
 def lr_range_test(experiment: Experiment, low: float = 1e-7, high: float = 10.0, steps: int = 100) -> LrRange:
@@ -190,17 +190,17 @@ def lr_range_test(experiment: Experiment, low: float = 1e-7, high: float = 10.0,
     if steps < lr_range.LEAST:
         raise UserError(f"a range test needs at least {lr_range.LEAST} steps; asked for are {steps}.")
     with telling_own_faults(experiment):
-        page = pipeline.representative(experiment)
+        page = assembly.representative(experiment)
         dataset = pipeline.prepared(page)
-        where = pipeline.machine_for(page)
-        return lr_range.sweep(page, dataset, where, pipeline.metrics_for(page, dataset), low, high, steps)
+        where = assembly.machine_for(page)
+        return lr_range.sweep(page, dataset, where, assembly.metrics_for(page, dataset), low, high, steps)
 
 
 def _extend(folder: RunDir, found: Run, trials: int | None, set: Sequence[str]) -> None:
     """Change the page of a search that has begun. The journal is told first, so that nothing is lost between."""
     from nnopt_ray.search.ledger import page_digest
 
-    with pipeline.holding(folder):
+    with holding.holding(folder):
         before = found.experiment
         wanted = [*set, *([f"search.trials={trials}"] if trials is not None else [])]
         after = reading.load(folder.resolved, set=wanted)
@@ -233,7 +233,7 @@ def _heal(folder: RunDir) -> None:
 def _report_again(folder: RunDir) -> None:
     from nnopt_ray.report import write
 
-    with pipeline.holding(folder):
+    with holding.holding(folder):
         write.write(folder, write.facts_from_folder(folder))
 
 
@@ -263,7 +263,7 @@ def _go(
     should_stop: Callable[[], bool],
 ) -> Run:
     logged = Logged(watch, folder, experiment.metric, experiment.train.epochs)
-    with pipeline.holding(folder), logged as watch, telling_own_faults(experiment, folder):
+    with holding.holding(folder), logged as watch, telling_own_faults(experiment, folder):
         try:
             if dataset is not None:
                 dataset = pipeline.placed(dataset, folder, watch)
@@ -361,7 +361,7 @@ def _confirmed(experiment: Experiment, dataset: Dataset, study: Study, watch: Wa
         return None
     values = confirm.collected(study.confirming, [trial.row() for trial in study.ledger.confirming.values()])
     seeds = confirm.seeds(experiment.seed, experiment.search.confirm.seeds)
-    base = pipeline.baseline_values(experiment, dataset, seeds)
+    base = assembly.baseline_values(experiment, dataset, seeds)
     found = confirm.verdict(values, base, experiment.mode, experiment.evaluate.confidence, experiment.metric)
     for sentence in found.sentences:
         watch.note(sentence)

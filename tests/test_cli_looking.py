@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import nnopt_ray as nn
-from nnopt_ray import pipeline, reading
+from nnopt_ray import holding, pipeline, reading
 from nnopt_ray.cli import main
 from nnopt_ray.cli.console import Screen
 from nnopt_ray.results import TrialRow
@@ -82,7 +82,7 @@ def test_a_run_that_is_not_over_is_listed_as_what_it_is(begun: RunDir, capsys: p
         return found
 
     assert (line()["status"], line()["trials"]) == ("not finished", 1)
-    with pipeline.holding(begun):
+    with holding.holding(begun):
         assert line()["status"] == "running"
     assert line()["status"] == "not finished"
 
@@ -107,7 +107,7 @@ def test_a_trial_of_a_dead_run_is_not_shown_as_running(begun: RunDir, capsys: py
         return sorted(line["status"] for line in json.loads(capsys.readouterr().out)["trials"])
 
     assert shown() == ["finished", "interrupted"]
-    with pipeline.holding(begun):
+    with holding.holding(begun):
         assert shown() == ["finished", "running"]
 
 

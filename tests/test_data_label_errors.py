@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from nnopt_ray import pipeline, reading
+from nnopt_ray import assembly, reading
 from nnopt_ray.data.label_errors import LabelErrors
 from nnopt_ray.data.out_of_fold import folds, out_of_fold, told
 from nnopt_ray.data.prepare import prepare
@@ -275,7 +275,7 @@ def test_the_page_s_own_network_judges_and_trials_are_judged_alike(
     monkeypatch.setenv("NNOPT_CACHE", str(tmp_path / "cache"))
     labels, wrong = flipped(load_digits().target, 0.1)
     page = page_of(tmp_path, labels)
-    dataset = pipeline.data_of(page)
+    dataset = assembly.data_of(page)
     (found,) = dataset.summary.quality
     rows = np.array([row for row, _ in found.first_rows])
     train = np.union1d(dataset.train.source_rows, rows)
@@ -285,14 +285,14 @@ def test_the_page_s_own_network_judges_and_trials_are_judged_alike(
     assert not np.isin(rows, dataset.train.source_rows).any()
     # A trial that is prepared anew is judged by the network of the search, not by its own: lr 0.0001 learns nothing.
     other = reading.close(page, {"train.optimizer.lr": 0.0001})
-    assert pipeline.data_of(page, other).key == dataset.key
-    assert pipeline.data_of(other).key != dataset.key
+    assert assembly.data_of(page, other).key == dataset.key
+    assert assembly.data_of(other).key != dataset.key
     # With another check the network has no part in it, and the data is the same whatever the network.
     plain = [
         page_of(tmp_path, labels, model="linear"),
         reading.close(page_of(tmp_path, labels, model="linear"), {"train.optimizer.lr": 0.0001}),
     ]
-    assert pipeline.data_of(plain[0]).key == pipeline.data_of(plain[1]).key
+    assert assembly.data_of(plain[0]).key == assembly.data_of(plain[1]).key
 
 
 def test_the_judge_trains_as_the_page_does(tmp_path: Path, one_thread: None) -> None:
@@ -300,33 +300,33 @@ def test_the_judge_trains_as_the_page_does(tmp_path: Path, one_thread: None) -> 
     page = reading.close(page_of(tmp_path, load_digits().target), {"train.optimizer.lr": 0.05, "seed": 17})
     page = page.model_copy(update={"data": page.data.model_copy(update={"quality": ()})})
     dataset = prepare(page, tmp_path / "cache")
-    run = Trainer(page, dataset, pipeline.machine_for(page), {})
+    run = Trainer(page, dataset, assembly.machine_for(page), {})
     while not run.done:
         run.run_epoch()
     assert run.best_epoch < run.epoch - 1
     run.weights.restore(run.snapshots[run.best_epoch])
-    expected = softmax(predict(run.model, dataset.test, dataset, pipeline.machine_for(page)).astype(np.float64), axis=1)
+    expected = softmax(predict(run.model, dataset.test, dataset, assembly.machine_for(page)).astype(np.float64), axis=1)
     arrays = [np.concatenate([np.array(part.inputs[0]) for part in (dataset.train, dataset.validation, dataset.test)])]
     labels = np.concatenate([dataset.train.target, dataset.validation.target])
     ends = np.cumsum([len(dataset.train), len(dataset.validation), len(dataset.test)])
     rows = np.split(np.arange(ends[2]), ends[:2])
-    said = pipeline.judge_of(page)(dataset.shapes, tuple(arrays), labels, *rows, seed=17)
+    said = assembly.judge_of(page)(dataset.shapes, tuple(arrays), labels, *rows, seed=17)
     np.testing.assert_allclose(said, expected, atol=1e-12)
 
 
 def test_what_the_judge_learns_by_is_part_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = reading.close(page_of(tmp_path, load_digits().target), {"train.optimizer.lr": 0.005})
-    keys = [pipeline.judge_of(page).key]
+    keys = [assembly.judge_of(page).key]
     for path, value in (("model.widths", [32]), ("train.epochs", 7), ("data.augment", ["noise"])):
-        keys.append(pipeline.judge_of(reading.close(page, {path: value})).key)
+        keys.append(assembly.judge_of(reading.close(page, {path: value})).key)
     own = tmp_path / "own_judge.py"
     monkeypatch.syspath_prepend(tmp_path)
     for depth in (1, 2):
         own.write_text(f"from nnopt_ray.models.mlp import MLP\n\n\nclass Own(MLP):\n    depth = {depth}\n")
-        keys.append(pipeline.judge_of(reading.close(page, {"model": "own_judge:Own"})).key)
+        keys.append(assembly.judge_of(reading.close(page, {"model": "own_judge:Own"})).key)
     assert len(set(keys)) == len(keys)
     # What has no part in it: the seed of the page, the search, what is measured in the end.
-    assert pipeline.judge_of(reading.close(page, {"seed": 3, "evaluate.bootstrap": 10})).key == keys[0]
+    assert assembly.judge_of(reading.close(page, {"seed": 3, "evaluate.bootstrap": 10})).key == keys[0]
 
 
 def test_a_network_that_does_not_learn_is_said_so(tmp_path: Path, one_thread: None) -> None:
@@ -335,7 +335,7 @@ def test_a_network_that_does_not_learn_is_said_so(tmp_path: Path, one_thread: No
     with pytest.raises(
         DataError, match=r"^data.quality: label_errors with model: page trains the page's network, which"
     ):
-        pipeline.data_of(page)
+        assembly.data_of(page)
 
 
 def test_without_a_network_to_ask_model_page_is_refused() -> None:

@@ -15,7 +15,7 @@ import pytest
 from data_example import mixed, page
 from pyarrow import csv, feather, parquet
 
-from nnopt_ray import pipeline, rundir
+from nnopt_ray import assembly, pipeline, rundir
 from nnopt_ray.data import later, spooled
 from nnopt_ray.data.prepare import prepare
 from nnopt_ray.data.types import Dataset
@@ -229,7 +229,7 @@ def test_the_log_says_when_data_was_prepared_without_holding_it(
             small()
             monkeypatch.setenv("NNOPT_CACHE", str(tmp_path / "streamed"))
         watch = Told()
-        pipeline.placed(pipeline.data_of(made), rundir.RunDir(tmp_path / f"run-{way}"), watch)
+        pipeline.placed(assembly.data_of(made), rundir.RunDir(tmp_path / f"run-{way}"), watch)
         told[way] = watch.said
     assert told["whole"] == told["reused"] == told["streamed"][1:]
     assert "some rows at a time" in told["streamed"][0]

@@ -13,7 +13,7 @@ from pack_example import alone, differences, together, trainer
 from torch import Tensor, nn
 from train_example import MACHINE, dataset, page, part
 
-from nnopt_ray import pipeline, reading
+from nnopt_ray import assembly, pipeline, reading
 from nnopt_ray.data.types import Input
 from nnopt_ray.errors import UserError
 from nnopt_ray.models import MODELS
@@ -169,8 +169,8 @@ def test_the_baseline_has_no_part_in_it_and_random_weights_are_noted() -> None:
     }
     experiment = reading.from_tree(tree)
     assert any("first weights" in note for note in notes(experiment))
-    data, where = pipeline.prepared(experiment), pipeline.machine_for(experiment)
-    pipeline.baseline_model(experiment, data, where)  # it has one layer, or none
+    data, where = pipeline.prepared(experiment), assembly.machine_for(experiment)
+    assembly.baseline_model(experiment, data, where)  # it has one layer, or none
 
 
 def test_lanes_do_without_it() -> None:

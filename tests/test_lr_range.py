@@ -153,7 +153,8 @@ DIGITS = {"data": {"source": {"type": "sklearn", "name": "digits"}, "steps": ["s
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_on_digits_the_suggested_rate_learns_where_far_ones_do_not(optimizer: str) -> None:
     def loss(rate: float) -> float:
-        from nnopt_ray.pipeline import machine_for, prepared
+        from nnopt_ray.assembly import machine_for
+        from nnopt_ray.pipeline import prepared
 
         tree = {**DIGITS, "train": {"epochs": 10, "optimizer": {"type": optimizer, "lr": rate}}}
         experiment = reading.from_tree(tree)

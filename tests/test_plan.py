@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nnopt_ray import pipeline, reading, tables
+from nnopt_ray import assembly, reading, tables
 from nnopt_ray.cli import main
 from nnopt_ray.data.prepare import prepare
 from nnopt_ray.errors import UserError
@@ -71,7 +71,7 @@ def page(model: Any = None, search: Any = None, train: Any = None, **more: Any) 
 
 
 def tried(experiment: Experiment, seconds: float = 0.0) -> list[Tried]:
-    data, where = prepare(experiment), pipeline.machine_for(experiment)
+    data, where = prepare(experiment), assembly.machine_for(experiment)
     return [attempt(experiment, data, where, branch, seconds) for branch in branches(experiment)]
 
 
@@ -263,10 +263,10 @@ def test_a_whole_epoch_is_timed_where_it_fits() -> None:
     assert found.steps == found.timed_steps == 2
     assert found.epoch_s is not None
     experiment = page()
-    data, where = prepare(experiment), pipeline.machine_for(experiment)
+    data, where = prepare(experiment), assembly.machine_for(experiment)
     from nnopt_ray.train.loop import Trainer
 
-    trainer = Trainer(experiment, data, where, pipeline.metrics_for(experiment, data))
+    trainer = Trainer(experiment, data, where, assembly.metrics_for(experiment, data))
     real = np.median([trainer.run_epoch().seconds for _ in range(4)])
     assert 0.1 < found.epoch_s / real < 10  # the same order: the machine is shared with other tests
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import nnopt_ray as nn
-from nnopt_ray import reading, rundir
+from nnopt_ray import holding, reading, rundir
 from nnopt_ray.results import TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import study
@@ -281,7 +281,7 @@ def test_a_run_folder_in_use_names_its_holder(here: Path) -> None:
 
     experiment = nn.load(write_page(here))
     folder = pipeline.begin(experiment, here / "out")
-    with pipeline.holding(folder), pytest.raises(nn.RunFolderError, match=r"in use by process \d+"):
+    with holding.holding(folder), pytest.raises(nn.RunFolderError, match=r"in use by process \d+"):
         nn.resume(folder.root)
 
 

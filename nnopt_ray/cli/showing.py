@@ -52,7 +52,7 @@ def ls(
 
 def _line(run: RunDir) -> dict[str, Any]:
     if not run.result.is_file():
-        from nnopt_ray.pipeline import in_use
+        from nnopt_ray.holding import in_use
 
         return {
             "run": str(run.root),
@@ -90,8 +90,8 @@ def show(
     if trial is not None:
         _show_trial(run, trial, json_)
         return
+    from nnopt_ray.holding import in_use
     from nnopt_ray.log import said
-    from nnopt_ray.pipeline import in_use
     from nnopt_ray.report.facts import trial_rows
     from nnopt_ray.runs import reopen
     from nnopt_ray.trials import cause_in_words

@@ -62,6 +62,8 @@ class Facts:
     parameters: int | None = None
     course: Course = field(default_factory=Course)  # of a search
     augmented: Augmented | None = None
+    # Each JSON file of evaluation/ but scores.json, by its stem; None where it is damaged.
+    evaluated: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()  # sentences
 
     @property
@@ -179,6 +181,11 @@ def facts_from_folder(run: RunDir) -> Facts:
         environment=environment or {},
         parameters=(best or {}).get("parameters"),
         course=course_of(read_lines(run.journal)),
+        evaluated={
+            file.stem: _optional(file, "", missing)
+            for file in sorted(run.evaluation.glob("*.json"))
+            if file != run.scores
+        },
     )
     return replace(
         facts,

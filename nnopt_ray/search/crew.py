@@ -106,7 +106,7 @@ class Crew:
         return self._choices[shape]
 
     def _trainer(self, closed: Experiment) -> Trainer:
-        from nnopt_ray.pipeline import metrics_for
+        from nnopt_ray.assembly import metrics_for
         from nnopt_ray.train.loop import Trainer
 
         dataset, placed = self._dataset(closed)
@@ -116,7 +116,7 @@ class Crew:
         """The study's data; prepared anew (or taken from the cache) where a trial varies its preparation."""
         name = _preparation(closed)
         if name not in self._data:
-            from nnopt_ray.pipeline import data_of
+            from nnopt_ray.assembly import data_of
             from nnopt_ray.train.batches import place
 
             dataset = data_of(self._experiment, closed)
@@ -195,7 +195,7 @@ class Crew:
         return _Lane(self._opened(order.trial, base), shape_of(base), copied=self._report(order.trial).copied)
 
     def _opened(self, trial: str, closed: Experiment) -> TrialRun:
-        from nnopt_ray.pipeline import metrics_for
+        from nnopt_ray.assembly import metrics_for
         from nnopt_ray.train.fit import TrialRun
 
         dataset, placed = self._dataset(closed)

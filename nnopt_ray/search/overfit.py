@@ -176,7 +176,7 @@ def _told(rows: int, own: _Try | None, other: _Try, floor: float, frozen: bool) 
 
 
 def _trainer(experiment: Experiment, dataset: Dataset, machine: Machine, placed: batches.Placed) -> _ByHeart:
-    from nnopt_ray.pipeline import metrics_for
+    from nnopt_ray.assembly import metrics_for
 
     plainly = {"accumulate": 1, "ema": None, "swa": None, "l1": 0.0}
     page = experiment.model_copy(update={"train": experiment.train.model_copy(update=plainly)})

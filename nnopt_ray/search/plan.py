@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nnopt_ray import pipeline, tables
+from nnopt_ray import assembly, pipeline, tables
 from nnopt_ray.experiment import Experiment, Range, count
 from nnopt_ray.reading.notes import notes
 from nnopt_ray.search.cluster import Cluster
@@ -116,9 +116,9 @@ def plan(experiment: Experiment, overfit: bool = True) -> Plan:
     A branch that cannot be trained is a fault in the plan. overfit: try whether the first one can learn a few rows
     by heart, which takes up to five seconds.
     """
-    dataset = pipeline.data_of(experiment)
-    pipeline.metrics_for(experiment, dataset)
-    where = pipeline.machine_for(experiment)
+    dataset = assembly.data_of(experiment)
+    assembly.metrics_for(experiment, dataset)
+    where = assembly.machine_for(experiment)
     trials, exact = trial_count(experiment)
     epochs = epoch_budget(experiment, trials)
     workers, why = _workers(experiment, trials)
@@ -161,7 +161,7 @@ def _by_heart(experiment: Experiment, dataset: Dataset, where: Machine, tried: S
 
     if not tried or tried[0].fault or tried[0].diverged:
         return None
-    page = pipeline.representative(experiment)
+    page = assembly.representative(experiment)
     if page.data.preparation != experiment.data.preparation:
         dataset = pipeline.prepared(page)
     opened = [path for path, _ in experiment.space]

@@ -176,7 +176,7 @@ class Seats:
             self.decided["workers"] = "1: this process, as Ray would have taken longer to start than the search to end"
 
     def _begin_here(self) -> None:
-        from nnopt_ray.pipeline import machine_for
+        from nnopt_ray.assembly import machine_for
 
         crew = Crew(self._experiment, self._dataset, machine_for(self._experiment), self._run, self._keeps)
         self._here = Seat(self._next_number(), crew=crew)

@@ -207,7 +207,7 @@ def _fault(error: BaseException, own_place: str) -> tuple[str, int] | None:
 
 
 def _tried(experiment: Experiment, dataset: Dataset, machine: Machine, branch: Branch, seconds: float) -> Tried:
-    from nnopt_ray.pipeline import data_of
+    from nnopt_ray.assembly import data_of
     from nnopt_ray.train.batches import batch_sizes
 
     page = reading.close(experiment, branch.params)
@@ -273,7 +273,7 @@ def _timed(tried: Tried, page: Experiment, data: Dataset, machine: Machine, epoc
 
 def _trainer(page: Experiment, data: Dataset, machine: Machine, rows: int) -> Trainer:
     """A trainer of the whole page on so many training rows and the same share of the validation rows."""
-    from nnopt_ray.pipeline import metrics_for
+    from nnopt_ray.assembly import metrics_for
     from nnopt_ray.train.batches import place
     from nnopt_ray.train.feed import Feed
     from nnopt_ray.train.loop import Trainer

@@ -32,11 +32,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from nnopt_ray import reading
+from nnopt_ray.assembly import metrics_for
 from nnopt_ray.data.prepare import prepare
 from nnopt_ray.data.types import Dataset, Shapes
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, choose
-from nnopt_ray.pipeline import metrics_for
 from nnopt_ray.rundir import TrialDir
 from nnopt_ray.train.fit import fit
 

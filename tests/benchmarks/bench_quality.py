@@ -28,7 +28,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from nnopt_ray import pipeline, reading
+from nnopt_ray import assembly, reading
 from nnopt_ray.data.idx import Idx
 from nnopt_ray.data.label_errors import LabelErrors
 from nnopt_ray.data.out_of_fold import Model, out_of_fold
@@ -94,7 +94,7 @@ def examined(images: np.ndarray, labels: np.ndarray, widths: list[int]) -> Exami
         {"train": rows, "validation": rows[:0], "test": rows[:0]},
         rows,
         steps=given.data.steps,
-        judge=pipeline.judge_of(given),
+        judge=assembly.judge_of(given),
     )
 
 
@@ -163,7 +163,7 @@ def scored(folder: Path, share: float, check: dict[str, Any] | None, seed: int) 
         "quality": [check] if check is not None else [],
     }
     given = page(data, [64], seed)
-    dataset = prepare(given, folder / "cache", pipeline.judge_of(given))
+    dataset = prepare(given, folder / "cache", assembly.judge_of(given))
     trainer = Trainer(given, dataset, MACHINE, {})
     while not trainer.done:
         trainer.run_epoch()

@@ -1,0 +1,49 @@
+"""A run folder is held by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nnopt_ray.errors import RunFolderError
+from nnopt_ray.rundir import RunDir
+
+
+@contextmanager
+def holding(run: RunDir) -> Iterator[None]:
+    """Hold a run folder for one process; the system lets go of it however the process ends.
+
+    Raises RunFolderError when it cannot be written, or, naming the holder, when another live process has it.
+    """
+    try:
+        file = open(run.lock, "a+", encoding="utf-8")  # noqa: SIM115 (held for the run's life)
+    except OSError as error:
+        raise RunFolderError(f"{run.root} cannot be written: {error.strerror or error}.") from error
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise RunFolderError(
+                f"{run.root} is in use by {file.read().strip() or 'another process'}. Wait for it, or stop it first."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+    finally:
+        file.close()
+
+
+def in_use(run: RunDir) -> bool:
+    """Whether a live process of this machine holds the run folder."""
+    try:
+        with open(run.lock, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
