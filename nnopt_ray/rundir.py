@@ -170,6 +170,11 @@ class RunDir:
         return self.root / "report.html"
 
     @property
+    def ended(self) -> Path:
+        """How the last process on a run ended that did not finish it; absent where one is at work, or was killed."""
+        return self.root / "ended.json"
+
+    @property
     def lock(self) -> Path:
         return self.root / "lock"
 

@@ -18,6 +18,7 @@ from nnopt_ray.errors import Interrupted, NnoptError, RunFailed, RunFolderError,
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.log import Logged
 from nnopt_ray.pipeline import Watch, never
+from nnopt_ray.reporting import Reported
 from nnopt_ray.results import Confirmation
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.journal import Journal
@@ -263,7 +264,8 @@ def _go(
     should_stop: Callable[[], bool],
 ) -> Run:
     logged = Logged(watch, folder, experiment.metric, experiment.train.epochs)
-    with holding.holding(folder), logged as watch, telling_own_faults(experiment, folder):
+    reported = Reported(logged, folder)
+    with holding.holding(folder), logged, reported as watch, telling_own_faults(experiment, folder):
         try:
             if dataset is not None:
                 dataset = pipeline.placed(dataset, folder, watch)

@@ -47,6 +47,7 @@ ORDER = (
     "exporting",
     "comparing",
     "log",
+    "reporting",
     "search",
     "runs",
     "starting",
@@ -95,9 +96,10 @@ PUBLIC = {
 }
 
 # `except Exception` catches faults of ours as well, so it stands only where a user's own code is called
-# (the import of a user's part, a training, one trial of a study) and at the door of the program; each records
+# (the import of a user's part, a training, one trial of a study, a report while the run goes on) and at the door of the
+# program; each records
 # what it caught.
-BROAD_EXCEPT = {"tables.py", "runs.py", "search/crew.py", "cli/main.py"}
+BROAD_EXCEPT = {"tables.py", "runs.py", "reporting.py", "search/crew.py", "cli/main.py"}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, Range, walk
 from nnopt_ray.report.augmented import Augmented, samples
 from nnopt_ray.report.course import Course, course_of, status_of
+from nnopt_ray.report.standing import Standing, standing_of
 from nnopt_ray.results import Confirmation, Epoch, RunResult, Scores, TrialRow
 from nnopt_ray.rundir import RunDir, read_json, read_lines
 from nnopt_ray.trials import read_table
@@ -64,6 +65,7 @@ class Facts:
     augmented: Augmented | None = None
     # Each JSON file of evaluation/ but scores.json, by its stem; None where it is damaged.
     evaluated: Mapping[str, Any] = field(default_factory=dict)
+    standing: Standing = field(default_factory=Standing)
     missing: tuple[str, ...] = ()  # sentences
 
     @property
@@ -160,7 +162,8 @@ def facts_from_folder(run: RunDir) -> Facts:
         raise RunFolderError(f"{run.resolved} cannot be read as a page: {error}") from error
     missing: list[str] = []
 
-    result = _optional(run.result, "The run has no result yet: it was interrupted or is still going on.", missing)
+    standing = standing_of(run)
+    result = _optional(run.result, "", missing)
     scores = _optional(run.scores, "The winner has not been evaluated on the test part yet.", missing)
     data = run.best_data if run.best_data.is_dir() else run.data  # as the winner learned it
     summary = _optional(data / "summary.json", "There is no summary of the data.", missing)
@@ -181,6 +184,7 @@ def facts_from_folder(run: RunDir) -> Facts:
         environment=environment or {},
         parameters=(best or {}).get("parameters"),
         course=course_of(read_lines(run.journal)),
+        standing=standing,
         evaluated={
             file.stem: _optional(file, "", missing)
             for file in sorted(run.evaluation.glob("*.json"))
@@ -200,6 +204,8 @@ def _augmented(facts: Facts, data: Path, missing: list[str]) -> Augmented | None
     from nnopt_ray.data.store import open_dataset
 
     if facts.best is None or not facts.experiment.tree["data"]["augment"]:
+        return None
+    if facts.standing.status == "running":  # a function of the page may take any time
         return None
     try:
         return samples(facts.experiment, open_dataset(data), facts.best.params)

@@ -175,6 +175,27 @@
   );
   for (const section of document.querySelectorAll("main > section")) seen.observe(section);
 
+  // Only a reader who asks for it has the page loaded again by itself. A browser may refuse a file any memory.
+  const follow = document.getElementById("follow");
+  const remembered = (told) => {
+    try {
+      if (told !== undefined) sessionStorage.setItem("follow", told);
+      return sessionStorage.getItem("follow") === "yes";
+    } catch {
+      return told === "yes";
+    }
+  };
+  let reload = 0;
+  const following = (on) => {
+    clearTimeout(reload);
+    follow.setAttribute("aria-pressed", on);
+    if (on) reload = setTimeout(() => location.reload(), 30000);
+  };
+  if (follow) {
+    follow.addEventListener("click", () => following(remembered(follow.getAttribute("aria-pressed") === "true" ? "no" : "yes")));
+    following(remembered());
+  }
+
   draw();
   const crossings = [...document.querySelectorAll("script[data-parallel]")].map(crossing);
   let timer = 0, before = window.innerWidth;

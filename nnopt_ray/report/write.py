@@ -20,6 +20,7 @@ from nnopt_ray import rundir
 from nnopt_ray.report.blocks import Parallel, Plot
 from nnopt_ray.report.facts import Facts, facts_from_folder
 from nnopt_ray.report.sections import SECTIONS
+from nnopt_ray.report.standing import sentence
 from nnopt_ray.rundir import RunDir
 
 __all__ = ["facts_from_folder", "html", "write"]
@@ -37,7 +38,9 @@ def html(facts: Facts, folder: str = "") -> str:
     page = _environment().get_template("page.html.j2")
     return page.render(
         name=facts.experiment.name,
-        status=facts.result.status if facts.result else "unfinished",
+        status=facts.result.status if facts.result else facts.standing.status,
+        standing="" if facts.result else sentence(facts.standing, facts.experiment, facts.rows, facts.course),
+        written=facts.standing.written.strftime("%Y-%m-%d %H:%M:%S %Z"),
         folder=folder,
         sections=sections,
         style=Markup(_text("page.css")),
