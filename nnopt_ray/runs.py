@@ -92,7 +92,7 @@ class Run:
         import pyarrow as pa
 
         from nnopt_ray.data.table import Table
-        from nnopt_ray.predicting import Predictor
+        from nnopt_ray.serving.predictor import Predictor
 
         table = Table("the data frame", pa.Table.from_pandas(data, preserve_index=False))
         return pd.DataFrame(Predictor(self._dir).columns(table), index=data.index)

@@ -15,10 +15,11 @@ from model_example import EXAMPLES, data_of, loss_of, make, shapes_of
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nnopt_ray import exporting, reading, runs
+from nnopt_ray import reading, runs
 from nnopt_ray.cli.main import code
 from nnopt_ray.errors import RunFailed, RunFolderError, UserError
 from nnopt_ray.rundir import RunDir
+from nnopt_ray.serving import export as exporting
 
 PAIRS = [
     (name, kind, tasks[0])

@@ -15,8 +15,8 @@ from pyarrow import feather
 from nnopt_ray import reading, runs
 from nnopt_ray.cli.main import code
 from nnopt_ray.errors import DataError, UserError
-from nnopt_ray.predicting import Predictor
 from nnopt_ray.rundir import RunDir
+from nnopt_ray.serving.predictor import Predictor
 
 ROWS = 240
 

@@ -30,7 +30,7 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write the best network of a run as safetensors, torch.export or ONNX, after a comparison with the original."""
-    from nnopt_ray import exporting
+    from nnopt_ray.serving import export as exporting
 
     run = RunDir.open(folder)
     done = exporting.export(run, format_, out or Path(f"{run.root.name}-{format_}"), force)

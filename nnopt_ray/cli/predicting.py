@@ -29,7 +29,7 @@ def predict(
     json_: Json = False,
 ) -> None:
     """Predict new rows by the preprocessing and the best network of a run, chunk by chunk."""
-    from nnopt_ray.predicting import Predictor
+    from nnopt_ray.serving.predictor import Predictor
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries warn about their own future

@@ -46,10 +46,10 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 import nnopt_ray
-from nnopt_ray import exporting
+from nnopt_ray.serving.export import rebuilt
 
 here = Path(__file__).parent
-model = exporting.rebuilt(nnopt_ray.load(here / "page.yaml"), here / "dataset.json")
+model = rebuilt(nnopt_ray.load(here / "page.yaml"), here / "dataset.json")
 model.load_state_dict(load_file(here / "model.safetensors"))
 model.eval()
 '''

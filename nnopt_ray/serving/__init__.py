@@ -1,0 +1,1 @@
+"""The best network of a finished run at work: on new rows here, and exported for use elsewhere."""
