@@ -33,6 +33,11 @@ class TrialDir:
         return self.root / "history.jsonl"
 
     @property
+    def resumed(self) -> Path:
+        """Of a single training: a line with the epoch it was taken up at, each time."""
+        return self.root / "resumed.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

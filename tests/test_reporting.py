@@ -11,7 +11,7 @@ import nnopt_ray as nn
 from nnopt_ray import reading, reporting
 from nnopt_ray.errors import Interrupted, RunFailed
 from nnopt_ray.pipeline import Watch
-from nnopt_ray.report.facts import Facts
+from nnopt_ray.report.facts import Facts, facts_from_folder
 from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.runs import Run
@@ -80,6 +80,7 @@ def test_an_interrupted_run_has_a_report_until_it_is_resumed(tmp_path: Path) -> 
     assert nn.resume(run.path).finished
     assert "interrupted" not in head((run.path / "report.html").read_text())
     assert not RunDir(run.path).ended.exists()
+    assert facts_from_folder(RunDir(run.path)).resumed == (2,)
 
 
 def test_a_failed_run_has_a_report_with_its_reason(tmp_path: Path) -> None:

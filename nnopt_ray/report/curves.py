@@ -1,4 +1,4 @@
-"""Plots over time: the winner's epochs, and the search trial by trial. Each says in one sentence what to see."""
+"""Plots of a search: trial by trial, and the curves of its trials. Each says in one sentence what to see."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Plot
-from nnopt_ray.report.facts import Facts, incumbents, risen, usable
-from nnopt_ray.report.figure import axis, best_epoch_mark, clean, label, layout, line, scale
+from nnopt_ray.report.facts import Facts, incumbents, usable
+from nnopt_ray.report.figure import axis, clean, label, layout, line, scale
 from nnopt_ray.results import Epoch, TrialRow
 
 TOLD = 1000  # trials up to which every point of the search tells its values: 300 bytes each
@@ -21,143 +21,6 @@ def _epochs(history: Sequence[Epoch]) -> list[int]:
 
 def _of(history: Sequence[Epoch], metric: str) -> list[float | None]:
     return [epoch.metrics.get(metric) for epoch in history]
-
-
-def loss_curves(history: Sequence[Epoch], best_epoch: int | None) -> Plot:
-    x = _epochs(history)
-    train, validation = _of(history, "train_loss"), _of(history, "val_loss")
-    figure = {
-        "data": [
-            line(x, train, "training", "--train", dash="dash"),
-            line(x, validation, "validation", "--winner"),
-        ],
-        "layout": layout(
-            axis("epoch"),
-            axis("loss", **scale([*train, *validation])),
-            hovermode="x unified",
-            **best_epoch_mark(best_epoch),
-        ),
-    }
-    return Plot("loss", "Loss", _loss_sentence(history, best_epoch), figure)
-
-
-def _loss_sentence(history: Sequence[Epoch], best_epoch: int | None) -> str:
-    points = [(e.epoch, e.metrics.get("train_loss"), e.metrics.get("val_loss")) for e in history]
-    known = [(epoch, t, v) for epoch, t, v in points if t is not None and v is not None and math.isfinite(v)]
-    if not known:
-        return "The loss after each epoch."
-    low = min(known, key=lambda point: point[2])
-    last = known[-1]
-    said = f"Validation loss is lowest, {words.number(low[2])}, at epoch {low[0]} (training: {words.number(low[1])})"
-    rise = risen(history)
-    if rise is not None:
-        return f"{said}; then it rises by {100 * rise:.0f}{words.NBSP}% while the training loss falls on: overfitting."
-    if low[0] == last[0] and len(known) > 2:
-        return f"{said}, the last one: it was still falling."
-    if best_epoch is not None and best_epoch != low[0]:
-        return f"{said}; the kept weights are those of epoch {best_epoch}, the best by the objective."
-    return f"{said}."
-
-
-def metric_curves(history: Sequence[Epoch], best_epoch: int | None) -> Plot | None:
-    """The validation metrics beside the loss; those of one unit share the plot of the first."""
-    names = [n for n in history[0].metrics if not n.endswith("_loss") and n.startswith(("val_", "train_"))]
-    if not names:
-        return None
-    shown = _same_unit(names)
-    colours = ["--winner", "--second", "--third", "--train"]
-    x = _epochs(history)
-    traces = [
-        line(
-            x,
-            _of(history, name),
-            label(words.metric_name(name)),
-            "--train" if name.startswith("train_") else colours[place % len(colours)],
-            dash="dash" if name.startswith("train_") else "solid",
-        )
-        for place, name in enumerate(shown)
-    ]
-    per_cent = words.base(shown[0]) in words.PERCENT
-    y = axis(words.NAMES.get(words.base(shown[0]), label(words.base(shown[0]))) if len(shown) == 1 else "score")
-    if per_cent:
-        y["tickformat"] = ".0%" if _span(history, shown) > 0.05 else ".1%"
-    first = shown[0]
-    at = next((epoch for epoch in history if epoch.epoch == best_epoch), history[-1])
-    value = at.metrics.get(first)
-    sentence = f"{words.capital(words.metric_name(first))} after each epoch"
-    if value is not None:
-        sentence += f": {words.score(first, value)} at the best epoch, {at.epoch}"
-    figure = {
-        "data": traces,
-        "layout": layout(axis("epoch"), y, hovermode="x unified", showlegend=True, **best_epoch_mark(best_epoch)),
-    }
-    return Plot("metric", words.capital(words.metric_name(first)), f"{sentence}.", figure)
-
-
-def _same_unit(names: Sequence[str]) -> list[str]:
-    def unit(name: str) -> str:
-        base = words.base(name)
-        return "share" if base in words.PERCENT else "target" if base in words.IN_TARGET_UNITS else base
-
-    return [name for name in names if unit(name) == unit(names[0])][:4]
-
-
-def _span(history: Sequence[Epoch], names: Sequence[str]) -> float:
-    values = [v for name in names for v in clean(_of(history, name)) if v is not None]
-    return max(values) - min(values) if values else 0.0
-
-
-def rate_curve(history: Sequence[Epoch], best_epoch: int | None) -> Plot:
-    """The learning rate, with what happened at each epoch, and the gradient's norm."""
-    x = _epochs(history)
-    rates = [epoch.lr for epoch in history]
-    norms = [epoch.grad_norm for epoch in history]
-    told = [epoch for epoch in history if epoch.events]
-    traces = [
-        line(x, rates, "learning rate", "--winner"),  # named by the colours of the axis titles
-        line(x, norms, "gradient norm", "--train", dash="dash", yaxis="y2"),
-    ]
-    if told:
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": [epoch.epoch for epoch in told],
-                "y": clean([epoch.lr for epoch in told]),
-                "text": [label("; ".join(epoch.events), 200) for epoch in told],
-                "hovertemplate": "%{text}<extra></extra>",
-                "name": "event",
-                "marker": {"symbol": "diamond", "size": 10, "color": "--second"},
-            }
-        )
-    second = axis("gradient norm", "--train", overlaying="y", side="right", showgrid=False, **scale(norms))
-    if second["type"] == "linear":
-        second |= {"rangemode": "tozero", "tickmode": "auto", "nticks": 6}
-    figure = {
-        "data": traces,
-        "layout": layout(
-            axis("epoch"),
-            axis("learning rate", "--winner", **scale(rates), rangemode="tozero"),
-            yaxis2=second,
-            hovermode="x unified",
-            showlegend=False,
-            **best_epoch_mark(best_epoch),
-        ),
-    }
-    return Plot("rate", "Learning rate and gradient", _rate_sentence(history), figure)
-
-
-def _rate_sentence(history: Sequence[Epoch]) -> str:
-    first, last = history[0].lr, history[-1].lr
-    events = sum(len(epoch.events) for epoch in history)
-    said = (
-        f"The learning rate stayed at {first:.3g}"
-        if all(epoch.lr == first for epoch in history)
-        else f"The learning rate went from {first:.3g} to {last:.3g}"
-    )
-    if events:
-        said += f"; {words.plural(events, 'event')} marked"
-    return f"{said}. The gradient's norm is the mean over the steps of an epoch, before clipping."
 
 
 def search_history(facts: Facts) -> Plot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,6 +63,8 @@ class Facts:
     environment: Mapping[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     course: Course = field(default_factory=Course)  # of a search
+    resumed: tuple[int, ...] = ()  # epochs before which the winner's training was taken up again
+    checkpoints: tuple[int, ...] = ()  # epochs after which its state was written and is still there
     augmented: Augmented | None = None
     # Each JSON file of evaluation/ but scores.json, by its stem; None where it is damaged.
     evaluated: Mapping[str, Any] = field(default_factory=dict)
@@ -194,10 +197,26 @@ def facts_from_folder(run: RunDir) -> Facts:
     return replace(
         facts,
         history=facts.best.history if facts.best else (),
+        resumed=_taken_up(run, facts),
+        checkpoints=_checkpoints(run, facts),
         points=_points(run) if facts.task == "regression" else None,
         augmented=_augmented(facts, data, missing),
         missing=tuple(missing),
     )
+
+
+def _taken_up(run: RunDir, facts: Facts) -> tuple[int, ...]:
+    """The epochs before which the winner's training was resumed."""
+    if facts.best is None:
+        return ()
+    stints = sorted(stint.first for stint in facts.course.stints if stint.trial == facts.best.trial)
+    return tuple(sorted({*stints[1:], *(line["epoch"] for line in read_lines(run.trial(facts.best.trial).resumed))}))
+
+
+def _checkpoints(run: RunDir, facts: Facts) -> tuple[int, ...]:
+    files = run.trial(facts.best.trial).checkpoints.glob("epoch-*.safetensors") if facts.best else ()
+    names = (re.fullmatch(r"epoch-(\d+)\.safetensors", path.name) for path in files)
+    return tuple(sorted(int(name[1]) for name in names if name))
 
 
 def _augmented(facts: Facts, data: Path, missing: list[str]) -> Augmented | None:

@@ -13,15 +13,16 @@ from nnopt_ray.data.types import LANGUAGE
 from nnopt_ray.reading.addresses import masked
 from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.augmented import augmented
-from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
+from nnopt_ray.report.blocks import Block, Cell, Code, Head, Row, Section, Table, Text, Tone
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
 from nnopt_ray.report.found import found, notes_of
+from nnopt_ray.report.learning import learning
 from nnopt_ray.report.parallel import parallel
 from nnopt_ray.report.summary import baseline_name, headline, span, summary
 from nnopt_ray.report.tradeoffs import tradeoffs
-from nnopt_ray.results import Epoch, Scores, TrialRow
+from nnopt_ray.results import Scores, TrialRow
 
 ROWS = 400  # trials in the table: the best; the rest is in trials.parquet
 FAILED_ROWS = 100
@@ -120,51 +121,6 @@ def _values_table(facts: Facts, params: Mapping[str, Any]) -> Table:
         heads=(Head("path"), Head("value"), Head("searched")),
         rows=rows,
     )
-
-
-# --- 3 learning curves ------------------------------------------------------------------------------
-
-
-def learning(facts: Facts) -> Section | None:
-    if not facts.history:
-        return None
-    best = facts.best.best_epoch if facts.best else None
-    figures = [
-        curves.loss_curves(facts.history, best),
-        curves.metric_curves(facts.history, best),
-        curves.rate_curve(facts.history, best),
-    ]
-    blocks: list[Block] = []
-    if facts.best is not None and facts.best.reason:
-        blocks.append(Text(f"Training ended: {facts.best.reason.rstrip('.')}. Epochs count from 0."))
-    blocks.append(Row(tuple(figure for figure in figures if figure is not None)))
-    blocks.append(Fold("Every epoch in numbers", (_epochs_table(facts.history, best),)))
-    return Section("Learning curves of the winner", tuple(blocks))
-
-
-def _epochs_table(history: tuple[Epoch, ...], best: int | None) -> Table:
-    metrics = list(dict.fromkeys(name for epoch in history for name in epoch.metrics))
-    rows = tuple(
-        (
-            Cell(str(epoch.epoch), epoch.epoch),
-            *(Cell(words.score(name, epoch.metrics[name]) if name in epoch.metrics else "–") for name in metrics),
-            Cell(f"{epoch.lr:.4g}"),
-            Cell(words.number(epoch.grad_norm)),
-            Cell(words.duration(epoch.seconds)),
-            Cell("; ".join(epoch.events)),
-        )
-        for epoch in history
-    )
-    heads = (
-        Head("epoch", number=True),
-        *(Head(words.metric_name(name), number=True) for name in metrics),
-        Head("learning rate", number=True),
-        Head("gradient norm", number=True),
-        Head("time", number=True),
-        Head("events"),
-    )
-    keys = tuple(f"epoch {epoch.epoch}" for epoch in history)
-    return Table("", "", heads, rows, keys=keys, best=f"epoch {best}")
 
 
 # --- 4 trials ---------------------------------------------------------------------------------------

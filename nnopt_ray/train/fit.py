@@ -230,6 +230,8 @@ def fit(
             if on_epoch is not None:
                 on_epoch(epoch)
 
+        if run.epoch and not run.done:
+            rundir.append(trial.resumed, json.dumps({"epoch": run.epoch}) + "\n")
         run.epochs(on_epoch=done, should_stop=should_stop)
         return run.finish()
 
