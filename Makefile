@@ -23,7 +23,10 @@ demo: $(VENV)/.core
 	@$(PY) -m nnopt_ray run jobs/digits_search.yaml $(ARGS)
 
 test: $(VENV)/.test
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(if $(ARGS),$(ARGS),$(BOTH))
+
+# Two processes, as half the time of the Ray tests is waiting; a file stays in one, as its tests share what they made.
+BOTH := -n 2 --dist loadfile
 
 check: $(VENV)/.test
 	@$(PY) -m ruff check .
