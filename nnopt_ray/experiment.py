@@ -185,6 +185,15 @@ def walk(node: Any, choose: Any, path: str = "", branch: str = "") -> Any:
 SPLIT_WHY = "trials can only be compared on the same rows"
 
 
+class About(Section):
+    """What only people know of a model: for its card, in the report and beside the weights."""
+
+    purpose: str | None = Field(default=None, description="what it is for, and for whom")
+    owner: str | None = Field(default=None, description="who answers for it, and how to reach them")
+    limits: str | None = Field(default=None, description="what it is not for, and what is known to go wrong")
+    licence: str | None = Field(default=None, description="under which terms model and data may be used")
+
+
 class Window(Section):
     """Rows are points in time: windows of them are learned from, the target of the next ones is foretold."""
 
@@ -342,6 +351,7 @@ class Experiment(Section):
         "`minimize parameters` and `minimize seconds` among them: the first drives early stopping, the scheduler "
         "and what counts as best",
     )
+    about: Annotated[About, Fixed("it is said for all trials")] = About()
     data: Data
     model: Annotated[Part, InRoom("model")] = Field(description="the network")
     train: Train = Train()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,9 @@ def begin(experiment: Experiment, parent: Path) -> RunDir:
     resolved = reading.dump(experiment)
     given = experiment.file.read_text(encoding="utf-8") if experiment.file and experiment.file.is_file() else resolved
     rundir.write_text(run.page, given)
-    facts = machines.environment() | {"seed": experiment.seed, "import_paths": reading.import_paths(experiment.file)}
+    began = datetime.now().astimezone().isoformat(timespec="seconds")
+    facts = machines.environment() | {"began": began, "seed": experiment.seed}
+    facts["import_paths"] = reading.import_paths(experiment.file)
     rundir.write_json(run.environment, facts)
     rundir.write_text(run.resolved, resolved)
     return run

@@ -137,6 +137,10 @@ class RunDir:
         return self.best / "metrics.json"
 
     @property
+    def model_card(self) -> Path:
+        return self.best / "model_card.md"
+
+    @property
     def best_data(self) -> Path:
         """The winner's own preparation; only where the search varied it, else `data` serves."""
         return self.best / "data"

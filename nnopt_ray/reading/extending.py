@@ -9,7 +9,7 @@ from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Experiment, Range, plain
 
 # None of these is part of what a trial is, or of how the next one is found.
-FREE = ("resources", "search.confirm", "search.concurrency", "search.timeout_s", "search.trials")
+FREE = ("about", "resources", "search.confirm", "search.concurrency", "search.timeout_s", "search.trials")
 _MISSING = object()
 
 

@@ -14,6 +14,7 @@ from nnopt_ray.reading.addresses import masked
 from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.augmented import augmented
 from nnopt_ray.report.blocks import Block, Cell, Code, Head, Row, Section, Table, Text, Tone
+from nnopt_ray.report.card import card
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
@@ -338,5 +339,6 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "data": data,
     "found": found,
     "augmented": changed_rows,
+    "card": card,
     "environment": environment,
 }

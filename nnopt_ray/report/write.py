@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from nnopt_ray import rundir
 from nnopt_ray.report.blocks import Parallel, Plot
+from nnopt_ray.report.card import markdown
 from nnopt_ray.report.facts import Facts, facts_from_folder
 from nnopt_ray.report.sections import SECTIONS
 from nnopt_ray.report.standing import sentence
@@ -27,8 +28,13 @@ __all__ = ["facts_from_folder", "html", "write"]
 
 
 def write(run: RunDir, facts: Facts) -> None:
-    """Write report.html of a run folder, whole or not at all. Raises RunFailed when it cannot be written."""
+    """Write report.html of a run folder, and of a finished run the card of its model, each whole or not at all.
+
+    Raises RunFailed when one cannot be written.
+    """
     rundir.write_text(run.report, html(facts, run.root.name))
+    if facts.result is not None:
+        rundir.write_text(run.model_card, markdown(facts))
 
 
 def html(facts: Facts, folder: str = "") -> str:

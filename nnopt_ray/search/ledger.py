@@ -22,7 +22,7 @@ from nnopt_ray.search.searchers import Asker
 from nnopt_ray.search.space import Params
 
 # What has no bearing on the trials of a search, and may differ when it is resumed.
-BESIDE = ("resources", "evaluate")
+BESIDE = ("resources", "evaluate", "about")
 
 DROPPED, GIVEN_UP = "stopped by the scheduler after", "not promoted beyond"  # so many epochs
 
