@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,7 @@ def conclude(
     from nnopt_ray.evaluate.pareto import pareto
     from nnopt_ray.report import write as report
 
+    began = time.monotonic()
     rundir.write(run.trials_table, lambda path: write_table(path, rows))
     winner = best_of(rows, experiment.mode)
     if confirmation is not None and confirmation.winner:
@@ -188,9 +190,13 @@ def conclude(
         pareto=tuple((row.trial, values) for row, values in pareto(rows, experiment.objectives))
         if len(experiment.objectives) > 1
         else (),
+        spent={"training": seconds, "evaluation": time.monotonic() - began},
     )
     rundir.write_json(run.result, result.to_json())
+    began = time.monotonic()
     report.write(run, report.facts_from_folder(run))
+    result = replace(result, spent={**result.spent, "report": time.monotonic() - began})
+    rundir.write_json(run.result, result.to_json())
     return result
 
 

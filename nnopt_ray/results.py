@@ -220,6 +220,7 @@ class RunResult:
     confirm: Confirmation | None = None  # the best few over seeds, where the page asks for it
     objectives: tuple[tuple[str, str], ...] = ()  # (mode, metric), where there are several
     pareto: tuple[tuple[str, tuple[float, ...]], ...] = ()  # trials that no other beats, a value per objective
+    spent: Mapping[str, float] = field(default_factory=dict)  # seconds of training (all trials), evaluation, report
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -238,6 +239,7 @@ class RunResult:
             "trials": dict(self.trials),
             "epochs_trained": self.epochs_trained,
             "seconds": round(self.seconds, 3),
+            "spent": {name: round(seconds, 3) for name, seconds in self.spent.items()},
             "decided": dict(self.decided),
             **({} if self.confirm is None else {"confirm": self.confirm.to_json()}),
             **({} if len(self.objectives) < 2 else self._tradeoffs()),

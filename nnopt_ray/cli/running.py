@@ -133,3 +133,5 @@ def _summary(result: dict[str, Any], screen: Any) -> None:
         low, high = result["test_interval"].get(name, (None, None))
         interval = "" if low is None else f"{number(low)} to {number(high)}"
         screen.note(f"{name:<24}{number(value):<10}{interval:<26}{number(base['metrics'].get(name))}")
+    if spent := result.get("spent"):
+        screen.note("seconds: " + ", ".join(f"{number(seconds)} {name}" for name, seconds in spent.items()))

@@ -276,6 +276,7 @@ def _result(found: Mapping[str, Any]) -> RunResult:
         trials=found["trials"],
         epochs_trained=found["epochs_trained"],
         seconds=found["seconds"],
+        spent=found.get("spent", {}),
         decided=found["decided"],
         confirm=Confirmation.from_json(found["confirm"]) if found.get("confirm") else None,
     )
