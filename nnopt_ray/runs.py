@@ -83,19 +83,18 @@ class Run:
         """The best model with its weights, in eval mode."""
         return assembly.best_model(self._dir)[2]
 
-    def predict(self, data: pd.DataFrame) -> pd.DataFrame:
-        """What the best model says about new rows: `predicted`, and of classes `p_<class>` each, under the same index.
+    def predict(self, data: Any) -> pd.DataFrame:
+        """What the best model says about new rows: `predicted`, and of classes `p_<class>` each.
 
-        Raises DataError, naming missing, further and mistyped columns, when they are not like the training data.
+        data: a data frame, whose index is kept; an array; a list of texts or of PIL images; or a path, as `nnopt
+        predict` takes it. Of forecasts and of sequences in long form the rows are the steps foretold, and the
+        sequences. What is odd about the rows is warned of. Raises DataError when they are not like the training data,
+        UserError for what the network does not read.
         """
-        import pandas as pd
-        import pyarrow as pa
-
-        from nnopt_ray.data.table import Table
+        from nnopt_ray.serving.handed import predicted
         from nnopt_ray.serving.predictor import Predictor
 
-        table = Table("the data frame", pa.Table.from_pandas(data, preserve_index=False))
-        return pd.DataFrame(Predictor(self._dir).columns(table), index=data.index)
+        return predicted(Predictor(self._dir), data)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,23 +72,30 @@ class Numpy(Source):
             raise DataError(f"data.source.y: {origin}: y has the shape {y.shape}; it must be [rows] or [rows, 1].")
         if self.lengths is not None and self.kind != "sequence":
             raise DataError("data.source.lengths: images have no lengths. Add kind: sequence, or take it away.")
+        if len(x) != len(y):
+            raise DataError(
+                f"data.source: {origin}: x has {len(x)} rows and y has {len(y)}; they must be the same rows."
+            )
+        lengths = None if self.lengths is None else self._load(places, "lengths", self.lengths)
+        table = self.unlabelled(x, lengths, origin)
+        columns = {name: table.columns.column(name) for name in table.names}
+        return replace(table, columns=pa.table({**columns, "target": _target(y)}), target="target")
+
+    def unlabelled(self, x: np.ndarray, lengths: np.ndarray | None, origin: str) -> Table:
+        """The rows of x without a target. lengths: of sequences, where they differ."""
+        import pyarrow as pa
+
         if x.ndim < 2 or x.ndim > 4:
             raise DataError(
                 f"data.source.x: {origin}: x has the shape {x.shape}; it must be [rows, features], "
                 "[rows, height, width] or [rows, channels, height, width]."
             )
-        if len(x) != len(y):
-            raise DataError(
-                f"data.source: {origin}: x has {len(x)} rows and y has {len(y)}; they must be the same rows."
-            )
         if self.kind == "sequence":
-            sequences = self._sequences(x, places, origin)
-            return Table(origin, pa.table({"target": _target(y)}), sequences=sequences, target="target")
-        target = _target(y)
+            return Table(origin, pa.table({}), sequences=self._sequences(x, lengths, origin))
         if x.ndim == 2:
             columns = {f"x{number}": pa.array(np.ascontiguousarray(x[:, number])) for number in range(x.shape[1])}
-            return Table(origin, pa.table({**columns, "target": target}), target="target")
-        return Table(origin, pa.table({"target": target}), images=self._images(x, origin), target="target")
+            return Table(origin, pa.table(columns))
+        return Table(origin, pa.table({}), images=self._images(x, origin))
 
     def _load(self, places: list[Path], key: str, name: str) -> np.ndarray:
         place = places[0] if self.path is not None else places[("x", "y", "lengths").index(key)]
@@ -117,7 +125,7 @@ class Numpy(Source):
             raise DataError(f"data.source.{key}: {place} holds {array.dtype}; {needed} are needed.")
         return array
 
-    def _sequences(self, x: np.ndarray, places: list[Path], origin: str) -> Sequences:
+    def _sequences(self, x: np.ndarray, given: np.ndarray | None, origin: str) -> Sequences:
         if x.ndim > 3 or 0 in x.shape[1:]:
             raise DataError(
                 f"data.source.x: {origin}: x has the shape {x.shape}; sequences are [rows, length, channels] or "
@@ -125,8 +133,7 @@ class Numpy(Source):
             )
         values = (x[:, :, None] if x.ndim == 2 else x).astype(np.float64)
         lengths = np.full(len(x), x.shape[1], dtype=np.int64)
-        if self.lengths is not None:
-            given = self._load(places, "lengths", self.lengths)
+        if given is not None:
             if given.shape != (len(x),):
                 raise DataError(
                     f"data.source.lengths: {origin}: the array has the shape {given.shape}; x has {len(x)} rows."

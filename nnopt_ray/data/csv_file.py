@@ -6,7 +6,7 @@ import codecs
 import csv as python_csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +20,7 @@ from nnopt_ray.data.files import Paths, reading, suffix
 from nnopt_ray.data.joined import kind_of
 from nnopt_ray.data.later import Later
 from nnopt_ray.data.sources import FileSource
-from nnopt_ray.data.table import Table, quoted
+from nnopt_ray.data.table import Table, one_line, quoted
 from nnopt_ray.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ DELIMITERS = (",", ";", "\t", "|")
 PACKED_SUFFIXES = (".gz", ".bz2", ".zst", ".lz4", ".br")
 PACKED = 4  # times that tables of numbers shrink
 SNIFFED = 1 << 16  # bytes from which the delimiter is told
+BLOCK = 1 << 22  # bytes of text that are parsed at a time; a row must fit
 
 
 class Csv(FileSource):
@@ -137,6 +138,56 @@ class Csv(FileSource):
             last = texts.inferred(end, self._converting({names[end]}.intersection(self.text))).column(0)[-1].as_py()
         self._check_read(place, [_unmarked(name) for name in names], texts.rows, last)
         return texts
+
+    def batches(
+        self, place: Path, wanted: Callable[[list[str]], Mapping[int, pa.DataType]]
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a file some at a time, in the memory that they take.
+
+        wanted: from the names of all columns, as `table.tidy` calls them, the kind of each that is to be read, by its
+        place. Texts are not trimmed. Raises DataError as `read` does, and for a value that is not of its kind.
+        """
+        import pyarrow as pa
+        from pyarrow import csv
+
+        self._check_encoding(place)
+        delimiter = self.sniffed(place) if self.delimiter == "auto" else self.delimiter
+        options = self._options(delimiter)
+        with self._refusing(place, delimiter), csv.open_csv(place, **options) as head:
+            raw = list(head.schema.names)
+        names = one_line([_unmarked(name) for name in raw])
+        kinds = wanted(names)
+        twice = sorted({names[at] for at in kinds if raw.count(raw[at]) > 1})
+        if twice:
+            raise DataError(f"{place} has more than one column named {quoted(twice)}. Give every column its own name.")
+        converting = csv.ConvertOptions(
+            null_values=[*MISSING, *self.missing],
+            strings_can_be_null=True,
+            decimal_point=self.decimal,
+            column_types={raw[at]: self._before_thousands(kind) for at, kind in kinds.items()},
+            include_columns=[raw[at] for at in kinds],
+        )
+        options["read_options"].block_size = BLOCK
+        rows, last = 0, None
+        with self._refusing(place, delimiter), csv.open_csv(place, **options, convert_options=converting) as batches:
+            for batch in batches:
+                if not batch.num_rows:
+                    continue
+                rows += batch.num_rows
+                last = batch.column(batch.num_columns - 1)[-1].as_py() if kinds else None
+                found = pa.Table.from_batches([batch]).rename_columns([names[at] for at in kinds])
+                if self.thousands is not None:
+                    texts = tuple(names[at] for at, kind in kinds.items() if not pa.types.is_floating(kind))
+                    found = self._without_thousands(found, texts)
+                yield from found.combine_chunks().to_batches()
+        if not rows:
+            raise DataError(f"{place} has a header and no rows.")
+        self._check_quotes(place, last)
+
+    def _before_thousands(self, kind: pa.DataType) -> pa.DataType:
+        import pyarrow as pa
+
+        return pa.string() if self.thousands is not None and pa.types.is_floating(kind) else kind
 
     def _columns(self, texts: Spool, text: tuple[str, ...]) -> Later:
         """The columns of a spooled file, the kind of each found when it is first asked for."""

@@ -84,7 +84,7 @@ class Idx(Source):
         images, labels, parts = [], [], []
         for part in ("train", "test"):
             of_images, of_labels = (places[part, what] for what in ("images", "labels"))
-            x, y = _array(of_images), _array(of_labels)
+            x, y = array_of(of_images), array_of(of_labels)
             if x.ndim not in (3, 4) or y.ndim != 1:
                 wrong, needed = (of_images, "3 or 4") if x.ndim not in (3, 4) else (of_labels, "1")
                 found = x.ndim if x.ndim not in (3, 4) else y.ndim
@@ -127,7 +127,7 @@ class Idx(Source):
         return words
 
 
-def _array(place: Path) -> np.ndarray:
+def array_of(place: Path) -> np.ndarray:
     """The array of an IDX file. Raises DataError when the file is not what its head says."""
     packed = place.suffix == ".gz"
     try:

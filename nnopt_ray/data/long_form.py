@@ -67,9 +67,13 @@ class LongForm(Source):
         return self._file.fingerprint(base)
 
     def read(self, base: Path) -> Table:
+        return self.gathered(self._file.read(base))
+
+    def gathered(self, read: Table) -> Table:
+        """The sequences of a table with a row a step."""
         import pyarrow as pa
 
-        steps = tidy(self._file.read(base))
+        steps = tidy(read)
         ids = steps.column(self.id, "data.source.id")
         if ids.null_count:
             raise DataError(

@@ -33,6 +33,7 @@ TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 MANY = 5_000  # images whose decoding is announced; one of 640 x 480 pixels took 10 ms on two cores
 AT_ONCE = 64  # images a task of a thread
 SHOWN = 10
+OTHER_SIZE = "it has "  # how the reason begins where an image has another size
 VERSION = 1  # of the meaning of what follows: other pixels from the same files need another number
 
 Pixels = Annotated[int, Field(ge=1)]
@@ -90,6 +91,35 @@ def decode(count: int, opened: Opened, named: Callable[[int], str], shaping: Sha
     faults = tuple((int(number), str(why)) for number, why in facts["faults"])
     rows = np.setdiff1d(np.arange(count), [number for number, _ in faults])
     return Decoded(np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False), rows, faults)
+
+
+def decode_some(
+    count: int, opened: Opened, shape: tuple[int, int, int], shaping: Shaping
+) -> tuple[np.ndarray, dict[int, str]]:
+    """A few images in memory, uint8 [count, *shape], brought to [channels, height, width] as `decode` brings them.
+
+    Beside them why one could not be read, or is of another size where none is to be brought to one (number → why); it
+    is all 0 then.
+    """
+    from PIL import Image
+
+    Image.init()
+    made = np.zeros((count, *shape), dtype=np.uint8)
+
+    def pixels(number: int) -> np.ndarray:
+        if shaping.size is None:
+            height, width, _ = _head(opened(number))
+            if (height, width) != shape[1:]:
+                raise ValueError(f"{OTHER_SIZE}{height} x {width} pixels")
+        return _pixels(opened(number), shape, shaping)
+
+    faults: dict[int, str] = {}
+    for number, found in _each(count, pixels):
+        if isinstance(found, str):
+            faults[number] = found
+        else:
+            made[number] = found
+    return made, faults
 
 
 def _decode(place: Path, count: int, opened: Opened, named: Callable[[int], str], shaping: Shaping) -> None:
@@ -256,4 +286,4 @@ def _left_out(faults: tuple[tuple[int, str], ...], named: Callable[[int], str]) 
     return (f"{images} left out: {shown}{more}.",)
 
 
-__all__ = ["SUFFIXES", "Shaping", "Size", "decode", "with_images"]
+__all__ = ["OTHER_SIZE", "SUFFIXES", "Shaping", "Size", "decode", "decode_some", "with_images"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -101,12 +101,25 @@ class Preprocessing:
     def inputs(self, table: Table) -> tuple[np.ndarray, ...]:
         """Inputs of any rows, one array per layout. Raises DataError when the table is not like the source."""
         table = tidy(table)
-        self._check(table)
+        self.check(table)
+        return self.arrays(self.frame(table), table)
+
+    def frame(self, table: Table, before: Callable[[Part, PreprocessingState, Frame], None] | None = None) -> Frame:
+        """What the steps make of rows; `table` is tidy. before: is shown what each step is about to change.
+
+        Raises DataError when a column is not of the kind it is read as.
+        """
         table = replace(table, sequences=self._as_long(table))
         frame = _frame(table, features(table, self.readings), self.readings, self.left_out)
         for part, state in self.steps:
+            if before is not None:
+                before(part, state, frame)
             step = tables.build("step", part)
             frame = step.transform(_as_taken(frame, step), state).images_by_rows()
+        return frame
+
+    def arrays(self, frame: Frame, table: Table) -> tuple[np.ndarray, ...]:
+        """The inputs from what the steps made. Raises DataError for values that are missing, or beyond float32."""
         layouts, arrays = assemble(frame)
         if self.window is not None:
             assert layouts[0].names == self.layouts[0].names, "the same steps gave other channels"
@@ -114,7 +127,8 @@ class Preprocessing:
         assert layouts == self.layouts, "the same steps gave other inputs"
         return arrays
 
-    def _check(self, table: Table) -> None:
+    def check(self, table: Table) -> None:
+        """Raises DataError where columns are missing or further, and where images or sequences are others."""
         needed = [reading.name for reading in self.readings]
         if self.window is not None:
             needed += [name for name in (*self.window.by, self.window.order) if name not in needed]

@@ -115,7 +115,7 @@ def tidy(table: Table) -> Table:
     """
     import pyarrow as pa
 
-    names = [_one_line(name) or f"unnamed_{position}" for position, name in enumerate(table.names, start=1)]
+    names = one_line(table.names)
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise DataError(
@@ -153,6 +153,11 @@ def _tidy_sequences(table: Table) -> Sequences:
         values = np.where(found.real[:, :, None], found.values, np.zeros((), found.values.dtype))
         return replace(found, values=values, differ=True)
     return found
+
+
+def one_line(names: list[str]) -> list[str]:
+    """Names as a table has them: each on one line, and none empty."""
+    return [_one_line(name) or f"unnamed_{position}" for position, name in enumerate(names, start=1)]
 
 
 def _one_line(name: str) -> str:

@@ -18,6 +18,8 @@ from nnopt_ray.data.split import GIVEN_NAMES
 from nnopt_ray.data.table import Table
 from nnopt_ray.errors import DataError
 
+BLANK_LINE = r"\n[^\S\n]*\n"
+
 
 class TextLines(Source):
     """Plain text: a file, several, or all files of a folder. The rows have a column `text`.
@@ -121,11 +123,21 @@ class TextLines(Source):
         except OSError as error:
             raise DataError(f"data.source: {place} cannot be read: {error.strerror or error}.") from error
 
+    def texts(self, place: Path) -> list[str]:
+        """The rows of a file; lines and files without text are rows, too, but for what ends a file."""
+        text = self._text(place)
+        if self.rows == "files":
+            return [text]
+        if self.rows == "paragraphs":
+            return self._divided(text)
+        pieces = text.split("\n")
+        return pieces[:-1] if pieces and not pieces[-1].strip() else pieces
+
     def _divided(self, text: str) -> list[str]:
         if self.rows == "files":
             return [text] if text.strip() else []
         # str.splitlines would also part lines at form feeds and other separators inside a line.
-        pieces = re.split(r"\n[^\S\n]*\n", text) if self.rows == "paragraphs" else text.split("\n")
+        pieces = re.split(BLANK_LINE, text) if self.rows == "paragraphs" else text.split("\n")
         return [piece for piece in pieces if piece.strip()]
 
 

@@ -67,9 +67,13 @@ class WideForm(Source):
         return self._file.fingerprint(base)
 
     def read(self, base: Path) -> Table:
+        return self.gathered(self._file.read(base))
+
+    def gathered(self, read: Table) -> Table:
+        """The sequences of a table with a row a sequence."""
         import pyarrow as pa
 
-        table = tidy(self._file.read(base))
+        table = tidy(read)
         kept = {self.label: table.column(self.label, "data.source.label")}
         kept |= {name: table.column(name, "data.source.whole") for name in self.whole}
         channels = self._found(table) if self.channels is None else self._named(table, self.channels)

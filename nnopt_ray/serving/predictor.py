@@ -1,174 +1,152 @@
-"""Predictions for new rows: the preprocessing and the best network of a run, applied chunk by chunk."""
+"""Predictions for new rows: the preprocessing and the best network of a run, applied some rows at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnopt_ray import assembly, rundir, tables
-from nnopt_ray.errors import DataError, UserError
+from nnopt_ray.data.table import Table, tidy
+from nnopt_ray.errors import UserError
 from nnopt_ray.rundir import RunDir
+from nnopt_ray.serving import incoming, output
+from nnopt_ray.serving.noticed import Noticed
+from nnopt_ray.serving.piece import Piece
+from nnopt_ray.serving.trained import Trained
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nnopt_ray.data.table import Table
-
 CHUNK = 16_384  # rows that are read, prepared and predicted at a time
-READ = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow",
-        ".feather": "arrow", ".ipc": "arrow"}  # fmt: skip
-PACKED = (".gz", ".bz2", ".zst")
-WRITTEN = (".parquet", ".csv", ".arrow", ".feather")
-OF_CSV = ("delimiter", "quote", "decimal", "thousands", "encoding", "header", "missing", "text")
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was written: the file, its rows, its columns."""
+    """What was written: where (- is standard output), its rows, its columns, what was noticed, rows without any."""
 
-    file: Path
+    file: str
     rows: int
     columns: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class Predictor:
     """The best network of a finished run, with its preprocessing.
 
-    Raises RunFolderError when the run has no best model, UserError for a run whose rows are no rows of a table.
+    Raises RunFolderError when the run has no best model, UserError for a run of a language task.
     """
 
     def __init__(self, run: RunDir) -> None:
-        self._folder = run.data_of_best
-        self.experiment, self.dataset, self._model = assembly.best_model(run)
-        if self.experiment.data.window is not None or self.dataset.shapes.is_language:
-            what = "forecasts" if self.experiment.data.window is not None else "predicts the tokens of texts"
+        self.trained = Trained.of(run)
+        if self.trained.kind == "language":
             raise UserError(
-                f"{run.root} {what}, and `nnopt predict` is for tables whose rows are predicted one by one."
+                f"{run.root} predicts the tokens of texts, and `nnopt predict` is for rows that have a class or a "
+                "number. In Python, `run.model()` gives the network, and of a gpt `.sample(...)` goes on with a text."
             )
 
-    def outputs(self, table: Table) -> np.ndarray:
+    def write(
+        self,
+        data: Path | str | Sequence[Path | str],
+        out: Path | str,
+        keep: tuple[str, ...] = (),
+        force: bool = False,
+        chunk: int = CHUNK,
+    ) -> Predicted:
+        """Predict rows, `chunk` at a time, into a file: row (from 0), what tells rows apart, what is kept, predictions.
+
+        data: files, folders, patterns or addresses. keep: columns of the data to copy. Raises UserError for a place
+        that is taken or of another kind, DataError for data that cannot be read or is not like the training data;
+        then nothing is written.
+        """
+        output.check(str(out), force)
+        many = [data] if isinstance(data, (str, Path)) else list(data)
+        noticed = Noticed(self.trained, keep)
+        rows, columns = 0, ()
+
+        def counted() -> Iterator[pa.Table]:
+            nonlocal rows, columns
+            for table in self.answers([str(one) for one in many], noticed, keep, chunk):
+                rows, columns = rows + table.num_rows, tuple(table.column_names)
+                yield table
+
+        output.write(str(out), counted())
+        return Predicted(str(out), rows, columns, noticed.sentences())
+
+    def answers(
+        self, data: Sequence[str], noticed: Noticed, keep: tuple[str, ...] = (), chunk: int = CHUNK
+    ) -> Iterator[pa.Table]:
+        """What is to be written, some rows at a time. Raises DataError and UserError."""
+        if self.trained.kind == "windows":
+            from nnopt_ray.serving import forecast
+
+            yield forecast.foretold(self.trained, forecast.read(data, self.trained, noticed), noticed)
+            return
+        start = 0
+        for piece in incoming.pieces(data, self.trained, noticed, keep, chunk):
+            yield self.answered(piece, noticed, keep, start)
+            start += piece.table.rows
+
+    def answered(self, piece: Piece, noticed: Noticed, keep: tuple[str, ...] = (), start: int = 0) -> pa.Table:
+        """The rows of a piece with their predictions, numbered from `start`; None where there is nothing to predict."""
+        import pyarrow as pa
+
+        kept = {name: piece.table.column(name, "--keep") for name in keep}
+        said = self.columns(piece.table, noticed, piece.faults)
+        beside = {name: column for name, column in piece.beside.items() if name not in kept}
+        taken = sorted({"row", *beside, *said} & set(kept))
+        if taken:
+            raise UserError(f"--keep: '{taken[0]}' is the name of a column that predictions bring. Rename it in DATA.")
+        return pa.table({"row": np.arange(start, start + piece.table.rows), **beside, **kept, **said})
+
+    def columns(
+        self, table: Table, noticed: Noticed | None = None, faults: Mapping[int, str] | None = None
+    ) -> dict[str, Any]:
+        """`predicted`, and of classes `p_<class>` each; of several numbers `predicted_0`, `predicted_1`, ...: Arrow
+        arrays of all rows, null where there is no prediction.
+
+        Raises DataError, naming missing and mistyped columns, when the table is not like the training data.
+        """
+        import pyarrow as pa
+
+        said, empty = self.outputs(table, noticed or Noticed(self.trained), faults or {})
+        mask = empty if empty.any() else None
+        classes = self.trained.dataset.classes
+        if classes:
+            codes = pa.array(said.argmax(axis=1).astype(np.int32), mask=mask)
+            chosen = pa.DictionaryArray.from_arrays(codes, pa.array(classes, pa.string())).cast(pa.string())
+            return {"predicted": chosen} | {
+                f"p_{name}": pa.array(np.ascontiguousarray(share), mask=mask)
+                for name, share in zip(classes, said.T, strict=True)
+            }
+        several = said.shape[1] > 1
+        return {
+            f"predicted_{number}" if several else "predicted": pa.array(np.ascontiguousarray(values), mask=mask)
+            for number, values in enumerate(said.T)
+        }
+
+    def outputs(self, table: Table, noticed: Noticed, faults: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray]:
         """Of classes, probabilities float64 [rows, classes]; of numbers, float64 [rows, outputs] in the user's units.
 
-        Raises DataError, naming missing, further and mistyped columns, when the table is not like the training data.
+        Beside them the rows that have none, bool [rows]; what stands there means nothing.
         """
-        from nnopt_ray.data.prepare import apply
         from nnopt_ray.data.types import Rows
         from nnopt_ray.evaluate.evaluate import predict
         from nnopt_ray.evaluate.metrics import softmax
 
-        inputs = apply(self._folder, table)
+        trained = self.trained
+        chosen = noticed.chosen(tidy(table))
+        frame, gaps = noticed.filled(trained.preprocessing.frame(chosen, noticed.before))
+        inputs = trained.preprocessing.arrays(frame, chosen)
         rows = len(inputs[0])
-        said = predict(
-            self._model,
-            Rows(inputs, np.zeros(rows), np.arange(rows)),
-            self.dataset,
-            assembly.machine_for(self.experiment),
-        )
-        return softmax(said) if self.dataset.classes else said
-
-    def columns(self, table: Table) -> dict[str, np.ndarray]:
-        """`predicted`, and of classes `p_<class>` each; of several numbers `predicted_0`, `predicted_1`, ..."""
-        said = self.outputs(table)
-        classes = self.dataset.classes
-        if classes:
-            names = np.array(classes, dtype=object)
-            return {"predicted": names[said.argmax(axis=1)]} | {
-                f"p_{name}": np.ascontiguousarray(share) for name, share in zip(classes, said.T, strict=True)
-            }
-        if said.shape[1] == 1:
-            return {"predicted": said[:, 0]}
-        return {f"predicted_{number}": np.ascontiguousarray(values) for number, values in enumerate(said.T)}
-
-    def write(
-        self, data: Path, out: Path, keep: tuple[str, ...] = (), force: bool = False, chunk: int = CHUNK
-    ) -> Predicted:
-        """Predict the rows of a file, `chunk` at a time, into another one: row (from 0), what is kept, predictions.
-
-        keep: columns of the data to copy. Raises UserError for a place that is taken or of another kind, DataError
-        for data that cannot be read or is not like the training data; then nothing is written.
-        """
-        if out.suffix not in WRITTEN:
-            raise UserError(f"predictions are written as {', '.join(WRITTEN)}, and -o is {out}. Choose one of these.")
-        if not out.parent.is_dir():
-            raise UserError(f"-o: there is no folder {out.parent}. Make it, or choose another place.")
-        if out.exists() and not force:
-            raise UserError(f"{out} is there already. Choose another -o, or write over it with --force.")
-        done: list[Predicted] = []
-        rundir.write(out, lambda place: done.append(self._fill(data, place, out, keep, chunk)))
-        return done[0]
-
-    def _fill(self, data: Path, place: Path, out: Path, keep: tuple[str, ...], chunk: int) -> Predicted:
-        import pyarrow as pa
-
-        rows, writer, schema = 0, None, None
-        try:
-            for table in self._chunks(data, chunk):
-                kept = {name: table.column(name, "--keep") for name in keep}
-                made = pa.table({"row": np.arange(rows, rows + table.rows), **kept, **self.columns(table)})
-                if writer is None:
-                    schema = made.schema
-                    writer = _writer(place, out.suffix, schema)
-                writer.write_table(made.cast(schema))
-                rows += table.rows
-        finally:
-            if writer is not None:
-                writer.close()
-        return Predicted(out, rows, tuple(schema.names) if schema is not None else ())
-
-    def _chunks(self, data: Path, chunk: int) -> Iterator[Table]:
-        """The rows of a file as tables of at most so many rows. Raises DataError."""
-        from nnopt_ray.data.files import reading as reading_file
-        from nnopt_ray.data.table import Table
-
-        place = data.expanduser().absolute()
-        name = place.name.lower()
-        packed = next((end for end in PACKED if name.endswith(end)), "")
-        kind = READ.get(Path(name.removesuffix(packed)).suffix)
-        if kind is None or (packed and kind != "csv"):
-            raise UserError(f"{data} ends in none of {', '.join(READ)}, so nobody knows how to read it.")
-        if kind == "parquet" and place.is_file():
-            from pyarrow import parquet
-
-            with (
-                reading_file("Parquet", place, "Write it anew, or give it the suffix that fits."),
-                parquet.ParquetFile(place, memory_map=True) as file,
-            ):
-                if not file.metadata.num_rows:
-                    raise DataError(f"{place} has no rows.")
-                for batch in file.iter_batches(batch_size=chunk):
-                    yield Table(str(place), _as_table(batch))
-            return
-        keys = {"path": str(place)}
-        source = self.experiment.data.source
-        if kind == "csv":
-            keys |= {key: source[key] for key in OF_CSV} if source.type == "csv" else {"delimiter": "auto"}
-        whole = tables.find("source", kind)(**keys).read(place.parent)
-        for start in range(0, max(whole.rows, 1), chunk):
-            yield Table(whole.origin, whole.columns.slice(start, chunk))
-
-
-def _as_table(batch: Any) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_batches([batch])
-
-
-def _writer(place: Path, suffix: str, schema: pa.Schema) -> Any:
-    if suffix == ".csv":
-        from pyarrow import csv
-
-        return csv.CSVWriter(str(place), schema)
-    if suffix == ".parquet":
-        from pyarrow import parquet
-
-        return parquet.ParquetWriter(place, schema)
-    from pyarrow import ipc
-
-    return ipc.new_file(str(place), schema)
+        empty = np.zeros(rows, dtype=bool)
+        empty[: len(gaps)] = gaps
+        empty[list(faults)] = True
+        noticed.seen(rows, faults, int(empty.sum()))
+        said = predict(trained.model, Rows(inputs, np.zeros(rows), np.arange(rows)), trained.dataset, trained.machine)
+        return (softmax(said) if trained.dataset.classes else said), empty
 
 
 __all__ = ["CHUNK", "Predicted", "Predictor"]
