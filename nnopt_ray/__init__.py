@@ -2,13 +2,14 @@
 
 import nnopt_ray as nn
 page = nn.load("jobs/digits_search.yaml", set={"train.epochs": 5})   # Experiment, frozen
-run = nn.run(page)                                                   # Run: .result, .trials, .best, .model(), .path
+run = nn.run(page)                                                   # Run: .result, .trials, .scores, .figures(), ...
 run = nn.open_run("runs/digits-search-20261122-153012")
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nnopt_ray.comparing import Comparison
     from nnopt_ray.data.examine import Examination
     from nnopt_ray.errors import (
         DataError,
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from nnopt_ray.experiment import Experiment, Range
     from nnopt_ray.pipeline import Watch
     from nnopt_ray.reading import load
-    from nnopt_ray.runs import Run, examine, lr_range_test, open_run, resume, run
+    from nnopt_ray.runs import Run, compare, examine, lr_range_test, open_run, resume, run
     from nnopt_ray.train.lr_range import LrRange
 
 __all__ = [
+    "Comparison",
     "DataError",
     "Examination",
     "Experiment",
@@ -47,6 +49,7 @@ __all__ = [
     "RunFolderError",
     "UserError",
     "Watch",
+    "compare",
     "examine",
     "load",
     "lr_range_test",
@@ -56,7 +59,7 @@ __all__ = [
 ]
 
 _HOMES = {"load": "reading", "run": "runs", "resume": "runs", "open_run": "runs", "lr_range_test": "runs",
-          "examine": "runs", "Examination": "data.examine",
+          "examine": "runs", "compare": "runs", "Comparison": "comparing", "Examination": "data.examine",
           "Run": "runs", "Watch": "pipeline", "Experiment": "experiment", "Range": "experiment",
           "LrRange": "train.lr_range"}  # fmt: skip
 

@@ -22,11 +22,13 @@ from nnopt_ray.reporting import Reported
 from nnopt_ray.results import Confirmation
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.journal import Journal
+from nnopt_ray.viewing import Views
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from nnopt_ray.comparing import Comparison
     from nnopt_ray.data.examine import Examination
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.search.cluster import RaySession
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from nnopt_ray.train.lr_range import LrRange
 
 
-class Run:
+class Run(Views):
     """A run folder: finished, interrupted, or still running elsewhere."""
 
     def __init__(self, path: Path) -> None:
-        self._dir = RunDir.open(path)
+        super().__init__(RunDir.open(path))
 
     @property
     def path(self) -> Path:
@@ -66,7 +68,12 @@ class Run:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """trials.parquet: a row a trial."""
+        """trials.parquet: a row a trial.
+
+        Columns: trial, status (finished, stopped, failed, running, paused, pending), cause and reason, epochs,
+        best_epoch (from 0), seconds of training, value (the objective), the metrics of the best epoch, `param.<path>`
+        per searched value.
+        """
         import pandas as pd
 
         if not self._dir.trials_table.is_file():
@@ -103,6 +110,16 @@ class Run:
 def open_run(path: str | Path) -> Run:
     """An existing run folder. Raises RunFolderError when it is none."""
     return Run(Path(path))
+
+
+def compare(*runs: Run | str | Path) -> Comparison:
+    """Finished runs beside the first of them: what differs on their pages, and by how much their scores do.
+
+    Raises UserError for fewer than two runs and for runs of different tasks, RunFolderError for one not finished.
+    """
+    from nnopt_ray import comparing
+
+    return comparing.compare([run.path if isinstance(run, Run) else Path(run) for run in runs])
 
 
 def default_parent() -> Path:

@@ -45,6 +45,7 @@ ORDER = (
     "pipeline",
     "serving",
     "comparing",
+    "viewing",
     "log",
     "reporting",
     "search",
@@ -69,6 +70,7 @@ RAY_DOORS = {
 }
 
 PUBLIC = {
+    "Comparison",
     "DataError",
     "Examination",
     "Experiment",
@@ -86,6 +88,7 @@ PUBLIC = {
     "RunFolderError",
     "UserError",
     "Watch",
+    "compare",
     "examine",
     "load",
     "lr_range_test",

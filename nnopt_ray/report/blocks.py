@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -176,6 +177,15 @@ class Fold:
     kind: ClassVar[str] = "fold"
     title: str
     blocks: tuple[Any, ...]
+
+
+def within(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Every block that is no frame of others, in the order of the page."""
+    for block in blocks:
+        if isinstance(block, (Row, Fold)):
+            yield from within(block.blocks)
+        else:
+            yield block
 
 
 Block = Text | Table | Plot | Picture | Parallel | Hero | Code | Row | Fold
