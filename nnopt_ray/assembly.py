@@ -31,6 +31,7 @@ def machine_for(experiment: Experiment) -> Machine:
 def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     """The metrics measured on the validation part after every epoch: the objectives', those that a
     callback watches, and one that people read (accuracy, or the mean absolute error)."""
+    from nnopt_ray.evaluate.given import given_by
     from nnopt_ray.evaluate.metrics import chosen, for_task, metric_for
 
     task = dataset.shapes.task
@@ -42,7 +43,8 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
         wanted.append(experiment.train.early_stopping.monitor)
     wanted.append(str(experiment.train.schedule.keys.get("monitor", "")))
     names = [name.removeprefix("val_") for name in wanted if name.startswith("val_")]
-    found = {name: metric_for(name) for name in dict.fromkeys(names) if name != "loss"}
+    given = given_by(experiment, dataset)
+    found = {name: metric_for(name).given(given) for name in dict.fromkeys(names) if name != "loss"}
     for name, metric in found.items():
         if task not in metric.tasks:
             raise UserError(

@@ -174,8 +174,8 @@ def _gains(experiment: Experiment, one: pd.DataFrame, other: pd.DataFrame) -> di
             metric.mode,
             values[1][name],
             values[0][name],
-            drawn[1][name],
-            drawn[0][name],
+            drawn[1][name].values,
+            drawn[0][name].values,
             experiment.evaluate.confidence,
         )
         for name, metric in metrics.items()

@@ -305,6 +305,10 @@ class Evaluate(Section):
         default=1000, description="resamples of the test rows for intervals; 0: no intervals"
     )
     confidence: Fraction = Field(default=0.95, description="of the intervals")
+    positive: str | None = Field(
+        default=None,
+        description="two classes: the one that is looked for, of which pr_auc is; without it the rarer one",
+    )
     baseline: Annotated[Part, InRoom("model")] = Field(
         default=by_default("baseline"), description="the simple model that the result is compared with"
     )

@@ -55,15 +55,18 @@ class Fit:
     parameters: int
 
 
+Part = Literal["validation", "test"]  # of the data, that predictions are measured on
+
+
 @dataclass(frozen=True)
 class Scores:
     """Metrics of one model on one part of the data, with intervals where they were asked for."""
 
-    part: Literal["validation", "test"]
+    part: Part
     rows: int
     metrics: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    per_class: tuple[Mapping[str, Any], ...] = ()  # class, precision, recall, f1, rows
+    per_class: tuple[Mapping[str, Any], ...] = ()  # class, rows, its metrics, intervals of them, a note
     confusion: tuple[tuple[int, ...], ...] = ()  # [true][predicted]
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # sentences for the user: what is not defined and why

@@ -19,7 +19,7 @@ def logits(right: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def drawn(metric: Metric, outputs: np.ndarray, target: np.ndarray, seed: int, resamples: int = 400) -> np.ndarray:
-    return resample({"it": metric}, outputs, target, resamples=resamples, seed=seed)["it"]
+    return resample({"it": metric}, outputs, target, resamples=resamples, seed=seed)["it"].values
 
 
 def test_accuracys_interval_holds_the_truth_95_times_in_100() -> None:
@@ -101,13 +101,13 @@ def test_same_seed_same_interval_whatever_the_blocks_and_the_other_metrics(monke
     outputs, target = generator.normal(size=(60, 3)), generator.integers(0, 3, 60)
     metrics = {name: metric_for(name) for name in for_task("classification")}
     together = resample(metrics, outputs, target, resamples=50, seed=9)
-    assert all(values.shape == (50,) for values in together.values())
+    assert all(one.values.shape == (50,) for one in together.values())
     monkeypatch.setattr(intervals, "BLOCK", 60 * 7)
     for name, metric in metrics.items():
-        alone = resample({name: metric}, outputs, target, resamples=50, seed=9)[name]
-        np.testing.assert_allclose(alone, together[name], rtol=1e-12)
+        alone = resample({name: metric}, outputs, target, resamples=50, seed=9)[name].values
+        np.testing.assert_allclose(alone, together[name].values, rtol=1e-12)
     other = resample(metrics, outputs, target, resamples=50, seed=10)
-    assert not np.array_equal(other["accuracy"], together["accuracy"])
+    assert not np.array_equal(other["accuracy"].values, together["accuracy"].values)
 
 
 def test_undefined_resamples_are_left_out() -> None:

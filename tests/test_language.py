@@ -91,7 +91,7 @@ def test_metrics_are_those_of_the_tokens_that_are_asked_for() -> None:
         metric = metric_for(name)
         assert metric.tasks == LANGUAGE
         assert metric(said, true) == pytest.approx(value, rel=1e-5)
-        drawn = intervals.resample({name: metric}, said, true, resamples=20, seed=1)[name]
+        drawn = intervals.resample({name: metric}, said, true, resamples=20, seed=1)[name].values
         counts = np.concatenate(list(intervals.blocks(ROWS, 20, 1)), axis=1)
         for index in (0, 7, 19):
             rows = np.repeat(np.arange(ROWS), counts[:, index].astype(int))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nnopt_ray.evaluate.metrics import Metric, Mode, Resampler, drawn_mean
+from nnopt_ray.evaluate.metrics import Metric, Mode
+from nnopt_ray.evaluate.units import Resampler, Units
 
 
 class _OverRows(Metric):
@@ -22,9 +23,8 @@ class _OverRows(Metric):
     def __call__(self, outputs: np.ndarray, target: np.ndarray) -> float:
         return float(self.by_value(outputs.astype(np.float64), target).mean())
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        errors = self.by_value(outputs.astype(np.float64), target).mean(axis=1)
-        return lambda counts: drawn_mean(errors, counts)
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        return (units or Units(len(target))).mean(self.by_value(outputs.astype(np.float64), target).mean(axis=1))
 
 
 class MeanAbsoluteError(_OverRows):
@@ -75,9 +75,10 @@ class RootMeanSquaredError(Metric):
     def __call__(self, outputs: np.ndarray, target: np.ndarray) -> float:
         return float(np.sqrt(np.square(outputs.astype(np.float64) - target).mean(axis=0)).mean())
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        squared = np.square(outputs.astype(np.float64) - target)
-        return lambda counts: np.mean([np.sqrt(drawn_mean(column, counts)) for column in squared.T], axis=0)
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        units = units or Units(len(target))
+        squares = [units.mean(column) for column in np.square(outputs.astype(np.float64) - target).T]
+        return lambda counts: np.mean([np.sqrt(square(counts)) for square in squares], axis=0)
 
 
 class R2(Metric):
@@ -93,8 +94,9 @@ class R2(Metric):
     def __call__(self, outputs: np.ndarray, target: np.ndarray) -> float:
         return float(self.resampler(outputs, target)(np.ones((len(target), 1)))[0])
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        columns = [_determination(said, true) for said, true in zip(outputs.T, target.T, strict=True)]
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        units = units or Units(len(target))
+        columns = [_determination(said, true, units) for said, true in zip(outputs.T, target.T, strict=True)]
         return lambda counts: np.mean([column(counts) for column in columns], axis=0)
 
     def why_undefined(self, target: np.ndarray, classes: Sequence[str]) -> str:
@@ -105,19 +107,22 @@ class R2(Metric):
         )
 
 
-def _determination(said: np.ndarray, true: np.ndarray) -> Resampler:
+def _determination(said: np.ndarray, true: np.ndarray, units: Units) -> Resampler:
     """counts → R² of one target on each resample; both [rows]."""
     true = true.astype(np.float64)
-    squared = np.square(said - true)
     centred = true - true.mean()
+    squared, from_mean, of_mean = (units.mean(each) for each in (np.square(said - true), np.square(centred), centred))
+    constant = bool(np.ptp(true) == 0)
 
     def r2(counts: np.ndarray) -> np.ndarray:
-        spread = drawn_mean(np.square(centred), counts) - np.square(drawn_mean(centred, counts))
-        # Whether one value only was drawn is asked of the values: the sums leave a rounding rest.
-        drawn = counts > 0
-        highest = np.where(drawn, true[:, None], -np.inf).max(axis=0)
-        lowest = np.where(drawn, true[:, None], np.inf).min(axis=0)
+        spread = from_mean(counts) - np.square(of_mean(counts))
+        same = np.full(counts.shape[1], constant)
+        if units.group is None:
+            # Whether one value only was drawn is asked of the values: the sums leave a rounding rest.
+            drawn = counts > 0
+            highest = np.where(drawn, true[:, None], -np.inf).max(axis=0)
+            same = highest == np.where(drawn, true[:, None], np.inf).min(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(highest == lowest, np.nan, 1 - drawn_mean(squared, counts) / spread)
+            return np.where(same, np.nan, 1 - squared(counts) / spread)
 
     return r2

@@ -6,21 +6,8 @@ import math
 
 import numpy as np
 
-from nnopt_ray.evaluate.metrics import Metric, Mode, Resampler
-
-
-def summed(classes: np.ndarray, rows: np.ndarray, outputs: int) -> Resampler:
-    """counts → [outputs, resamples]: how often rows of each class were drawn, of the rows that are marked."""
-    from scipy import sparse
-
-    index = np.flatnonzero(rows)
-    member = sparse.csr_array((np.ones(len(index)), (classes[index], index)), shape=(outputs, len(classes)))
-
-    def summed(counts: np.ndarray) -> np.ndarray:
-        sums: np.ndarray = member @ counts
-        return sums
-
-    return summed
+from nnopt_ray.evaluate.metrics import Metric, Mode
+from nnopt_ray.evaluate.units import Resampler, Units
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -34,6 +21,7 @@ class _FromTallies(Metric):
 
     mode: Mode = "max"
     tasks: tuple[str, ...] = ("classification",)
+    of_decisions = True
 
     def from_tallies(self, right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """[resamples] from three tallies [classes, resamples]: a class's rows recognised, its rows, its predictions."""
@@ -47,13 +35,28 @@ class _FromTallies(Metric):
         tallies = (np.bincount(each, minlength=outputs.shape[1]).astype(np.float64)[:, None] for each in lists)
         return float(self.from_tallies(*tallies)[0])
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        classes = outputs.shape[1]
-        predicted = outputs.argmax(axis=1)
-        every = np.ones(len(target), dtype=bool)
-        right = summed(target, predicted == target, classes)
-        true, said = summed(target, every, classes), summed(predicted, every, classes)
-        return lambda counts: self.from_tallies(right(counts), true(counts), said(counts))
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        tallies = drawn_tallies(outputs, target, units or Units(len(target)))
+        return lambda counts: self.from_tallies(*(tally(counts) for tally in tallies))
+
+
+def drawn_tallies(outputs: np.ndarray, target: np.ndarray, units: Units) -> tuple[Resampler, Resampler, Resampler]:
+    """Three times counts → [classes, resamples]: a class's rows recognised, its rows, its predictions."""
+    classes, predicted = outputs.shape[1], outputs.argmax(axis=1)
+    right = (predicted == target).astype(np.float64)
+    return units.tally(target, classes, right), units.tally(target, classes), units.tally(predicted, classes)
+
+
+class _OfEachClass(_FromTallies):
+    """One that has a value for each class."""
+
+    def of_class(self, right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """[classes, resamples] from the tallies; NaN for a class that the rows say nothing of."""
+        raise NotImplementedError
+
+    def class_resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        tallies = drawn_tallies(outputs, target, units or Units(len(target)))
+        return lambda counts: self.of_class(*(tally(counts) for tally in tallies))
 
 
 def _macro(values: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -84,7 +87,7 @@ class BalancedAccuracy(_FromTallies):
         return _macro(_ratio(right, true), true > 0)
 
 
-class Precision(_FromTallies):
+class Precision(_OfEachClass):
     """Mean over the classes of the share of rows predicted as a class that are of it (macro average).
 
     0 for a class that is never predicted; classes that neither occur nor are predicted are left out
@@ -94,8 +97,11 @@ class Precision(_FromTallies):
     def from_tallies(self, right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return _macro(_ratio(right, predicted), (true > 0) | (predicted > 0))
 
+    def of_class(self, right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        return np.where((true > 0) | (predicted > 0), _ratio(right, predicted), np.nan)
 
-class Recall(_FromTallies):
+
+class Recall(_OfEachClass):
     """Mean over the classes of the share of a class's rows that were recognised (macro average).
 
     0 for a class that is predicted but has no row; classes that neither occur nor are predicted are
@@ -105,8 +111,11 @@ class Recall(_FromTallies):
     def from_tallies(self, right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return _macro(_ratio(right, true), (true > 0) | (predicted > 0))
 
+    def of_class(self, right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        return np.where(true > 0, _ratio(right, true), np.nan)
 
-class F1(_FromTallies):
+
+class F1(_OfEachClass):
     """Mean over the classes of the harmonic mean of precision and recall (macro average).
 
     0 for a class of which no row was recognised; classes that neither occur nor are predicted are
@@ -115,6 +124,9 @@ class F1(_FromTallies):
 
     def from_tallies(self, right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return _macro(_ratio(2 * right, true + predicted), (true > 0) | (predicted > 0))
+
+    def of_class(self, right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        return np.where((true > 0) | (predicted > 0), _ratio(2 * right, true + predicted), np.nan)
 
 
 class WeightedF1(_FromTallies):

@@ -3,6 +3,7 @@
 The rows are drawn again with replacement, as many as there are, `resamples` times; an interval's ends
 are percentiles of the metric over the resamples (Efron & Tibshirani 1993, "An Introduction to the
 Bootstrap", chapter 13). It measures the chance in which rows the part holds, not the chance in training.
+Of a large part groups of rows are drawn (see units.py).
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from typing import Literal
 import numpy as np
 
 from nnopt_ray.evaluate.metrics import Metric
+from nnopt_ray.evaluate.units import Units
 
 # Resamples are measured in blocks of about this many counts (float64, 8 MB): ROC-AUC of 10 classes on
 # 10,000 rows takes 1.5 s for 1000 resamples so, 1.8 s in blocks of four times as many, and no less in smaller ones.
 BLOCK = 2**20
+
+# A metric of a user's own is called with the rows of one resample after another: with so many rows in all, and with no
+# fewer resamples than the second number. A call of numpy takes about 10 ns a row.
+CALLED_ROWS = 2 * 10**7
+CALLED_LEAST = 100
 
 
 @dataclass(frozen=True)
@@ -32,32 +39,96 @@ class Gain:
     high: float
 
 
-def blocks(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Counts float64 [rows, block of resamples]: how often each row is drawn in each resample."""
+@dataclass(frozen=True)
+class Resampled:
+    """A metric over resamples, NaN where it is not defined.
+
+    values: float64 [resamples]; of a metric that is called for each, fewer where there are many rows. by_class:
+    float64 [classes, resamples], of the same resamples; None where it has no value for a class.
+    """
+
+    values: np.ndarray
+    by_class: np.ndarray | None = None
+
+
+def blocks(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Counts float64 [units, block of resamples]: how often each is drawn in each resample."""
     generator = np.random.default_rng(seed)
-    size = max(1, min(resamples, BLOCK // rows))
+    size = max(1, min(resamples, BLOCK // units))
     for start in range(0, resamples, size):
         block = min(size, resamples - start)
-        drawn = generator.integers(0, rows, size=(block, rows))
-        drawn += np.arange(block)[:, None] * rows
-        counts = np.bincount(drawn.ravel(), minlength=block * rows).reshape(block, rows)
+        drawn = generator.integers(0, units, size=(block, units))
+        drawn += np.arange(block)[:, None] * units
+        counts = np.bincount(drawn.ravel(), minlength=block * units).reshape(block, units)
         yield np.ascontiguousarray(counts.T, dtype=np.float64)
 
 
-def resample(
-    metrics: Mapping[str, Metric], outputs: np.ndarray, target: np.ndarray, *, resamples: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Each metric's values over the resamples, float64 [resamples], NaN where it is not defined.
+def resamples_of(metric: Metric, rows: int, resamples: int) -> int:
+    """How many of the resamples a metric is measured on: all, unless it has to be called for each."""
+    if type(metric).resampler is not Metric.resampler or resamples <= CALLED_LEAST:
+        return resamples
+    return max(CALLED_LEAST, min(resamples, CALLED_ROWS // rows))
 
-    outputs and target as metrics take them. The same rows and seed draw the same resamples for every
-    metric and every model, which is what makes a comparison paired.
+
+def resample(
+    metrics: Mapping[str, Metric],
+    outputs: np.ndarray,
+    target: np.ndarray,
+    *,
+    resamples: int,
+    seed: int,
+    decided: np.ndarray | None = None,
+) -> dict[str, Resampled]:
+    """Each metric over the resamples.
+
+    outputs and target as metrics take them; decided: outputs for metrics of the predicted class, where these are
+    others. The same rows and seed draw the same resamples for every metric and every model, which is what makes a
+    comparison paired.
     """
-    measure = {name: metric.resampler(outputs, target) for name, metric in metrics.items()}
-    values: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in metrics}
-    for counts in blocks(len(target), resamples, seed):
-        for name, measured in measure.items():
-            values[name].append(measured(counts))
-    return {name: np.concatenate(parts) for name, parts in values.items()}
+    if not resamples:
+        return {name: Resampled(np.zeros(0)) for name in metrics}
+    units = Units.of(len(target), seed)
+    measures = [
+        _Measure(
+            metric,
+            outputs if decided is None or not metric.of_decisions else decided,
+            target,
+            units,
+            resamples_of(metric, len(target), resamples),
+        )
+        for metric in metrics.values()
+    ]
+    for counts in blocks(units.count, resamples, seed):
+        for measure in measures:
+            measure.add(counts)
+    return {name: measure.resampled() for name, measure in zip(metrics, measures, strict=True)}
+
+
+class _Measure:
+    """One metric on its way through the blocks."""
+
+    def __init__(self, metric: Metric, outputs: np.ndarray, target: np.ndarray, units: Units, resamples: int) -> None:
+        self._metric, self._left = metric, resamples
+        self._of_class = metric.class_resampler(outputs, target, units)
+        follows = self._of_class is not None and metric.average(np.zeros((outputs.shape[1], 1))) is not None
+        self._whole = None if follows else metric.resampler(outputs, target, units)
+        self._values: list[np.ndarray] = []
+        self._by_class: list[np.ndarray] = []
+
+    def add(self, counts: np.ndarray) -> None:
+        counts = counts[:, : self._left]
+        if not counts.size:
+            return
+        self._left -= counts.shape[1]
+        if self._of_class is not None:
+            self._by_class.append(self._of_class(counts))
+        found = self._whole(counts) if self._whole is not None else self._metric.average(self._by_class[-1])
+        assert found is not None
+        self._values.append(found)
+
+    def resampled(self) -> Resampled:
+        by_class = np.concatenate(self._by_class, axis=1) if self._by_class else None
+        return Resampled(np.concatenate(self._values), by_class)
 
 
 def interval(values: np.ndarray, confidence: float) -> tuple[float, float] | None:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from nnopt_ray.data.types import IGNORED, LANGUAGE
-from nnopt_ray.evaluate.metrics import Metric, Mode, Resampler
+from nnopt_ray.evaluate.metrics import Metric, Mode
+from nnopt_ray.evaluate.units import Resampler, Units
 
 
 class _OverTokens(Metric):
@@ -27,14 +28,14 @@ class _OverTokens(Metric):
             return math.nan
         return float(self.resampler(outputs, target)(np.ones((len(target), 1)))[0])
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        asked = target != IGNORED
-        sums = np.where(asked, self.by_token(outputs, target), 0.0).sum(axis=1)
-        counted = asked.sum(axis=1).astype(np.float64)
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        units, asked = units or Units(len(target)), target != IGNORED
+        sums = units.total(np.where(asked, self.by_token(outputs, target), 0.0).sum(axis=1))
+        counted = units.total(asked.sum(axis=1))
 
         def over(counts: np.ndarray) -> np.ndarray:
             with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-                return self.finish((sums @ counts) / (counted @ counts))
+                return self.finish(sums(counts) / counted(counts))
 
         return over
 

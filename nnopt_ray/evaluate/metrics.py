@@ -5,7 +5,7 @@ Shapes, everywhere in this file:
     outputs  float [rows, outputs]   classification: a logit per class; regression: values in the user's units
     target   int64 [rows]            classification: class indices
              float [rows, outputs]   regression: values in the user's units
-    counts   float64 [rows, resamples]   how often each row was drawn in each bootstrap resample
+    counts   float64 [units, resamples]  how often each unit was drawn in each bootstrap resample (see units.py)
 
 A value that is not defined (ROC-AUC without both classes) is NaN, and `why_undefined` says why. So is every
 metric of classes where a logit is not finite: the largest of them would be some class's all the same.
@@ -14,6 +14,7 @@ metric of classes where a logit is not finite: the largest of them would be some
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,21 @@ import numpy as np
 from nnopt_ray import tables
 from nnopt_ray.data.types import LANGUAGE
 from nnopt_ray.errors import UserError
+from nnopt_ray.evaluate.units import Resampler, Units
 
 Mode = Literal["min", "max"]
-Resampler = Callable[[np.ndarray], np.ndarray]  # counts [rows, resamples] → values float64 [resamples]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a metric may take from the page and its training part.
+
+    positive: of two classes the index of the one that is looked for. naive_error: float64 [outputs], the mean absolute
+    error of the naive forecast within the training part, in the user's units; None where the data are no series.
+    """
+
+    positive: int = 1
+    naive_error: np.ndarray | None = None
 
 
 class Metric:
@@ -35,19 +48,33 @@ class Metric:
 
     mode: Mode
     tasks: tuple[str, ...]
+    of_decisions: bool = False  # it looks at the predicted class only, which the page's threshold decides
 
     def __call__(self, outputs: np.ndarray, target: np.ndarray) -> float:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(outputs, target).")
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        """A function that gives the metric over the rows drawn as often as its `counts` say."""
-        rows = np.arange(len(target))
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        """A function that gives the metric over the units (without any, the rows) drawn as often as `counts` say."""
+        units = units or Units(len(target))
 
         def resampled(counts: np.ndarray) -> np.ndarray:
-            drawn = (np.repeat(rows, times.astype(np.int64)) for times in counts.T)
-            return np.array([self(outputs[index], target[index]) for index in drawn])
+            drawn = (units.drawn(column) for column in counts.T)
+            return np.array([self(outputs[rows], target[rows]) for rows in drawn])
 
         return resampled
+
+    def given(self, data: Given) -> Metric:
+        """The metric for this data; itself, where it needs nothing of it."""
+        return self
+
+    def class_resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler | None:
+        """counts → [classes, resamples]: the metric of each class, NaN where it has none; None where it has no value
+        for a class."""
+        return None
+
+    def average(self, by_class: np.ndarray) -> np.ndarray | None:
+        """[resamples] from [classes, resamples], where the metric follows from its values for the classes."""
+        return None
 
     def why_undefined(self, target: np.ndarray, classes: Sequence[str]) -> str:
         """Half a sentence that says why the value on these rows is NaN."""
@@ -58,8 +85,8 @@ class Loss(Metric):
     """The page's training loss, mean over rows, in the units of training.
 
     As the loss belongs to the page, the metric is made with `mean(outputs, target)` and with
-    `by_row(outputs, target)`, which gives each row's loss and what the row counts in the mean (class
-    weights). Without them it only tells mode and tasks.
+    `by_unit(outputs, target, units)`, which gives each unit's loss, summed over its rows, and what its rows count in
+    the mean (class weights), both float64 [units]. Without them it only tells mode and tasks.
     """
 
     mode: Mode = "min"
@@ -68,20 +95,20 @@ class Loss(Metric):
     def __init__(
         self,
         mean: Callable[[np.ndarray, np.ndarray], float] | None = None,
-        by_row: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+        by_unit: Callable[[np.ndarray, np.ndarray, Units], tuple[np.ndarray, np.ndarray]] | None = None,
     ) -> None:
-        self._mean, self._by_row = mean, by_row
+        self._mean, self._by_unit = mean, by_unit
 
     def __call__(self, outputs: np.ndarray, target: np.ndarray) -> float:
         if self._mean is None:
-            raise ValueError("the loss belongs to a page: make the metric as Loss(mean, by_row).")
+            raise ValueError("the loss belongs to a page: make the metric as Loss(mean, by_unit).")
         return float(self._mean(outputs, target))
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        if self._by_row is None:
-            return super().resampler(outputs, target)
-        losses, weights = self._by_row(outputs, target)
-        return lambda counts: ((losses * weights) @ counts) / (weights @ counts)
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        if self._by_unit is None:
+            return super().resampler(outputs, target, units)
+        sums, weights = self._by_unit(outputs, target, units or Units(len(target)))
+        return lambda counts: (sums @ counts) / (weights @ counts)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -90,12 +117,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     odds = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = odds / odds.sum(axis=1, keepdims=True)
     return probabilities
-
-
-def drawn_mean(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """[resamples]: the mean of `values` [rows] over the rows as often as drawn."""
-    mean: np.ndarray = (values @ counts) / counts.sum(axis=0)
-    return mean
 
 
 # --- by name ------------------------------------------------------------------------------------

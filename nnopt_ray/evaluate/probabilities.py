@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from nnopt_ray.evaluate.classes import summed
-from nnopt_ray.evaluate.metrics import Metric, Mode, Resampler, drawn_mean, softmax
+from nnopt_ray.evaluate.metrics import Metric, Mode, softmax
+from nnopt_ray.evaluate.units import Resampler, Units
 
 BINS = 15  # of equal width, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
@@ -28,9 +28,8 @@ class LogLoss(Metric):
     def __call__(self, outputs: np.ndarray, target: np.ndarray) -> float:
         return float(_row_log_loss(outputs, target).mean()) if np.isfinite(outputs).all() else math.nan
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        losses = _row_log_loss(outputs, target)
-        return lambda counts: drawn_mean(losses, counts)
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        return (units or Units(len(target))).mean(_row_log_loss(outputs, target))
 
 
 class Brier(Metric):
@@ -52,9 +51,8 @@ class Brier(Metric):
         squared: np.ndarray = np.square(distance).sum(axis=1)
         return squared
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
-        squared = self._by_row(outputs, target)
-        return lambda counts: drawn_mean(squared, counts)
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        return (units or Units(len(target))).mean(self._by_row(outputs, target))
 
 
 def confidence_bins(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
@@ -80,8 +78,9 @@ class ExpectedCalibrationError(Metric):
             return math.nan
         return float(self.resampler(outputs, target)(np.ones((len(target), 1)))[0])
 
-    def resampler(self, outputs: np.ndarray, target: np.ndarray) -> Resampler:
+    def resampler(self, outputs: np.ndarray, target: np.ndarray, units: Units | None = None) -> Resampler:
+        units = units or Units(len(target))
         probability = softmax(outputs).max(axis=1)
         surplus = (outputs.argmax(axis=1) == target) - probability
-        by_bin = summed(confidence_bins(probability), np.ones(len(target), dtype=bool), BINS)
-        return lambda counts: np.abs(by_bin(surplus[:, None] * counts)).sum(axis=0) / counts.sum(axis=0)
+        by_bin, rows = units.tally(confidence_bins(probability), BINS, surplus), units.rows_drawn(len(target))
+        return lambda counts: np.abs(by_bin(counts)).sum(axis=0) / rows(counts)

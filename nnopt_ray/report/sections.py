@@ -15,6 +15,7 @@ from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.augmented import augmented
 from nnopt_ray.report.blocks import Block, Cell, Code, Head, Row, Section, Table, Text, Tone
 from nnopt_ray.report.card import card
+from nnopt_ray.report.classes import class_table
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
@@ -223,32 +224,9 @@ def mistakes(facts: Facts) -> Section | None:
         return Section("Predictions on the test part", (Row(figures),))
     if test is None or not test.confusion:
         return None
-    both: tuple[Block, ...] = (predictions.confusion(test), _class_table(test))
+    both: tuple[Block, ...] = (predictions.confusion(test), class_table(test))
     beside = len(test.classes) <= predictions.CELL_TEXT
     return Section("Predictions on the test part", (Row(both),) if beside else both)
-
-
-def _class_table(test: Scores) -> Table:
-    rows = tuple(
-        (
-            Cell(str(found["class"])),
-            Cell(words.score("precision", found["precision"]), found["precision"]),
-            Cell(words.score("recall", found["recall"]), found["recall"]),
-            Cell(words.score("f1", found["f1"]), found["f1"]),
-            Cell(words.count(found["rows"]), found["rows"]),
-        )
-        for found in test.per_class
-    )
-    heads = (
-        Head("class"),
-        Head("precision", number=True, hint="of the rows predicted as this class, the share that is it"),
-        Head("recall", number=True, hint="of the rows of this class, the share that was found"),
-        Head("F1", number=True, hint="harmonic mean of precision and recall"),
-        Head("test rows", number=True),
-    )
-    worst = min(test.per_class, key=lambda found: found["f1"], default=None)
-    caption = f"The hardest class is {worst['class']}, with F1 {worst['f1']:.3f}." if worst else ""
-    return Table("Each class", caption, heads, rows, sortable=True)
 
 
 # --- 6 data -----------------------------------------------------------------------------------------

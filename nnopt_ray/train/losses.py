@@ -50,6 +50,11 @@ class Loss:
         """Of a language task: the loss of each position, [rows, length], from `train.language.told`'s numbers."""
         raise PartError(f"the loss {type(self).__name__} does not say what it is at each token (of_told).")
 
+    def by_row(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(loss, weight) of each row as a batch of its own, both float32 [rows]; None where they are not known but by
+        calling the loss with each."""
+        return None
+
     def weight(self, target: Tensor) -> float | Tensor:
         """What the batch counts in a mean over batches: its rows, unless a class counts more."""
         return float(len(target))
@@ -108,6 +113,16 @@ class CrossEntropy(Loss):
         logits, tokens = outputs.flatten(0, 1), target.flatten()
         total = cross_entropy(logits, tokens, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
         return total / (target != IGNORED).sum().clamp(min=1)
+
+    def by_row(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        from torch.nn.functional import cross_entropy
+
+        if self._of_tokens:
+            return None
+        weights = self._weights(outputs)
+        losses = cross_entropy(outputs, target, weight=weights, label_smoothing=self.label_smoothing, reduction="none")
+        counted = losses.new_ones(len(target)) if weights is None else weights[target]
+        return losses / counted, counted
 
     def of_told(self, told: np.ndarray) -> np.ndarray:
         found: np.ndarray = (1 - self.label_smoothing) * told[..., 0] + self.label_smoothing * told[..., 1]
@@ -189,6 +204,12 @@ class MeanSquaredError(Loss):
 
         return mse_loss(outputs, target)
 
+    def by_row(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        from torch.nn.functional import mse_loss
+
+        losses = mse_loss(outputs, target, reduction="none").mean(dim=1)
+        return losses, losses.new_ones(len(target))
+
 
 class MeanAbsoluteError(Loss):
     """Mean of the absolute differences over rows and outputs (torch.nn.L1Loss), in training units."""
@@ -202,6 +223,12 @@ class MeanAbsoluteError(Loss):
         from torch.nn.functional import l1_loss
 
         return l1_loss(outputs, target)
+
+    def by_row(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        from torch.nn.functional import l1_loss
+
+        losses = l1_loss(outputs, target, reduction="none").mean(dim=1)
+        return losses, losses.new_ones(len(target))
 
 
 class Huber(Loss):
@@ -228,6 +255,12 @@ class Huber(Loss):
 
         return huber_loss(outputs, target, delta=self.delta)
 
+    def by_row(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        from torch.nn.functional import huber_loss
+
+        losses = huber_loss(outputs, target, delta=self.delta, reduction="none").mean(dim=1)
+        return losses, losses.new_ones(len(target))
+
 
 class Auto(Loss):
     """Cross entropy for classes and tokens, mean squared error for numbers."""
@@ -241,6 +274,9 @@ class Auto(Loss):
 
     def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
         return self._loss(outputs, target)
+
+    def by_row(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor] | None:
+        return self._loss.by_row(outputs, target)
 
     def of_told(self, told: np.ndarray) -> np.ndarray:
         return self._loss.of_told(told)

@@ -244,7 +244,7 @@ def test_chosen() -> None:
 
 
 def test_the_loss_needs_its_page() -> None:
-    with pytest.raises(ValueError, match="Loss\\(mean, by_row\\)"):
+    with pytest.raises(ValueError, match="Loss\\(mean, by_unit\\)"):
         metric_for("loss")(np.zeros((2, 2)), np.zeros(2, np.int64))
 
 
