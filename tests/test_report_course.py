@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from nnopt_ray import rundir
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Fold, Plot, Table, Text
-from nnopt_ray.report.conduct import STINTS, conduct, placed, saving
-from nnopt_ray.report.course import Course, Stint, course_of
+from nnopt_ray.report.conduct import conduct, saving
+from nnopt_ray.report.course import Course, Presence, Stint, between, course_of, merged, worked
 from nnopt_ray.report.facts import Facts, trial_rows
+from nnopt_ray.report.timeline import STINTS, idle_words, placed
 from nnopt_ray.results import TrialRow
 from nnopt_ray.search.journal import worked_s
 
@@ -111,6 +112,87 @@ def test_no_two_lines_of_the_timeline_cover_each_other(found: list[Stint]) -> No
         assert first <= lines[id(stint)] < after
 
 
+# A search that began in its own process and was handed over to two workers, one of which died.
+HANDED = [
+    event(0, "study"),
+    event(0, "worker", worker=0, state="ready", node="one", here=True),
+    event(1, "asked", "a", params={}),
+    event(1, "started", "a", worker=0, epoch=0),
+    event(3, "worker", worker=2, state="ready", node="two"),
+    event(4, "result", "a", epoch=0, value=1.0),
+    event(5, "worker", worker=1, state="ready", node="one"),
+    event(5, "worker", worker=0, state="gone"),
+    event(5, "laid_down", "a", worker=0, why="handed over to a worker"),
+    event(6, "started", "a", worker=1, epoch=1),
+    event(6, "started", "b", worker=2, epoch=0),
+    event(8, "worker", worker=2, state="gone"),
+    event(8, "laid_down", "b", worker=2, why="its worker died"),
+    event(9, "result", "a", epoch=1, value=1.0),
+    event(9, "ended", "a", status="finished", reason=""),
+    event(10, "worker", worker=2, state="ready", node="two"),
+    event(10, "started", "b", worker=2, epoch=0),
+    event(11, "result", "b", epoch=0, value=1.0),
+    event(12, "ended", "b", status="finished", reason=""),
+    event(13, "worker", worker=1, state="gone"),
+    event(13, "worker", worker=2, state="gone"),
+]
+
+
+def test_a_worker_is_idle_while_it_is_there_and_has_no_trial() -> None:
+    course = course_of(HANDED)
+    assert course.presences == (
+        Presence(0, 0, 5, "one", True),
+        Presence(1, 5, 13, "one"),
+        Presence(2, 3, 8, "two"),
+        Presence(2, 10, 13, "two"),
+    )
+    assert [(s.trial, s.worker, s.begin_s, s.end_s) for s in course.stints] == [
+        ("a", 0, 1, 5), ("a", 1, 6, 9), ("b", 2, 6, 8), ("b", 2, 10, 12),
+    ]  # fmt: skip
+    told = {
+        w.worker: (w.there_s, w.busy_s, w.before_s, w.between_s, w.after_s, w.trials, w.epochs) for w in worked(course)
+    }
+    assert told == {0: (5, 4, 1, 0, 0, 1, 1), 1: (8, 3, 1, 0, 4, 1, 1), 2: (8, 4, 3, 0, 1, 1, 1)}
+    said = idle_words(worked(course))
+    assert f"had a trial in training 52{words.NBSP}% of the time" in said  # 11 of 21 s
+    assert f"10.0{words.NBSP}s of 21.0{words.NBSP}s were idle" in said
+    assert f"Worker 1 was idle most: 62{words.NBSP}%" in said
+
+
+def test_idle_time_of_a_single_worker_is_told_too() -> None:
+    alone = [
+        event(0, "worker", worker=0, state="ready", node="one", here=True),
+        event(3, "started", "a", worker=0, epoch=0),
+        event(9, "ended", "a", status="finished", reason=""),
+        event(10, "worker", worker=0, state="gone"),
+    ]
+    assert idle_words(worked(course_of(alone))) == (
+        f"The worker had a trial in training 60{words.NBSP}% of the time that it was there; 4.0{words.NBSP}s of "
+        f"10.0{words.NBSP}s were idle, most of it before its first trial."
+    )
+
+
+def test_of_an_old_journal_nothing_is_said_of_idle_time() -> None:
+    found = worked(course_of(EVENTS))
+    assert not any(each.told for each in found)
+    assert idle_words(found) == ""
+
+
+spans = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda each: (each[0], each[0] + each[1])), max_size=12
+)
+
+
+@given(spans, spans)
+def test_idle_is_what_busy_leaves_of_the_time_second_by_second(there: list[Any], busy: list[Any]) -> None:
+    def seconds(found: list[Any]) -> set[int]:
+        return {second for begin, end in found for second in range(begin, end)}
+
+    idle = between(merged(there), merged(busy))
+    assert seconds(idle) == seconds(there) - seconds(busy)
+    assert all(one[1] < other[0] for one, other in zip(merged(busy), merged(busy)[1:], strict=False))
+
+
 def search(statuses: list[tuple[str, int]], scheduler: str = "asha", **train: Any) -> Facts:
     """Trials of at most 30 epochs: (status, epochs trained)."""
     page = example.page(
@@ -168,7 +250,9 @@ def test_a_timeline_of_many_stints_stays_small() -> None:
     section = conduct(replace(search([("finished", 30)]), course=Course(many)))
     assert section is not None
     plot = next(block for block in section.blocks if isinstance(block, Plot))
-    assert sum(len(trace["x"]) for trace in plot.figure["data"]) == 3 * STINTS
+    stints = [trace for trace in plot.figure["data"] if trace["name"] not in ("busy", "idle")]
+    assert sum(len(trace["x"]) for trace in stints) == 3 * STINTS
+    assert len(json.dumps(plot.figure)) < 300_000
     assert f"{STINTS:,} longest of 10,000" in plot.caption
     assert plot.height <= 640
 

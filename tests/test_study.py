@@ -13,6 +13,7 @@ import pytest
 
 import nnopt_ray as nn
 from nnopt_ray import holding, reading, rundir
+from nnopt_ray.report.course import course_of, worked
 from nnopt_ray.results import TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import study
@@ -119,6 +120,32 @@ def test_a_search_ends_in_a_whole_run_folder(here: Path) -> None:
     assert not list(run.path.rglob("*.part"))
     # A worker is a process, and trials share it.
     assert len({event["worker"] for event in events(run, "started")}) <= 2
+
+
+def test_the_time_of_two_workers_is_busy_or_idle(here: Path) -> None:
+    page = write_page(
+        here, model={"type": "moody_parts:Moody", "mood": "slow"}, search={"method": "random", "trials": 5}
+    )
+    run = nn.run(nn.load(page), here / "out")
+    folder = RunDir(run.path)
+    course = course_of(rundir.read_lines(folder.journal))
+    found = worked(course)
+    assert len(found) == 2
+    assert sum(each.trials for each in found) == 5
+    assert sum(each.epochs for each in found) == run.result["epochs_trained"]
+    gone = {event["worker"]: event["t"] for event in events(run, "worker") if event["state"] == "gone"}
+    came = {event["worker"]: event["t"] for event in events(run, "worker") if event["state"] == "ready"}
+    for each in found:
+        assert each.busy_s + each.idle_s == pytest.approx(gone[each.worker] - came[each.worker], abs=0.01)
+        # What the workers themselves measured of their epochs fits into the time that they were busy.
+        lines = {
+            stint.trial: list(rundir.read_lines(folder.trial(stint.trial).history))
+            for stint in course.stints
+            if stint.worker == each.worker
+        }
+        trained_s = sum(line["seconds"] for found in lines.values() for line in found)
+        assert 0 < trained_s < each.busy_s
+    assert "The 2 workers had a trial in training" in folder.report.read_text()
 
 
 def test_a_trial_run_alone_gives_the_same_numbers(here: Path) -> None:

@@ -4,7 +4,10 @@ Events, each with `event` and `t` (seconds since the epoch):
 
     study      page (digest of the resolved page), versions
     asked      trial, params; confirms: the trial that it trains again with another seed
+    worker     worker (its number in this process), state: ready (with its node, and `here` where it is the driver
+               itself) or gone
     started    trial, worker, epoch (where it starts: 0, or the epochs that are known)
+    laid_down  trial, worker, why: it is under way, and waits for another place
     result     trial, epoch (from 0), value (the objective)
     stop, pause, copy   trial, epoch: what the scheduler decided
     paused     trial: its state is written and its place is free
@@ -16,7 +19,8 @@ Events, each with `event` and `t` (seconds since the epoch):
     extended   page, resolved (the new page), space_changed, was_finished
     resumed    how many trials were found finished and how many go on
 
-Events of a reproducible search carry the place (slot) and the round of their turn.
+Events of a reproducible search carry the place (slot) and the round of their turn. Who trains what, and when (`worker`,
+`started`, `laid_down`, `t`), is for the report alone: a replay takes no account of it.
 """
 
 from __future__ import annotations

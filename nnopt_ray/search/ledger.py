@@ -162,6 +162,10 @@ class Ledger:
         self.journal.append({"event": "started", "trial": trial.id, "worker": worker, "epoch": epoch})
         self._status(trial, "running")
 
+    def laid_down(self, trial: Trial, worker: int, why: str) -> None:
+        """A trial that is under way has lost its place and waits for another. Nothing is decided by it."""
+        self.journal.append({"event": "laid_down", "trial": trial.id, "worker": worker, "why": why})
+
     def result(self, trial: Trial, epoch: Epoch, last: bool = False) -> None:
         """One epoch of a trial came in; `trial.verdict` is set when the scheduler decides about it here.
 

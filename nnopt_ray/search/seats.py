@@ -8,18 +8,21 @@ with GPUs, or with parts that the page brings itself (which may crash a process)
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from nnopt_ray.errors import RunFailed
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.cluster import RaySession
 from nnopt_ray.search.crew import Crew
+from nnopt_ray.search.journal import Event
 from nnopt_ray.search.ledger import Trial
 from nnopt_ray.search.messages import Answer, Demand, End, Order
 from nnopt_ray.search.node_store import Nodes
@@ -128,7 +131,10 @@ class Seats:
         dataset: Dataset,
         keeps_decisions: bool,
         watch: Watch,
+        record: Callable[[Event], None] = lambda event: None,
     ) -> None:
+        """record: takes the journal's events `worker`."""
+        self._record = record
         self._experiment, self._run, self._session = experiment, run, session
         self._dataset, self._keeps, self._watch = dataset, keeps_decisions, watch
         self._here: Seat | None = None
@@ -180,6 +186,7 @@ class Seats:
 
         crew = Crew(self._experiment, self._dataset, machine_for(self._experiment), self._run, self._keeps)
         self._here = Seat(self._next_number(), crew=crew)
+        self._present(self._here, "ready", node=platform.node(), here=True)
 
     def _next_number(self) -> int:
         self._number += 1
@@ -221,6 +228,9 @@ class Seats:
         file = str(self._experiment.file) if self._experiment.file else None
         tree = plain(self._experiment.tree)
         self._flying[seat.actor.setup.remote(tree, file, str(self._run.root), self._keeps)] = (seat, "setup")
+
+    def _present(self, seat: Seat, state: Literal["ready", "gone"], **more: str | bool) -> None:
+        self._record({"event": "worker", "worker": seat.number, "state": state, **more})
 
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -320,10 +330,13 @@ class Seats:
                 answer = told(future)
             except ray.exceptions.RayError as error:
                 came.append((seat, error.with_traceback(None)))  # whose frames would hold futures, see RaySession.close
+                if not seat.preparing:
+                    self._present(seat, "gone")
                 self._start(seat)
                 continue
             if asked == "setup":
                 seat.preparing = False
+                self._present(seat, "ready", node=answer.node)
                 self.decided |= self._nodes.take(answer)
                 came += self._hand_over()
             elif asked == "measure":
@@ -340,6 +353,7 @@ class Seats:
             return []
         self._here = None
         self._crew(here).pause()
+        self._present(here, "gone")
         self._watch.note(f"Ray's workers are there: {len(self._workers)} train from here on.")
         return [(here, HandedOver())]
 
@@ -372,6 +386,10 @@ class Seats:
 
     def close(self) -> None:
         """Let all workers go: their CPUs are free for others."""
+        with suppress(RunFailed):  # a disk that takes no more has ended the study already
+            for seat in self._all:
+                if not seat.preparing:
+                    self._present(seat, "gone")
         self._flying.clear()
         self._workers.clear()
         self._here = None

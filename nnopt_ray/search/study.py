@@ -107,7 +107,8 @@ class Study:
         """Run to the end, or until `should_stop`. Returns a row per trial of the search asked so far."""
         limit = self.experiment.search.timeout_s
         deadline = None if limit is None else time.monotonic() + limit
-        seats = Seats(self.experiment, self.run_dir, session, dataset, self.ledger.judge.keeps_decisions, self.watch)
+        keeps = self.ledger.judge.keeps_decisions
+        seats = Seats(self.experiment, self.run_dir, session, dataset, keeps, self.watch, self.journal.append)
         self._holding = seats.holding
         with ExitStack() as ending:
             ending.callback(self.journal.close)
@@ -292,7 +293,10 @@ class Study:
         if isinstance(answer, Answer):
             self._take(seat, answer)
         elif isinstance(answer, HandedOver):
-            self.queue.extendleft(trial for trial in reversed(seat.vacate()) if not trial.over)
+            trials = [trial for trial in seat.vacate() if not trial.over]
+            for trial in trials:
+                self.ledger.laid_down(trial, seat.number, "handed over to a worker")
+            self.queue.extendleft(reversed(trials))
         else:
             self._lost(seat, death(answer))
 
@@ -309,6 +313,7 @@ class Study:
                 self.evicted.remove(trial.id)
                 report.ended = False
                 if report.failure is None:
+                    self.ledger.laid_down(trial, seat.number, "makes room for others")
                     self.queue.append(trial)
             if self.turns is not None and not trial.confirms:
                 self.turns.take(report, trial)
@@ -327,8 +332,9 @@ class Study:
             self.ledger.result(trial, epoch)
         if report.failure is not None:
             self._failed(trial, report.failure)
-        elif report.ended and trial.verdict is None:
-            self.queue.append(trial)  # promoted while its pause was on the way
+        elif report.ended and trial.verdict is None:  # promoted while its pause was on the way
+            self.ledger.laid_down(trial, seat.number, "goes on at once")
+            self.queue.append(trial)
         elif report.ended and trial.verdict is not None and trial.verdict.kind == "pause":
             self.ledger.paused(trial)
         elif report.ended:
@@ -399,6 +405,8 @@ class Study:
             else:
                 self._failed(trials[0], failure)
             return
+        for trial in trials:
+            self.ledger.laid_down(trial, seat.number, "its worker died")
         self.queue.extendleft(reversed(trials))
         seat.careful |= any(trial.deaths >= LOST_WORKER_TRIES - 1 for trial in trials)
         if trials:
