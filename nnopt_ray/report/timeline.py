@@ -60,8 +60,9 @@ def idle_words(found: Sequence[Worked]) -> str:
     most, longest = max(parts.items(), key=lambda part: part[1])
     said += f"; {words.duration(idle)} of {words.duration(there)} were idle"
     if longest > 0.5 * idle:
-        told = most.replace("their", "its") if one else most
-        said += f", {'all' if longest > 0.995 * idle else 'most'} of it {told}"
+        if one:
+            most = most.replace("their", "its")
+        said += f", {'all' if longest > 0.995 * idle else 'most'} of it {most}"
     worst = max(told, key=lambda each: each.idle_s / each.there_s)
     if not one and worst.idle_s / worst.there_s > share + 0.05:
         said += f". Worker {worst.worker} was idle most: {_percent(worst.idle_s / worst.there_s)}"

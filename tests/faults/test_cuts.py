@@ -10,7 +10,6 @@ import pytest
 from fault_example import SCHEDULERS, Killed, cut, judge_whole, page, run_with_cuts
 
 import nnopt_ray as nn
-from nnopt_ray import rundir
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import journal as journals
 
@@ -106,7 +105,8 @@ def test_a_search_without_any_value_ends_early(tmp_path: Path) -> None:
     assert len(ended) < 30
     run = nn.resume(folder, trials=26, set=["train.optimizer.lr={log: [1.0e-3, 0.3]}"])
     assert run.best["metrics"]["val_loss"] < 1
-    assert list(rundir.read_lines(RunDir(folder).journal))[-1]["status"] == "finished"
+    ended = [event for event in journals.read(RunDir(folder).journal) if event["event"] == "ended"]
+    assert ended[-1]["status"] == "finished"
 
 
 def test_too_little_memory_for_lanes_is_enough_for_one_at_a_time(
