@@ -5,7 +5,8 @@ Each is built here and nowhere else, so that training, search, evaluation and pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import machine as machines
@@ -17,6 +18,8 @@ from nnopt_ray.rundir import RunDir
 if TYPE_CHECKING:
     import torch
 
+    from nnopt_ray.data.sources import Source
+    from nnopt_ray.data.table import Table
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.evaluate.judge import Judge
     from nnopt_ray.evaluate.metrics import Metric
@@ -55,15 +58,17 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     return found
 
 
-def data_of(experiment: Experiment, closed: Experiment | None = None) -> Dataset:
+def data_of(
+    experiment: Experiment, closed: Experiment | None = None, read: Callable[[Source, Path], Table] | None = None
+) -> Dataset:
     """The data of a page, prepared or taken from the cache; of the trial `closed` when its preparation is varied.
 
     A check that asks the page's own network asks that of `experiment`, every range at its first value, so that all
-    trials of a search are judged alike.
+    trials of a search are judged alike. read: reads the source, in place of its own `read`.
     """
     from nnopt_ray.data import prepare
 
-    return prepare.prepare(closed or experiment, judge=judge_of(experiment))
+    return prepare.prepare(closed or experiment, judge=judge_of(experiment), read=read)
 
 
 def judge_of(experiment: Experiment) -> Judge:
@@ -82,8 +87,13 @@ def build_model(experiment: Experiment, dataset: Dataset) -> torch.nn.Module:
 
 def representative(experiment: Experiment) -> Experiment:
     """A page with every range closed to its first value; of trials listed by hand, the first."""
+    return reading.close(experiment, some_params(experiment))
+
+
+def some_params(experiment: Experiment) -> dict[str, Any]:
+    """Parameters that close a page: of trials listed by hand the first, else the first value of every range."""
     listed = experiment.search.trials
-    return reading.close(experiment, dict(listed[0]) if isinstance(listed, tuple) else first_values(experiment))
+    return dict(listed[0]) if isinstance(listed, tuple) else first_values(experiment)
 
 
 def first_values(experiment: Experiment) -> dict[str, Any]:

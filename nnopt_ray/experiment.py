@@ -32,6 +32,7 @@ __all__ = [
     "Evaluate",
     "Experiment",
     "Fixed",
+    "Fold",
     "InRoom",
     "Range",
     "Resources",
@@ -212,6 +213,13 @@ class Window(Section):
     )
 
 
+class Fold(Section):
+    """One fold of a cross-validation, which a run writes for each; the test part is then what the fold holds out."""
+
+    number: Count = Field(description="which one, counted from 1; repeats follow one another")
+    of: Annotated[Part, InRoom("fold")] = Field(description="how the rows are divided")
+
+
 class Data(Section):
     """Where the rows come from, how they are divided and prepared."""
 
@@ -234,6 +242,12 @@ class Data(Section):
     split: Annotated[Part, InRoom("split"), Fixed(SPLIT_WHY)] = Field(
         default=by_default("random"),
         description="training, validation and test part; `given` where the source has a test set of its own (idx)",
+    )
+    fold: Annotated[Fold | None, Fixed("evaluate.folds goes through all of them")] = Field(
+        default=None, description="one fold of the rows outside the test part, in place of the split's parts"
+    )
+    train_share: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Fixed(SPLIT_WHY)] = Field(
+        default=None, description="learn from this share of the training rows alone, classes in their shares"
     )
     window: Annotated[Window | None, Fixed(SPLIT_WHY)] = Field(
         default=None, description="forecasting: windows of time points, divided by time (`split: time` is the default)"
@@ -311,6 +325,16 @@ class Evaluate(Section):
     )
     baseline: Annotated[Part, InRoom("model")] = Field(
         default=by_default("baseline"), description="the simple model that the result is compared with"
+    )
+    folds: Annotated[Part | None, InRoom("fold")] = Field(
+        default=None,
+        description="cross-validate the result: train it anew on the rows outside the test part but a fold of them, "
+        "and measure it on that fold; a number is for as many folds",
+    )
+    nested: bool = Field(
+        default=False,
+        description="of a search: search anew inside each fold, so that no choice has seen the rows that it is "
+        "measured on",
     )
 
 

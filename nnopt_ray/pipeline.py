@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnopt_ray import assembly, reading, rundir
+from nnopt_ray import assembly, folding, reading, rundir
 from nnopt_ray import machine as machines
 from nnopt_ray.errors import Interrupted, RunFailed
 from nnopt_ray.experiment import Experiment
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from nnopt_ray.data.types import Dataset
+    from nnopt_ray.evaluate.folded import Folded
 
 SINGLE = "0001"  # the id of the one trial of a run that searches nothing
 
@@ -80,6 +81,9 @@ def prepared(experiment: Experiment) -> Dataset:
         from nnopt_ray.train import start
 
         start.find(experiment)
+    if experiment.evaluate.folds is not None:  # what cannot be divided is refused before anything trains
+        params = assembly.some_params(experiment)
+        folding.prepared(experiment, folding.planned(experiment, SINGLE, params, dataset.shapes.task))
     if not experiment.is_search:  # of a search, a network that cannot be built is a failed trial
         assembly.machine_for(experiment)
         assembly.build_model(experiment, dataset)
@@ -142,6 +146,7 @@ def conclude(
     seconds: float,
     decided: Mapping[str, str],
     confirmation: Confirmation | None = None,
+    folded: Folded | None = None,
 ) -> RunResult:
     """Name the winner (the confirmed one, where there is one), measure it and the baseline on the test part
     once, write the result and the report."""
@@ -167,6 +172,8 @@ def conclude(
     found = evaluation.evaluate(closed, dataset, where, model, baseline)
     evaluation.write(found, run)
     keep_best(closed, run, model, winner)
+    if folded is not None:
+        rundir.write_json(run.evaluated("folds"), folded.to_json())
     result = RunResult(
         name=experiment.name,
         status="finished",
@@ -185,6 +192,7 @@ def conclude(
         epochs_trained=sum(row.epochs for row in rows),
         seconds=seconds,
         decided={**where.decided, **decided},
+        cv=None if folded is None else folded.brief(),
         confirm=confirmation,
         objectives=experiment.objectives,
         pareto=tuple((row.trial, values) for row, values in pareto(rows, experiment.objectives))
@@ -231,14 +239,21 @@ def keep_best(experiment: Experiment, run: RunDir, model: torch.nn.Module, winne
 
 
 def run_single(
-    experiment: Experiment, run: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool] = never
+    experiment: Experiment,
+    run: RunDir,
+    dataset: Dataset,
+    watch: Watch,
+    should_stop: Callable[[], bool] = never,
+    cross_validated: Callable[[TrialRow], Folded | None] = lambda row: None,
 ) -> RunResult:
     """The straight line for a page with nothing to search."""
     began = time.monotonic()
     row = train_one(experiment, run, dataset, watch, should_stop)
     if should_stop():
         raise Interrupted("stopped")
-    return conclude(experiment, run, dataset, (row,), time.monotonic() - began, decided_data(dataset))
+    folded = cross_validated(row)
+    seconds = time.monotonic() - began
+    return conclude(experiment, run, dataset, (row,), seconds, decided_data(dataset), folded=folded)
 
 
 def decided_data(dataset: Dataset) -> dict[str, Any]:

@@ -220,6 +220,7 @@ class RunResult:
     epochs_trained: int
     seconds: float
     decided: Mapping[str, str]
+    cv: Mapping[str, Any] | None = None  # the cross-validation in brief, where the page asks for one
     confirm: Confirmation | None = None  # the best few over seeds, where the page asks for it
     objectives: tuple[tuple[str, str], ...] = ()  # (mode, metric), where there are several
     pareto: tuple[tuple[str, tuple[float, ...]], ...] = ()  # trials that no other beats, a value per objective
@@ -244,6 +245,7 @@ class RunResult:
             "seconds": round(self.seconds, 3),
             "spent": {name: round(seconds, 3) for name, seconds in self.spent.items()},
             "decided": dict(self.decided),
+            **({} if self.cv is None else {"cv": dict(self.cv)}),
             **({} if self.confirm is None else {"confirm": self.confirm.to_json()}),
             **({} if len(self.objectives) < 2 else self._tradeoffs()),
         }

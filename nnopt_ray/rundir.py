@@ -103,6 +103,10 @@ class RunDir:
     def trials(self) -> Path:
         return self.root / "trials"
 
+    def fold(self, number: int) -> RunDir:
+        """Of a nested cross-validation: the search inside a fold, a run folder of its own."""
+        return RunDir(self.root / "folds" / str(number))
+
     @property
     def journal(self) -> Path:
         return self.root / "journal.jsonl"

@@ -19,7 +19,7 @@ from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.log import Logged
 from nnopt_ray.pipeline import Watch, never
 from nnopt_ray.reporting import Reported
-from nnopt_ray.results import Confirmation
+from nnopt_ray.results import Confirmation, TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.journal import Journal
 from nnopt_ray.viewing import Views
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nnopt_ray.comparing import Comparison
     from nnopt_ray.data.examine import Examination
     from nnopt_ray.data.types import Dataset
+    from nnopt_ray.evaluate.folded import Folded
     from nnopt_ray.search.cluster import RaySession
     from nnopt_ray.search.study import Study
     from nnopt_ray.train.lr_range import LrRange
@@ -290,7 +291,7 @@ def _go(
             if session is not None:
                 _search(experiment, folder, dataset, session, watch, should_stop)
             else:
-                pipeline.run_single(experiment, folder, dataset, watch, should_stop)
+                _single(experiment, folder, dataset, watch, should_stop)
         except (KeyboardInterrupt, Interrupted) as error:
             raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.root}") from error
         except OSError as error:
@@ -335,6 +336,18 @@ def _data_of(experiment: Experiment, folder: RunDir, watch: Watch) -> Dataset:
         return pipeline.placed(pipeline.prepared(experiment), folder, watch)
 
 
+def _single(
+    experiment: Experiment, folder: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool]
+) -> None:
+    def cross_validated(row: TrialRow) -> Folded | None:
+        from nnopt_ray.search import folds
+
+        return folds.alone(experiment, folder, dataset, row, watch, should_stop)
+
+    chosen = {} if experiment.evaluate.folds is None else {"cross_validated": cross_validated}
+    pipeline.run_single(experiment, folder, dataset, watch, should_stop, **chosen)
+
+
 def _search(
     experiment: Experiment,
     folder: RunDir,
@@ -351,6 +364,9 @@ def _search(
             watch.note(note)
     study = Study(experiment, folder, watch)
     rows = study.run(session, should_stop, dataset)
+    folded = None
+    if experiment.evaluate.folds is not None and not should_stop():
+        folded = _cross_validated(experiment, folder, dataset, study, session, watch, should_stop)
     session.close()
     if should_stop():
         raise Interrupted("stopped")
@@ -368,7 +384,27 @@ def _search(
             .replace("3th", "3rd")
         )
         watch.note(f"{decided['test'][:1].upper()}{decided['test'][1:]}.")
-    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided, confirmation)
+    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided, confirmation, folded)
+
+
+def _cross_validated(
+    experiment: Experiment,
+    folder: RunDir,
+    dataset: Dataset,
+    study: Study,
+    session: RaySession,
+    watch: Watch,
+    should_stop: Callable[[], bool],
+) -> Folded | None:
+    """The search anew inside each fold, or what the study's workers made of the winner's folds."""
+    from nnopt_ray.search import folds
+
+    if experiment.evaluate.nested:
+        return folds.nested(experiment, folder, dataset, session, watch, should_stop)
+    rows = {trial.id: trial.row() for trial in study.ledger.confirming.values()}
+    if not study.folding:
+        return None
+    return folds.concluded(experiment, folder, dataset, study.folding, rows, watch)
 
 
 def _confirmed(experiment: Experiment, dataset: Dataset, study: Study, watch: Watch) -> Confirmation | None:

@@ -35,6 +35,7 @@ class Room:
     contract: str  # "module:Class" that every part must be a subclass of
     about: str
     adapter: str = ""  # "module:function" that makes a part of another class that users have, or answers None
+    number: str = ""  # the key of the type `auto` that a whole number alone, instead of the part, stands for
 
 
 ROOMS: dict[str, Room] = {
@@ -48,6 +49,13 @@ ROOMS: dict[str, Room] = {
             adapter="nnopt_ray.data.torch_dataset:adapted",
         ),
         Room("split", "nnopt_ray.data:SPLITS", "nnopt_ray.data.split:Split", "how rows are divided"),
+        Room(
+            "fold",
+            "nnopt_ray.data:FOLDS",
+            "nnopt_ray.data.folds:Folds",
+            "how rows are divided for cross-validation",
+            number="folds",
+        ),
         Room(
             "check",
             "nnopt_ray.data:CHECKS",

@@ -42,6 +42,7 @@ ORDER = (
     "evaluate",
     "report",
     "assembly",
+    "folding",
     "pipeline",
     "serving",
     "comparing",

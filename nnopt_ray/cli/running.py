@@ -127,6 +127,9 @@ def _summary(result: dict[str, Any], screen: Any) -> None:
     zero = best["metrics"].get("sparsity")
     zero = "" if zero is None else f", {100 * zero:.1f} % of the weights 0"
     screen.note(f"best: trial {best['trial']}, {metric} {value} at epoch {best['epoch']}{zero}{values}")
+    if "cv" in result:
+        for line in _cross_validated(result["cv"]):
+            screen.note(line)
     base = result["baseline"]
     screen.note(f"{'on the test part':<24}{'best':<10}{'interval':<26}{base['type']}")
     for name, value in result["test"].items():
@@ -135,3 +138,23 @@ def _summary(result: dict[str, Any], screen: Any) -> None:
         screen.note(f"{name:<24}{number(value):<10}{interval:<26}{number(base['metrics'].get(name))}")
     if spent := result.get("spent"):
         screen.note("seconds: " + ", ".join(f"{number(seconds)} {name}" for name, seconds in spent.items()))
+
+
+def _cross_validated(found: dict[str, Any]) -> list[str]:
+    """The scores over all folds: the objective's first, and what it is to the baseline."""
+    from nnopt_ray.log import number
+
+    metric = found["metric"]
+    mean, base, gain = (found[part].get(metric) for part in ("winner", "baseline", "gains"))
+    if mean is None or mean["sd"] is None:
+        return ["cross-validation  fewer than two folds gave a value"]
+    repeated = f", {found['repeats']} times" if found["repeats"] > 1 else ""
+    told = f"{mean['folds']} {'searches, one in each fold' if found['nested'] else 'folds'}{repeated}"
+    between = f"{number(mean['low'])} to {number(mean['high'])}"
+    lines = [f"cross-validation  {metric} {number(mean['mean'])} ± {number(mean['sd'])} ({told}; {between})"]
+    if gain is not None and gain["sd"] is not None:
+        tie = gain["low"] <= 0 <= gain["high"]
+        side = "not clearly better or worse" if tie else "better" if gain["mean"] > 0 else "worse"
+        ends = f"{number(gain['low'])} to {number(gain['high'])}"
+        lines.append(f"  the baseline's {number(base['mean'])}: {side}, by {number(gain['mean'])} a fold ({ends})")
+    return lines

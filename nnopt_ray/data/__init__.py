@@ -22,6 +22,14 @@ SPLITS: dict[str, str] = {
     "given": "nnopt_ray.data.split:Given",
 }
 
+FOLDS: dict[str, str] = {
+    "auto": "nnopt_ray.data.folds:Auto",
+    "k_fold": "nnopt_ray.data.folds:KFold",
+    "stratified": "nnopt_ray.data.folds:Stratified",
+    "grouped": "nnopt_ray.data.folds:Grouped",
+    "time": "nnopt_ray.data.folds:Time",
+}
+
 # In the order in which they are run.
 CHECKS: dict[str, str] = {
     "missing": "nnopt_ray.data.column_checks:Missing",

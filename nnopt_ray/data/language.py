@@ -82,6 +82,12 @@ def divided(data: Data, table: Table) -> tuple[Examined, tuple[Part, ...], np.nd
 
     The target stands for the text itself: its name is the column, its values are 0.
     """
+    if data.fold is not None or data.train_share is not None:
+        asked = "data.fold" if data.fold is not None else "data.train_share"
+        raise DataError(
+            f"{asked}: losses of {data.task} are counted by token of a vocabulary that each training part has of its "
+            "own, so they say nothing to each other. Take it away."
+        )
     split: Split = tables.build("split", data.split)
     steps, column = _steps(data, table, split.hidden)
     listed(data.ignore, table, None)

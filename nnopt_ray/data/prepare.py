@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from nnopt_ray.data.balance import Outcome, balanced
 from nnopt_ray.data.cache import default_cache
 from nnopt_ray.data.columns import Reading, recognise
 from nnopt_ray.data.described import described, every, unplaced
+from nnopt_ray.data.folds import parts_of
 from nnopt_ray.data.frame import Layout, Tokens
 from nnopt_ray.data.preprocessing import Fitted, apply
 from nnopt_ray.data.quality import Check, Examined, Judge
@@ -39,11 +40,16 @@ from nnopt_ray.experiment import Data, Experiment
 from nnopt_ray.tables import Part
 
 
-def prepare(experiment: Experiment, cache: Path | None = None, judge: Judge | None = None) -> Dataset:
+def prepare(
+    experiment: Experiment,
+    cache: Path | None = None,
+    judge: Judge | None = None,
+    read: Callable[[Source, Path], Table] | None = None,
+) -> Dataset:
     """The data set of a page, from the cache when its content and preparation were seen before.
 
     cache: folder of the cache; by default $NNOPT_CACHE, else ~/.cache/nnopt/data. judge: the network that checks may
-    ask. Raises DataError when the
+    ask. read: reads the source, so that several pages may share what was read. Raises DataError when the
     data cannot be used as the page asks, RunFailed when the cache cannot be written.
     """
     data = experiment.data
@@ -59,7 +65,8 @@ def prepare(experiment: Experiment, cache: Path | None = None, judge: Judge | No
             pass
     streamed = _streams(data) and _streamed(folder, key, data, source, base)
     if not streamed:
-        store.build(folder, key, _content(data, source.read(base), judge))
+        table = source.read(base) if read is None else read(source, base)
+        store.build(folder, key, _content(data, table, judge))
     return replace(open_dataset(folder), streamed=streamed)
 
 
@@ -90,6 +97,7 @@ def _key(data: Data, fingerprints: list[str], judge: Judge | None) -> str:
         "source": (data.source,),
         "balance": balance,
         "check": data.quality,
+        "fold": () if data.fold is None else (data.fold.of,),
     }
     said = {
         "content": fingerprints,
@@ -105,6 +113,8 @@ def _key(data: Data, fingerprints: list[str], judge: Judge | None) -> str:
         "masks": data.masks if data.task == "masked_language_modelling" else None,
         "ignore": data.ignore,
         "scale_target": data.scale_target,
+        "fold": data.fold and (data.fold.number, data.fold.of.page()),
+        "train_share": data.train_share,
         "quality": [(part.page(), repairs.versions(part), _judged_by(part, judge)) for part in data.quality],
         "balance": [(part.page(), importlib.metadata.version("imbalanced-learn")) for part in balance],
     }
@@ -210,7 +220,7 @@ def _divided(data: Data, table: Table, rows: _Rows) -> tuple[Examined, dict[str,
     names = [name for name in table.names if name != rows.column and name not in not_learned]
     as_text = frozenset(name for part in data.steps for name in preprocessing.read_as_text(part) or ())
     readings, empty = recognise(rows.table, names, as_text)
-    parts = split.divide(rows.table, rows.target)
+    parts = parts_of(data, rows.table, rows.target, split.divide(rows.table, rows.target))
     _check_training(rows.target, parts["train"])
     return Examined(rows.table, readings, rows.target, parts, rows.source_rows), {**not_learned, **empty}
 

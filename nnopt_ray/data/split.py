@@ -123,9 +123,9 @@ class Random(Split):
             groups = target.values if classification else _tenths(target.values)
             if classification:
                 self._refuse_single(target)
-            test = _drawn(order, groups, for_test, random)
+            test = drawn(order, groups, for_test, random)
             rest = order[~np.isin(order, test)]
-            validation = _drawn(rest, groups, for_validation, random)
+            validation = drawn(rest, groups, for_validation, random)
         taken = np.concatenate([test, validation])
         parts = {"train": np.setdiff1d(order, taken), "validation": validation, "test": test}
         return _checked(parts, "Use a larger share, more rows, or data.split.stratify: false.")
@@ -147,7 +147,7 @@ def _tenths(values: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, values, side="right")
 
 
-def _drawn(order: np.ndarray, groups: np.ndarray, wanted: int, random: np.random.Generator) -> np.ndarray:
+def drawn(order: np.ndarray, groups: np.ndarray, wanted: int, random: np.random.Generator) -> np.ndarray:
     """`wanted` of the rows in `order`, from each group in proportion, and never the last row of one.
 
     Largest remainders, ties at random; then the counts add up to `wanted` exactly where the groups allow.
@@ -354,7 +354,7 @@ class Given(Split):
         order = random.permutation(train)
         wanted = min(max(1, round(len(train) * share)), len(train) - 1)
         classes = target.task == "classification"
-        validation = _drawn(order, target.values, wanted, random) if classes else order[:wanted]
+        validation = drawn(order, target.values, wanted, random) if classes else order[:wanted]
         return np.setdiff1d(train, validation), validation
 
     @staticmethod

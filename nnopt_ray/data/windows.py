@@ -13,6 +13,7 @@ import numpy as np
 from nnopt_ray import tables
 from nnopt_ray.data import preprocessing, repairs, store
 from nnopt_ray.data.columns import recognise
+from nnopt_ray.data.folds import parts_of
 from nnopt_ray.data.frame import Layout
 from nnopt_ray.data.preprocessing import Fitted
 from nnopt_ray.data.quality import Examined
@@ -85,7 +86,7 @@ def divided(data: Data, table: Table) -> tuple[Examined, Order, dict[str, str]]:
         )
     split: Split = tables.build("split", data.split)
     target = Target(name, "regression", values, ())
-    parts = _divided(split, table, target)
+    parts = parts_of(data, table, target, _divided(split, table, target))
     hidden = {
         **listed(data.ignore, table, name),
         **dict.fromkeys(split.hidden, "it only serves to divide the rows"),
@@ -143,7 +144,7 @@ def _windows(window: Window, order: Order, parts: Mapping[str, np.ndarray], know
     there are foretold). What a training window looks back on lies in the
     training part too; windows of the other parts may look back to any time before.
     """
-    part_of = np.empty(len(order.rows), dtype=np.int64)
+    part_of = np.full(len(order.rows), -1)  # of a fold, rows that come later are in no part
     for number, part in enumerate(PARTS):
         part_of[parts[part]] = number
     part_of, known = part_of[order.rows], known[order.rows]

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from nnopt_ray.experiment import Beside, Fixed, InRoom, Section
-from nnopt_ray.tables import Part
+from nnopt_ray.tables import ROOMS, Part
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
@@ -58,7 +58,8 @@ class Key:
     def words(self) -> str:
         """What it takes, in words."""
         if self.room:
-            one = f"{article(self.room)} {self.room}: its name, or {{type: name, key: value, ...}}"
+            also = "a whole number, " * bool(ROOMS[self.room].number)
+            one = f"{article(self.room)} {self.room}: {also}its name, or {{type: name, key: value, ...}}"
             text = f"a list, each {one}" if self.many else one
         elif self.section:
             text = f"a mapping with keys such as {', '.join(key.name for key in keys_of(self.section)[:3])}"

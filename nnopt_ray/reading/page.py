@@ -70,6 +70,7 @@ def close(experiment: Experiment, params: Mapping[str, Any]) -> Experiment:
     if wrong:
         raise PageError(places.faults)
     closed.pop("search", None)
+    closed.get("evaluate", {}).pop("nested", None)
     return _experiment(closed, experiment.file, places, _known(experiment))
 
 

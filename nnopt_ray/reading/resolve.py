@@ -183,11 +183,15 @@ class _Walk(Values):
         if ranges.is_range(raw):
             return self._open(raw, at, lambda option, here: self._part(room, option, here))
         named = (*at.way, "type") if isinstance(raw, dict) else at.way
+        number = tables.ROOMS[room].number
         if isinstance(raw, str):
             raw = {"type": raw}
+        if number and isinstance(raw, int) and not isinstance(raw, bool):
+            raw = {"type": "auto", number: raw}
         if not isinstance(raw, dict):
-            rule = f"must be {article(room)} {room}: its name or {{type: name, key: value, ...}}; it is {shown(raw)}."
-            self._fault(at, f"{rule} {_known(room)}")
+            also = "a whole number, " * bool(number)
+            rule = f"must be {article(room)} {room}: {also}its name or {{type: name, key: value, ...}}"
+            self._fault(at, f"{rule}; it is {shown(raw)}. {_known(room)}")
             return raw, BROKEN
         name = self._type(room, raw, at)
         if name is None:

@@ -106,7 +106,8 @@ class _Maker:
         libraries = "".join(f"|^{prefix}/" for prefix in tables.libraries(room))
         of_others: Schema = {"type": "string", "pattern": f"{OWN_PART}{libraries}"}
         own = {"type": "object", "properties": {"type": of_others}, "required": ["type"]}
-        made = {"oneOf": [{"enum": words}, of_others, *options, own]}
+        number = [{"type": "integer"}] if tables.ROOMS[room].number else []
+        made = {"oneOf": [{"enum": words}, of_others, *number, *options, own]}
         return {"description": tables.ROOMS[room].about, **_openable(made, fixed, {"$ref": f"#/$defs/{room}"})}
 
     # --- values ---------------------------------------------------------------------------------

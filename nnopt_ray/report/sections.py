@@ -19,6 +19,7 @@ from nnopt_ray.report.classes import class_table
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
+from nnopt_ray.report.folded import folded
 from nnopt_ray.report.found import found, notes_of
 from nnopt_ray.report.learning import learning
 from nnopt_ray.report.parallel import parallel
@@ -309,6 +310,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "summary": summary,
     "winner": winner,
     "confirmed": confirmed,
+    "folded": folded,
     "tradeoffs": tradeoffs,
     "learning": learning,
     "trials": trials,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # A search over many shapes measures as they come, but never for more than this share of the time it trains.
 MEASURING_SHARE = 0.05
+FOLDS_TOGETHER = 16
 
 
 @dataclass
@@ -88,22 +89,34 @@ class Crew:
 
     def _chosen(self, closed: Experiment, share: float = 1.0) -> Choice:
         """`share`: of the work that is left, which trials of this shape are."""
-        from nnopt_ray.train.choice import choose
+        from nnopt_ray.train.choice import WIDTHS, Choice, choose
         from nnopt_ray.train.exact import choose_exactly
 
-        shape, demand = shape_of(closed), self._demand
+        shape, demand = self._shape(closed), self._demand
         if shape in self._choices:
             return self._choices[shape]
         how = self._experiment.resources.fuse, self._experiment.resources.lanes
-        if self._experiment.search.reproducible:
+        if self._experiment.search.reproducible and closed.data.fold is not None:
+            why = "search.reproducible promises every bit, and that lanes on other rows keep theirs is not tried"
+            self._choices[shape] = Choice(1, f"one fold at a time, as {why}")
+        elif self._experiment.search.reproducible:
             trainings = demand.total / min(demand.total, how_many(self._experiment))
             self._choices[shape] = choose_exactly(lambda: self._trainer(closed), *how, demand.width, trainings)
         else:
             dataset, _ = self._dataset(closed)
             steps = share * demand.epochs * max(1, len(dataset.train) // closed.train.batch_size)
             work = demand.most, lambda step_s: steps * step_s
-            self._choices[shape] = choose(lambda: self._trainer(closed), *how, *work)
+            # Folds are few, all of them there from the start: one pack of all.
+            widths = () if closed.data.fold is not None and demand.most <= FOLDS_TOGETHER else WIDTHS
+            self._choices[shape] = choose(lambda: self._trainer(closed), *how, *work, widths)
         return self._choices[shape]
+
+    def _shape(self, closed: Experiment) -> str:
+        """Folds are lanes of one step where they have as many training rows; what a step makes of them may differ."""
+        if closed.data.fold is None:
+            return shape_of(closed)
+        dataset, _ = self._dataset(closed)
+        return f"{shape_of(closed)} {len(dataset.train)} {dataset.shapes}"
 
     def _trainer(self, closed: Experiment) -> Trainer:
         from nnopt_ray.assembly import metrics_for
@@ -192,7 +205,7 @@ class Crew:
             shutil.rmtree(folder.root)
         if order.copy is None and (there != page or not folder.page.is_file()):
             write_text(folder.page, page)
-        return _Lane(self._opened(order.trial, base), shape_of(base), copied=self._report(order.trial).copied)
+        return _Lane(self._opened(order.trial, base), self._shape(base), copied=self._report(order.trial).copied)
 
     def _opened(self, trial: str, closed: Experiment) -> TrialRun:
         from nnopt_ray.assembly import metrics_for
@@ -223,7 +236,7 @@ class Crew:
         run = self._opened(order.trial, closed)
         run.adopt(self._run.trial(copy.donor), copy.donor_epochs - 1)
         write_text(folder.page, page)
-        lane = self._lanes[order.trial] = _Lane(run, shape_of(closed), copied=copy.at)
+        lane = self._lanes[order.trial] = _Lane(run, self._shape(closed), copied=copy.at)
         return lane
 
     def _end(self, end: End) -> None:

@@ -170,6 +170,11 @@ class Seats:
     def lanes_filled(self) -> int:
         return sum(len(seat.trials) for seat in self._all)
 
+    def measure_again(self) -> None:
+        """What comes now is of another shape than what was measured."""
+        for seat in self._all:
+            seat.measured = False
+
     def begin(self, trials: int, demand: Callable[[int], Demand], begun: Callable[[int], None]) -> None:
         """Get ready for so many trials; `begun` is told how many processes there are when that is known."""
         self._demand, self._trials = demand, trials

@@ -36,6 +36,8 @@ OF_THE_LANE = (
     "train.layer_decay",
 )
 
+FOLD = "data.fold"
+
 
 def shape_of(closed: Experiment) -> str:
     """A name for the shape of a trial's work; trials of one name can be lanes of one pack."""
@@ -48,11 +50,16 @@ def shape_of(closed: Experiment) -> str:
             "compile": closed.train.compile,
             "freeze": closed.train.freeze,
             "mix": closed.train.mix is not None,  # the type and how strongly are the lane's
-            "data": {key: plain(value) for key, value in closed.tree["data"].items() if key != "augment"},
+            "data": {key: _rows(key, plain(value)) for key, value in closed.tree["data"].items() if key != "augment"},
         },
         sort_keys=True,
         default=str,
     )
+
+
+def _rows(key: str, value: Any) -> Any:
+    """Of a key of data what lanes have in common: each may have a fold of its own."""
+    return value["of"] if key == FOLD.rpartition(".")[2] and value is not None else value
 
 
 def _part(room: str, part: Part) -> dict[str, Any]:
@@ -75,6 +82,8 @@ def alike(experiment: Experiment, params: Mapping[str, Any]) -> str:
     """As `shape_of`, from the parameters alone and so in no time; it may tell apart what `shape_of` does not."""
     own = (*OF_THE_LANE, *_lane_paths(experiment))
     kept = {path: value for path, value in params.items() if not _under(path, own)}
+    if FOLD in kept:
+        kept[FOLD] = kept[FOLD]["of"]
     return json.dumps(kept, sort_keys=True, default=str)
 
 

@@ -39,6 +39,10 @@ class Static:
     mixed: tuple[Tensor, ...]  # where rows are mixed, the others' target, like `target`, and the share [lanes]
     program: Program
 
+    def places(self, lane: int) -> tuple[Tensor, ...]:
+        """Where the inputs and the target of a lane lie."""
+        return (*(x[lane] for x in self.inputs), self.target[lane])
+
     def change(self, lane: int, augmenter: Augmenter, seed: int) -> None:
         """Augment the rows of a lane where they lie, as when it trains alone."""
         before = tuple(x[lane] for x in self.inputs)
@@ -81,7 +85,7 @@ class Block:
         self.leaves = _leaves(self.flat, shape.layout)
         self._buffers = [name for name, _ in shape.model.named_buffers()]
         self.static: dict[int, Static] = {}
-        self._evaluation: dict[int, tuple[tuple[Tensor, ...], Program]] = {}
+        self._evaluation: dict[tuple[int, bool], tuple[tuple[Tensor, ...], Program]] = {}  # by rows, and whose they are
 
     # ── in training ──────────────────────────────────────────────────────────────────────────────────
 
@@ -206,12 +210,15 @@ class Block:
 
     # ── in evaluation ────────────────────────────────────────────────────────────────────────────────
 
-    def record_evaluation(self, inputs: tuple[Tensor, ...]) -> None:
-        """Record the outputs for batches like this one, if they are not yet. Raises CannotFuse when they cannot be."""
-        rows = len(inputs[0])
+    def record_evaluation(self, inputs: tuple[Tensor, ...], own: bool = False) -> None:
+        """Record the outputs for batches like this one, if they are not yet. Raises CannotFuse when they cannot be.
+
+        own: each lane has a batch of its own, of this size.
+        """
+        rows = len(inputs[0]), own
         if rows in self._evaluation:
             return
-        places = tuple(x.clone() for x in inputs)
+        places = tuple((x.expand(self.width, *x.shape) if own else x).clone() for x in inputs)
         self.shape.model.eval()
 
         def one(leaves: Any, rest: Any, inputs: Any) -> Any:
@@ -223,7 +230,7 @@ class Block:
             return value_of(forward, leaves)
 
         def forward() -> tuple[Tensor, ...]:
-            return (torch.func.vmap(one, in_dims=(0, 0, None))(self.leaves, self.rest, places),)
+            return (torch.func.vmap(one, in_dims=(0, 0, 0 if own else None))(self.leaves, self.rest, places),)
 
         kept = self.values()
         try:
@@ -239,19 +246,20 @@ class Block:
             self.put_back(kept)
             self.shape.model.train()
 
-    def _prove_evaluation(self, rows: int) -> None:
+    def _prove_evaluation(self, rows: tuple[int, bool]) -> None:
         places, program = self._evaluation[rows]
-        generator = torch.Generator().manual_seed(rows)
+        generator = torch.Generator().manual_seed(rows[0])
         noise = torch.randn(self.flat.shape, generator=generator).to(self.flat.device)
         self.flat.add_(noise, alpha=0.1 * float(self.flat.std(correction=0)) + 1e-3)
         kept = [place.clone() for place in places]
-        for place in places:
-            place.copy_(place.flip(0))
-        outputs = program()[0]
         row = self.width - 1
+        for place in places:
+            turned = place[row] if rows[1] else place
+            turned.copy_(turned.flip(0))
+        outputs = program()[0]
         own = {name: each[row] for name, each in (*self.leaves.items(), *self.rest.items())}
         with tensors_of(self.shape.model, own):
-            expected = self.shape.model(*places)
+            expected = self.shape.model(*(place[row] if rows[1] else place for place in places))
         for place, before in zip(places, kept, strict=True):
             place.copy_(before)
         if fusible.apart(outputs[row], expected) > fusible.SAME:
@@ -260,9 +268,19 @@ class Block:
     def outputs(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """float32 [lanes, rows, outputs] in evaluation."""
         self.record_evaluation(inputs)
-        places, program = self._evaluation[len(inputs[0])]
+        places, program = self._evaluation[len(inputs[0]), False]
         for place, x in zip(places, inputs, strict=True):
             place.copy_(x)
+        return program()[0]
+
+    def own_outputs(self, batches: Mapping[int, tuple[Tensor, ...]]) -> Tensor:
+        """The same where each lane has a batch of its own, all of one size; what other lanes give is of no meaning."""
+        inputs = next(iter(batches.values()))
+        self.record_evaluation(inputs, own=True)
+        places, program = self._evaluation[len(inputs[0]), True]
+        for slot, batch in batches.items():
+            for place, x in zip(places, batch, strict=True):
+                place[slot].copy_(x)
         return program()[0]
 
     def bytes(self) -> int:

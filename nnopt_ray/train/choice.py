@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -55,11 +55,13 @@ def choose(
     lanes: Lanes,
     most: int,
     work_s: Callable[[float], float],
+    widths: Sequence[int] = WIDTHS,
 ) -> Choice:
     """Measure and choose.
 
     example: makes a training of the shape; those made here are thrown away. most: lanes that there is use for.
-    work_s: seconds of training that are left for this worker, from the seconds of a step alone.
+    work_s: seconds of training that are left for this worker, from the seconds of a step alone. widths: tried before
+    one for all that there is use for.
     """
     if fuse == "never":
         return Choice(1, "one trial at a time, as resources.fuse is never")
@@ -81,7 +83,7 @@ def choose(
     choice = Choice(1, "", {1: alone}, shape)
     step_s: dict[int, float] = {1: alone}
     try:
-        for width in _widths(wanted, lanes, _fitting(trainer, wanted)):
+        for width in _widths(wanted, lanes, _fitting(trainer, wanted), widths):
             spent = time.perf_counter() - began
             if len(step_s) > 1 and spent > budget / 2 and lanes == "auto":
                 break
@@ -114,11 +116,11 @@ def choose(
     return choice
 
 
-def _widths(wanted: int, lanes: Lanes, fitting: int) -> list[int]:
+def _widths(wanted: int, lanes: Lanes, fitting: int, tried: Sequence[int]) -> list[int]:
     if lanes != "auto":
         return [lanes]
     cap = max(2, min(wanted, fitting))
-    return [*(width for width in WIDTHS if width < cap), *([cap] if cap <= WIDTHS[-1] else [WIDTHS[-1]])]
+    return [*(width for width in tried if width < cap), *([cap] if cap <= WIDTHS[-1] else [WIDTHS[-1]])]
 
 
 def _fitting(trainer: Trainer, wanted: int) -> int:

@@ -1,10 +1,10 @@
 """Lanes: several trainings of one shape as one step. Each lane is a Trainer whose weights are a row of a block.
 
-The networks of a pack have equal layers and batches; everything else is a lane's own: seed, order of rows, their
-augmentation and mixing, optimizer with its rates, schedule, warm-up, L1, clipping, dropout rate, label smoothing,
-early stopping, number of epochs. Gradients of all lanes are computed together, by `torch.func.vmap` over the rows of
-a block, recorded once and replayed (`block.py`); then each lane's optimizer takes its own step, with the very kernels
-that it uses alone (on a GPU all together, `vector_optimizers.py`).
+The networks of a pack have equal layers and batches; everything else is a lane's own: seed, order of rows, the rows
+themselves (a fold of as many), their augmentation and mixing, optimizer with its rates, schedule, warm-up, L1,
+clipping, dropout rate, label smoothing, early stopping, number of epochs. Gradients of all lanes are computed together,
+by `torch.func.vmap` over the rows of a block, recorded once and replayed (`block.py`); then each lane's optimizer takes
+its own step, with the very kernels that it uses alone (on a GPU all together, `vector_optimizers.py`).
 
 Lanes start and end at the end of an epoch, where all of a pack stand together. A Trainer that has left a pack,
 or was never in one, is the same training: `Trainer.run_epoch` and an epoch in a pack may take turns.
@@ -41,7 +41,7 @@ from torch import Tensor
 from nnopt_ray.errors import NotANumber
 from nnopt_ray.results import Epoch
 from nnopt_ray.train import fusible, masks
-from nnopt_ray.train.batches import evaluation_sizes
+from nnopt_ray.train.batches import Batch, evaluation_sizes
 from nnopt_ray.train.block import TRIALS, Block
 from nnopt_ray.train.fusible import CannotFuse
 from nnopt_ray.train.loop import Trainer
@@ -92,7 +92,7 @@ class Pack:
         for name, value in trainer.loss.lane_values().items():
             block.loss_values[name][slot] = value
         self.lanes[slot] = trainer
-        if self.shape.own or not self._epochs:
+        if self.shape.own or not self._epochs or self._elsewhere(trainer):
             self._unproved.append(trainer)
         return slot
 
@@ -104,6 +104,10 @@ class Pack:
         trainer.weights.leave()
         if self._vector is not None:
             self._vector.take(trainer)
+
+    def _elsewhere(self, trainer: Trainer) -> bool:
+        """Whether a lane reads other rows than those that the shape was tried on."""
+        return trainer.dataset.key != self.shape.data
 
     # ── one epoch ────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,9 +132,10 @@ class Pack:
             raise RuntimeError("the training of a lane has ended, or its last epoch broke off")
         for rows in dict.fromkeys(self.shape.sizes):
             self.prepare(rows)
-        part = self.shape.placed.validation
-        for inputs, _ in part.batches(evaluation_sizes(part.rows, self.shape.validation.rows_a_batch)):
-            self.block.record_evaluation(inputs)
+        own = any(self._elsewhere(lane) for _, lane in live)
+        for part in [lane.placed.validation for _, lane in live] if own else [self.shape.placed.validation]:
+            for rows in dict.fromkeys(evaluation_sizes(part.rows, self.shape.validation.rows_a_batch)):
+                self.block.record_evaluation(tuple(x[:rows] for x in part.inputs), own)
         for _, lane in live:
             lane.open_epoch()
         moving = {slot for slot, _ in live}
@@ -177,11 +182,15 @@ class Pack:
             vector = None
         weights: dict[int, list[float | Tensor]] = {slot: [] for slot, _ in live}
         assert train.target is not None
+        own = any(self._elsewhere(lane) for _, lane in live)
         for number, (end, rows) in enumerate(zip(accumulate(shape.sizes), shape.sizes, strict=True)):
             static = self.block.static[rows]
             chosen = order[:, end - rows : end].reshape(-1)
             for source, place in zip((*train.inputs, train.target), (*static.inputs, static.target), strict=True):
-                torch.index_select(source, 0, chosen, out=place.view(width * rows, *source.shape[1:]))
+                if not own:
+                    torch.index_select(source, 0, chosen, out=place.view(width * rows, *source.shape[1:]))
+            for slot, lane in live if own else ():
+                _gather(lane, order[slot, end - rows : end], static.places(slot))
             for slot, lane in live:
                 if lane.feed.augmenter.parts:
                     static.change(slot, lane.feed.augmenter, lane.feed.augmenting_seed(lane.epoch, number))
@@ -288,11 +297,35 @@ class Pack:
         part = self.shape.placed.validation
         sizes = evaluation_sizes(part.rows, self.shape.validation.rows_a_batch)
         collected: dict[int, Any] = {slot: lane.validation.begin() for slot, lane in live}
+        if any(self._elsewhere(lane) for _, lane in live):
+            self._measure_own(live, collected)
+            return {slot: lane.validation.end(collected[slot]) for slot, lane in live}
         for inputs, target in part.batches(sizes):
             outputs = self.block.outputs(inputs)
             for slot, lane in live:
                 lane.validation.add(collected[slot], outputs[slot], target)
         return {slot: lane.validation.end(collected[slot]) for slot, lane in live}
+
+    def _measure_own(self, live: Live, collected: Mapping[int, Any]) -> None:
+        """The same where each lane has a validation part of its own; those whose batches have one size together."""
+        most = self.shape.validation.rows_a_batch
+        coming = {
+            slot: iter(lane.placed.validation.batches(evaluation_sizes(lane.placed.validation.rows, most)))
+            for slot, lane in live
+        }
+        lanes = dict(live)
+        while coming:
+            by_size: dict[int, dict[int, Batch]] = {}
+            for slot in list(coming):
+                batch = next(coming[slot], None)
+                if batch is None:
+                    del coming[slot]
+                else:
+                    by_size.setdefault(len(batch[1]), {})[slot] = batch
+            for batches in by_size.values():
+                outputs = self.block.own_outputs({slot: inputs for slot, (inputs, _) in batches.items()})
+                for slot, (_, target) in batches.items():
+                    lanes[slot].validation.add(collected[slot], outputs[slot], target)
 
     def try_gradients(self) -> None:
         """The gradients of one step, for timing them; `prepare` comes first."""
@@ -301,3 +334,11 @@ class Pack:
     def bytes(self) -> int:
         """Memory of the block and of what the steps read, without what lies between the layers."""
         return self.block.bytes()
+
+
+def _gather(lane: Trainer, chosen: Tensor, places: Sequence[Tensor]) -> None:
+    """Put these training rows of a lane into its places."""
+    train = lane.placed.train
+    assert train.target is not None
+    for source, place in zip((*train.inputs, train.target), places, strict=True):
+        torch.index_select(source, 0, chosen, out=place)

@@ -41,7 +41,7 @@ class Shape:
         self.mixes = example.feed.mixer is not None
         self.layout = example.weights.layout
         self.validation = example.validation
-        self.page, self.data = example.experiment, example.dataset.key
+        self.page, self.data, self.shapes = example.experiment, example.dataset.key, example.dataset.shapes
         # A part of one's own may do anything, so each of its lanes is held against the training alone once.
         # What another library has made (`hf/NAME`) is as little known.
         self.own = any(mark in self.page.model.type for mark in ":/") or ":" in self.page.train.loss.type
@@ -96,7 +96,7 @@ class Shape:
             "other batches": tuple(trainer.sizes) == self.sizes
             and page.train.accumulate == self.accumulate
             and trainer.validation.rows_a_batch == self.validation.rows_a_batch,
-            "other data": trainer.dataset.key == self.data,
+            "other data": trainer.dataset.key == self.data or self._like(trainer),
             "another kind of rows (mixed or not)": (trainer.feed.mixer is not None) == self.mixes,
             "steps that are compiled": trainer.compiled is None,
             "frozen layers": page.train.freeze is None,
@@ -106,6 +106,21 @@ class Shape:
         for what, holds in same.items():
             if not holds:
                 raise CannotFuse(f"it has {what} than the other lanes")
+
+    def _like(self, trainer: Trainer) -> bool:
+        """Whether a training on other rows can be a lane beside those on these: a fold of the same size."""
+        if trainer.dataset.shapes != self.shapes or trainer.placed.train.rows != self.placed.train.rows:
+            return False
+        if trainer.placed.train.mapped is not None or trainer.placed.validation.mapped is not None:
+            return False
+        # The loss of the pack is one: class weights that follow from the rows must be the same.
+        target = self.placed.train.target
+        assert target is not None
+        rows = min(len(target), 1024)
+        generator = torch.Generator().manual_seed(0)
+        outputs = torch.randn(self.shapes.returned(rows), generator=generator).to(target.device)
+        losses = [loss(outputs, target[:rows]) for loss in (self.loss, trainer.loss)]
+        return torch.equal(*losses)
 
 
 def _same(room: str, one: Part, two: Part) -> bool:

@@ -1,0 +1,69 @@
+"""What cross-validation must be to the rest of the page: to the split, the windows, the task, the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnopt_ray.experiment import ranges
+from nnopt_ray.reading.places import Places
+
+OURS = ("auto", "k_fold", "stratified", "grouped", "time")
+
+
+def check_folds(tree: Mapping[str, Any], places: Places) -> None:
+    """Note a fault for every rule about folds that the resolved tree breaks."""
+    data, evaluate = tree.get("data"), tree.get("evaluate")
+    if not isinstance(data, Mapping) or not isinstance(evaluate, Mapping):
+        return
+    folds, fold = evaluate.get("folds"), data.get("fold")
+    if isinstance(folds, Mapping):
+        _fits(folds, data, places)
+    if isinstance(folds, Mapping) and isinstance(fold, Mapping):
+        message = "the page is one fold already (data.fold), and folds of a fold are none. Take one of the two away."
+        places.add(("evaluate", "folds"), "evaluate.folds", message)
+    if evaluate.get("nested") is True:
+        _nested(tree, folds, places)
+
+
+def _nested(tree: Mapping[str, Any], folds: Any, places: Places) -> None:
+    way, path = ("evaluate", "nested"), "evaluate.nested"
+    search = tree.get("search")
+    listed = isinstance(search, Mapping) and isinstance(search.get("trials"), list)
+    if folds is None:
+        places.add(way, path, "it searches inside each fold, and there are none. Add evaluate.folds: 5.")
+    elif not listed and next(ranges(tree), None) is None:
+        places.add(way, path, "it searches inside each fold, and this page searches nothing. Take it away.")
+
+
+def _fits(folds: Mapping[str, Any], data: Mapping[str, Any], places: Places) -> None:
+    way, path, kind = ("evaluate", "folds"), "evaluate.folds", folds.get("type")
+    split, window = data.get("split"), data.get("window")
+    split = split if isinstance(split, Mapping) else {}
+    if str(data.get("task")).endswith("language_modelling"):
+        rule = "a language task counts its loss by token of a vocabulary that each fold would have of its own"
+        places.add(way, path, f"{rule}, so the folds would say nothing to each other. Take it away.")
+    elif isinstance(window, Mapping) and kind in OURS and kind not in ("auto", "time"):
+        message = f"windows follow each other in time, and {kind} learns from what comes later. Write type: time."
+        places.add(way, path, message)
+    elif split.get("type") == "time" and kind in OURS and kind not in ("auto", "time"):
+        message = f"the split is by time (data.split), and {kind} learns from what comes later. Write type: time."
+        places.add(way, path, message)
+    elif split.get("type") == "grouped" and kind in OURS:
+        if kind not in ("auto", "grouped"):
+            rule = f"data.split keeps each '{split.get('group')}' whole, and {kind} tears them apart"
+            places.add(way, path, f"{rule}. Write type: grouped.")
+        elif kind == "grouped" and folds.get("group") != split.get("group"):
+            rule = f"data.split keeps each '{split.get('group')}' whole, and the folds each '{folds.get('group')}'"
+            places.add((*way, "group"), f"{path}.group", f"{rule}. Write the same column.")
+    elif kind == "grouped" and folds.get("group") not in _listed(data.get("ignore")):
+        rule = f"'{folds.get('group')}' tells which rows belong together, and the network would learn from it"
+        places.add((*way, "group"), f"{path}.group", f"{rule}. Add it to data.ignore, or write split: grouped too.")
+    by_time = isinstance(window, Mapping) or split.get("type") == "time"
+    if kind == "auto" and by_time and isinstance(folds.get("repeats"), int) and folds["repeats"] > 1:
+        message = "rows in time have one order, so there is nothing to repeat. Take it away."
+        places.add((*way, "repeats"), f"{path}.repeats", message)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []

@@ -1,0 +1,220 @@
+"""Cross-validation: the trainings of all folds, in this process or on a search's workers, and what came of them.
+
+A fold is a training like any other, with a page and a folder of its own, so that it is a lane beside the others where
+they have as many rows, and goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from nnopt_ray import assembly, folding, reading, rundir
+from nnopt_ray.errors import Interrupted, RunFailed
+from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.folding import FoldTrial
+from nnopt_ray.pipeline import Watch
+from nnopt_ray.results import Epoch, TrialRow
+from nnopt_ray.rundir import RunDir
+from nnopt_ray.search.crew import Crew
+from nnopt_ray.search.messages import Demand, Order, Report
+
+if TYPE_CHECKING:
+    from nnopt_ray.data.types import Dataset
+    from nnopt_ray.evaluate.folded import Folded
+    from nnopt_ray.search.cluster import RaySession
+
+SLICE_S = 0.25  # of training between two looks at whether to stop
+
+
+def alone(
+    experiment: Experiment,
+    run: RunDir,
+    dataset: Dataset,
+    row: TrialRow,
+    watch: Watch,
+    should_stop: Callable[[], bool],
+) -> Folded | None:
+    """The cross-validation of a page that searches nothing, in this process; None where the page asks for none.
+
+    Raises Interrupted when `should_stop` became true; all that was trained is written down then.
+    """
+    if experiment.evaluate.folds is None:
+        return None
+    pages = folding.planned(experiment, row.trial, row.params, dataset.shapes.task)
+    begun(experiment, pages, watch)
+    rows = trained(experiment, run, dataset, pages, watch, should_stop)
+    return concluded(experiment, run, dataset, pages, rows, watch)
+
+
+def begun(experiment: Experiment, pages: Sequence[FoldTrial], watch: Watch) -> None:
+    """Prepare the data of all folds, and say how they are divided."""
+    datasets = folding.prepared(experiment, pages)
+    kind = pages[0].params[folding.FOLD]["of"]["type"]
+    sizes = {part: [len(getattr(each, part)) for each in datasets] for part in ("train", "validation", "test")}
+    told = {part: f"{min(of):,}" + (f" to {max(of):,}" if max(of) > min(of) else "") for part, of in sizes.items()}
+    watch.note(
+        f"Cross-validating trial {pages[0].of_trial} over {len(pages)} folds ({kind}): {told['train']} rows to learn "
+        f"from, {told['validation']} to choose the epoch by, {told['test']} held out; all preparation is fitted anew."
+    )
+    if len(set(sizes["train"])) > 1 or len({str(each.shapes) for each in datasets}) > 1:
+        watch.note("Folds that differ in their training rows or inputs are trained one by one, not as lanes.")
+    for page, each in zip(pages, datasets, strict=True):
+        absent = [name for name, count in each.summary.class_counts.get("test", {}).items() if not count]
+        if absent:
+            watch.note(f"Fold {page.number} holds out no row of the class {', '.join(map(repr, absent))}.")
+
+
+def trained(
+    experiment: Experiment,
+    run: RunDir,
+    dataset: Dataset,
+    pages: Sequence[FoldTrial],
+    watch: Watch,
+    should_stop: Callable[[], bool],
+) -> dict[str, TrialRow]:
+    """All folds trained in this process, as lanes where that pays: id → what came of it. Raises as `alone`."""
+    crew = Crew(experiment, dataset, assembly.machine_for(experiment), run)
+    epochs = len(pages) * experiment.train.epochs
+    lanes, why = crew.measure(pages[0].params, Demand(len(pages), epochs, len(pages)))
+    watch.note(f"{why[:1].upper()}{why[1:]}.".replace("trial", "fold"))
+    waiting, going = deque(pages), dict[str, FoldTrial]()
+    history: dict[str, list[Epoch]] = {page.id: [] for page in pages}
+    rows: dict[str, TrialRow] = {}
+    while waiting or going:
+        orders = []
+        while waiting and len(going) < max(1, lanes):
+            page = waiting.popleft()
+            going[page.id] = page
+            orders.append(Order(page.id, page.params))
+        answer = crew.work(orders, (), SLICE_S)
+        for note in answer.notes:
+            watch.note(note)
+        for report in answer.reports:
+            history[report.trial] += report.epochs
+            if report.done or report.failure is not None:
+                rows[report.trial] = _row(experiment, going.pop(report.trial), history[report.trial], report)
+                watch.note(told(rows[report.trial], experiment.metric))
+        if should_stop():
+            crew.pause()
+            raise Interrupted("stopped")
+    return rows
+
+
+def _row(experiment: Experiment, page: FoldTrial, history: Sequence[Epoch], report: Report) -> TrialRow:
+    failure = report.failure
+    if failure is not None and failure.kind == "storage":
+        raise RunFailed(failure.message)
+    values = [epoch.metrics[experiment.metric] for epoch in history]
+    best = best_epoch(values, experiment.mode)
+    return TrialRow(
+        trial=page.id,
+        status="finished" if failure is None else "failed",
+        reason=report.reason if failure is None else failure.message,
+        params=page.params,
+        epochs=len(history),
+        best_epoch=best,
+        seconds=sum(epoch.seconds for epoch in history),
+        value=None if best is None or failure is not None else values[best],
+        metrics={} if best is None else history[best].metrics,
+    )
+
+
+def best_epoch(values: Sequence[float], mode: Literal["min", "max"]) -> int | None:
+    """The first of the best values; None where none is a number."""
+    sign = 1.0 if mode == "min" else -1.0
+    return min(((sign * v, i) for i, v in enumerate(values) if math.isfinite(v)), default=(0.0, None))[1]
+
+
+def told(row: TrialRow, metric: str) -> str:
+    """A line about the training of a fold."""
+    if row.status == "failed":
+        return f"fold {row.trial}  failed after {row.epochs} epochs: {row.reason}"
+    value = "-" if row.value is None else f"{row.value:.4g}"
+    return f"fold {row.trial}  {metric} {value}  {row.epochs} epochs  {row.seconds:.1f} s"
+
+
+def concluded(
+    experiment: Experiment,
+    run: RunDir,
+    dataset: Dataset,
+    pages: Sequence[FoldTrial],
+    rows: Mapping[str, TrialRow],
+    watch: Watch,
+) -> Folded:
+    """Each fold measured on what it holds out, once, and all of them together."""
+    each = [
+        folding.measured(experiment, page, rows[page.id], run.trial(page.id).checkpoints / "best.safetensors")
+        for page in pages
+    ]
+    found = folding.summed_up(experiment, dataset, each, pages[0].of_trial)
+    for sentence in found.sentences:
+        watch.note(sentence)
+    return found
+
+
+class _Within(Watch):
+    """What a search inside a fold says: its notes, with the fold in front."""
+
+    def __init__(self, watch: Watch, number: int) -> None:
+        self._watch, self._number = watch, number
+
+    def note(self, sentence: str) -> None:
+        self._watch.note(f"fold {self._number}: {sentence}")
+
+
+def nested(
+    experiment: Experiment,
+    run: RunDir,
+    dataset: Dataset,
+    session: RaySession,
+    watch: Watch,
+    should_stop: Callable[[], bool],
+) -> Folded:
+    """The search of a page anew inside each fold, in a run folder of its own; the winner is measured on the fold.
+
+    Raises Interrupted when `should_stop` became true.
+    """
+    from nnopt_ray.data.prepare import place
+    from nnopt_ray.search.study import Study
+
+    kind = folding.kind_of(experiment, dataset.shapes.task)
+    outline = folding.planned(experiment, "nested", assembly.some_params(experiment), dataset.shapes.task)
+    datasets = folding.prepared(experiment, outline)
+    watch.note(f"Searching anew inside each of {len(outline)} folds ({kind.type}).")
+    each = []
+    for page, data in zip(outline, datasets, strict=True):
+        inside = _search_page(experiment, folding.changes(kind, page.number))
+        folder = run.fold(page.number)
+        rundir.make_folder(folder.root)
+        if not folder.resolved.is_file():
+            rundir.write_text(folder.resolved, reading.dump(inside))
+        study = Study(inside, folder, _Within(watch, page.number))
+        study.run(session, should_stop, place(data, folder.data))
+        if should_stop():
+            raise Interrupted("stopped")
+        winner = study.winner()
+        failed = TrialRow("", "failed", "no trial of its search gave a value", {}, 0, None, 0.0, None, {})
+        row = winner or failed
+        params = {**row.params, **folding.changes(kind, page.number)}
+        chosen = FoldTrial(f"folds/{page.number}/trials/{row.trial}", "", page.number, params)
+        weights = folder.trial(row.trial).checkpoints / "best.safetensors"
+        each.append(folding.measured(experiment, chosen, row, weights, row.params))
+        watch.note(told(TrialRow(**{**vars(row), "trial": f"{page.number}"}), experiment.metric))
+    found = folding.summed_up(experiment, dataset, each, "")
+    for sentence in found.sentences:
+        watch.note(sentence)
+    return found
+
+
+def _search_page(experiment: Experiment, changes: Mapping[str, object]) -> Experiment:
+    tree = plain(experiment.tree)
+    for path, value in changes.items():
+        section, _, key = path.rpartition(".")
+        tree[section] = {**tree[section], key: value}
+    return reading.from_tree(tree, experiment.file)
+
+
+__all__ = ["alone", "begun", "concluded", "nested", "told", "trained"]
