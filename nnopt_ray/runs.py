@@ -400,20 +400,22 @@ def _cross_validated(
     from nnopt_ray.search import folds
 
     if experiment.evaluate.nested:
-        return folds.nested(experiment, folder, dataset, session, watch, should_stop)
+        from nnopt_ray.search.nested import nested
+
+        return nested(experiment, folder, dataset, session, watch, should_stop)
     rows = {trial.id: trial.row() for trial in study.ledger.confirming.values()}
-    if not study.folding:
+    if not study.again.folding:
         return None
-    return folds.concluded(experiment, folder, dataset, study.folding, rows, watch)
+    return folds.concluded(experiment, folder, dataset, study.again.folding, rows, watch)
 
 
 def _confirmed(experiment: Experiment, dataset: Dataset, study: Study, watch: Watch) -> Confirmation | None:
     """What came of `search.confirm`, and the baseline over the same seeds beside it."""
     from nnopt_ray.search import confirm
 
-    if experiment.search.confirm is None or not study.confirming:
+    if experiment.search.confirm is None or not study.again.confirming:
         return None
-    values = confirm.collected(study.confirming, [trial.row() for trial in study.ledger.confirming.values()])
+    values = confirm.collected(study.again.confirming, [trial.row() for trial in study.ledger.confirming.values()])
     seeds = confirm.seeds(experiment.seed, experiment.search.confirm.seeds)
     base = assembly.baseline_values(experiment, dataset, seeds)
     found = confirm.verdict(values, base, experiment.mode, experiment.evaluate.confidence, experiment.metric)

@@ -55,7 +55,8 @@ def facts(kind: str) -> Facts:
 
 
 KINDS = ("search", "single", "regression", "empty")
-NOT_HERE = {"tradeoffs", "augmented", "found"}  # of several objectives; where rows are augmented, or checked
+# of several objectives; where rows are augmented, checked, cross-validated
+NOT_HERE = {"tradeoffs", "augmented", "found", "folded"}
 OF_A_SEARCH = {"confirmed", "tradeoffs", "trials", "conduct"}  # sections that a single training does not have
 
 

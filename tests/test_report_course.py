@@ -238,7 +238,7 @@ def test_the_section_names_ends_by_cause_and_shows_takeovers() -> None:
         "failed: the loss became not a number",
         "failed: out of memory",
         "paused",
-        "trained again over seeds",
+        "trained again",
     ]
     fold = next(block for block in section.blocks if isinstance(block, Fold))
     assert [cell.text for cell in fold.blocks[0].rows[0]] == ["a", "1", "b", "3"]

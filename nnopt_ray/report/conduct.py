@@ -90,8 +90,8 @@ def _ends(facts: Facts) -> Table:
     ]
     count, epochs = facts.course.confirming
     if count:
-        again = Cell("trained again over seeds"), Cell(words.count(count), count), Cell(words.count(epochs))
-        rows.append((*again, Cell("–", tone="muted"), Cell("to confirm the best", tone="muted")))
+        again = Cell("trained again"), Cell(words.count(count), count), Cell(words.count(epochs))
+        rows.append((*again, Cell("–", tone="muted"), Cell("over seeds, or over folds", tone="muted")))
     return Table(
         title="How trials ended",
         caption="",

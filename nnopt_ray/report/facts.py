@@ -278,6 +278,7 @@ def _result(found: Mapping[str, Any]) -> RunResult:
         seconds=found["seconds"],
         spent=found.get("spent", {}),
         decided=found["decided"],
+        cv=found.get("cv"),
         confirm=Confirmation.from_json(found["confirm"]) if found.get("confirm") else None,
     )
 

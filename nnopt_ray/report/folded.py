@@ -8,7 +8,7 @@ from nnopt_ray.evaluate.folded import Folded, Mean
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Block, Cell, Head, Plot, Section, Table, Text, Tone
 from nnopt_ray.report.facts import Facts
-from nnopt_ray.report.figure import axis, label, layout
+from nnopt_ray.report.figure import Figure, axis, label, layout
 
 NONE = Cell("–", tone="muted")
 
@@ -52,7 +52,7 @@ def _headline(found: Folded) -> list[str]:
 def _plot(found: Folded) -> Plot:
     done = [one for one in found.each if not one.failed]
     name = words.metric_name(found.metric)
-    traces = []
+    traces: list[Figure] = []
     for title, colour, scores in (
         ("baseline", "--muted", [one.baseline.get(found.metric) for one in done]),
         ("network", "--winner", [one.metrics.get(found.metric) for one in done]),

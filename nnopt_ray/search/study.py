@@ -6,28 +6,25 @@ have started. The searcher suggests; the scheduler decides; the ledger remembers
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from nnopt_ray import folding, tables
+from nnopt_ray import tables
 from nnopt_ray.errors import RunFailed, UserError
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.folding import FoldTrial
 from nnopt_ray.machine import environment
-from nnopt_ray.pipeline import best_of
 from nnopt_ray.results import Epoch, TrialRow
 from nnopt_ray.rundir import RunDir, read_lines
 from nnopt_ray.search import journal as journals
 from nnopt_ray.search import shapes
+from nnopt_ray.search.again import Again
 from nnopt_ray.search.cluster import RaySession
-from nnopt_ray.search.confirm import ConfirmTrial, collected, planned, verdict
 from nnopt_ray.search.demand import demand_of, seconds_left
 from nnopt_ray.search.display import Display
-from nnopt_ray.search.folds import begun, told
+from nnopt_ray.search.folds import told
 from nnopt_ray.search.hopeless import Hopeless
 from nnopt_ray.search.ledger import Ledger, Trial, page_digest
 from nnopt_ray.search.logical import Turns, places_of, width_of
@@ -36,7 +33,7 @@ from nnopt_ray.search.seats import HandedOver, Seat, Seats, death
 from nnopt_ray.search.space import most_epochs
 
 if TYPE_CHECKING:
-    from nnopt_ray.data.types import Dataset
+    from nnopt_ray.data.types import Dataset, Task
     from nnopt_ray.pipeline import Watch
 
 LOST_WORKER_TRIES = 3  # a trial whose worker died this often is given up
@@ -58,9 +55,6 @@ class Study:
         self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note, self._written)
         self.queue: deque[Trial] = deque()  # known trials that wait for a place
         self.turns: Turns | None = None
-        self.confirming: list[ConfirmTrial] = []
-        self.folding: list[FoldTrial] = []
-        self.again = False  # trials of the search are over, and some are trained again: over seeds, over folds
         self.asked_all = False
         self.closing = False  # nothing new is begun any more: stopped, or out of time
         self.earlier_s = 0.0  # worked on this search by processes before this one
@@ -69,6 +63,7 @@ class Study:
         self.evicted: set[str] = set()  # trials that leave the only lane of a careful seat, to come back later
         self.decided: dict[str, str] = {}
         self.display = Display(experiment, run, self.ledger, watch)
+        self.again = Again(experiment, self.ledger, watch, self.rows)
         self._holding: Callable[[Trial], Seat | None] = lambda trial: None
         with ExitStack() as unopened:
             unopened.callback(self.journal.close)
@@ -121,24 +116,12 @@ class Study:
             ending.callback(self.display.write, force=True)
             ending.callback(seats.close)
             self._drive(seats, should_stop, deadline)
-            if not self.closing and self.experiment.search.confirm is not None:
-                self._confirm(seats, should_stop)
-            if not should_stop() and self.experiment.evaluate.folds is not None:
-                self._fold(seats, should_stop, dataset)
+            self._train_again(seats, should_stop, dataset.shapes.task)
         self.decided |= seats.told()
         return self.rows()
 
     def rows(self) -> tuple[TrialRow, ...]:
         return self.display.rows()
-
-    def winner(self) -> TrialRow | None:
-        """The best trial, or the one that is best over seeds where the page asks for that; None where none is."""
-        rows, mode = self.rows(), self.experiment.mode
-        if self.confirming:
-            values = collected(self.confirming, [trial.row() for trial in self.ledger.confirming.values()])
-            name = verdict(values, None, mode, self.experiment.evaluate.confidence).winner
-            return next((row for row in rows if row.trial == name), best_of(rows, mode))
-        return best_of(rows, mode)
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -182,9 +165,9 @@ class Study:
         """Nothing is in work. True when there is more to come: a wait for a worker, or paused trials to settle."""
         if self.closing:
             return False
-        if self.queue or (self.turns is None and not self.asked_all and not self.again):
+        if self.queue or (self.turns is None and not self.asked_all and not self.again.started):
             return True
-        if self.again or not self.ledger.counts["paused"]:
+        if self.again.started or not self.ledger.counts["paused"]:
             return False
         for trial in self.ledger.give_up():
             self._told(trial)
@@ -238,7 +221,7 @@ class Study:
         """A trial for a free lane: one that waits, one that is promoted, or a new one."""
         if self.closing:
             return None
-        if self.turns is not None or self.again:
+        if self.turns is not None or self.again.started:
             return self._pick(seat)
         in_flight = self.experiment.search.concurrency
         if in_flight is not None and self.ledger.counts["running"] >= in_flight:
@@ -259,11 +242,11 @@ class Study:
                 return found
         if self.queue:
             return self.queue.popleft()
-        return None if self.turns is not None or self.again else self._ask()
+        return None if self.turns is not None or self.again.started else self._ask()
 
     def _alike_to_come(self, here: set[str]) -> Trial | None:
         """The next new one of these shapes. Those asked before it wait from now on."""
-        if self.turns is not None or self.again or self.asker.adaptive or self.asked_all:
+        if self.turns is not None or self.again.started or self.asker.adaptive or self.asked_all:
             return None
         for index, coming in enumerate(self.ledger.ahead(AHEAD)):
             if self._alike(coming) in here:
@@ -390,7 +373,7 @@ class Study:
     def _told(self, trial: Trial) -> None:
         if not trial.confirms:
             self.watch.trial(trial.row(), self.display.best())
-        elif self.folding:
+        elif self.again.folding:
             self.watch.note(told(trial.row(), self.experiment.metric))
 
     def _failed(self, trial: Trial, failure: Failure, round_: int = 0) -> None:
@@ -444,46 +427,22 @@ class Study:
                     self._take(seat, answer)
         seats.pause()
 
-    # ── confirmation ─────────────────────────────────────────────────────────────────────────────────
+    # ── the best again ───────────────────────────────────────────────────────────────────────────────
 
-    def _confirm(self, seats: Seats, should_stop: Callable[[], bool]) -> None:
-        """The best few again over seeds, on the same workers; neither searcher nor scheduler hear of them."""
-        confirm = self.experiment.search.confirm
-        assert confirm is not None
-        self.confirming = planned(self.rows(), self.experiment.mode, confirm, self.experiment.seed)
-        if not self.confirming:
-            return
-        trials = [self.ledger.confirm(each.id, each.of_trial, each.params) for each in self.confirming]
-        self.queue = deque(trial for trial in trials if not trial.over)
-        if not self.queue:
-            return
-        seeds = len(self.confirming) // max(1, len({each.of_trial for each in self.confirming}))
-        self.watch.note(f"Confirming the best {len({t.confirms for t in trials})} trials over {seeds} seeds.")
-        self._train_again(seats, should_stop, self._demand_of(len(self.queue)))
+    def _train_again(self, seats: Seats, should_stop: Callable[[], bool], task: Task) -> None:
+        """The best few over seeds, then the winner over folds, on the same workers."""
+        if not self.closing and (trials := self.again.to_confirm()):
+            self._also(seats, should_stop, trials, self._demand_of(len(trials)))
+        if not should_stop() and (trials := self.again.to_fold(task)):
+            self.closing = False  # they are trained also where the time of the search has run out
+            seats.measure_again()
+            self._also(seats, should_stop, trials, self.again.demand(len(trials)))
 
-    def _train_again(self, seats: Seats, should_stop: Callable[[], bool], demand: Callable[[int], Demand]) -> None:
-        self.again = True
+    def _also(
+        self, seats: Seats, should_stop: Callable[[], bool], trials: list[Trial], demand: Callable[[int], Demand]
+    ) -> None:
+        self.again.started = True
+        self.queue = deque(trials)
         self.turns = None  # each of these is to be done whatever the others give: their order is no matter
-        seats.begin(len(self.queue), demand, lambda workers: None)
+        seats.begin(len(trials), demand, lambda workers: None)
         self._loop(seats, should_stop, None)
-
-    def _fold(self, seats: Seats, should_stop: Callable[[], bool], dataset: Dataset) -> None:
-        """The winner on the rows of each fold, on the same workers; neither searcher nor scheduler hear of them."""
-        winner = self.winner()
-        if winner is None or self.experiment.evaluate.nested:
-            return
-        self.folding = folding.planned(self.experiment, winner.trial, winner.params, dataset.shapes.task)
-        begun(self.experiment, self.folding, self.watch)
-        trials = [self.ledger.confirm(each.id, each.of_trial, each.params) for each in self.folding]
-        self.queue = deque(trial for trial in trials if not trial.over)
-        if not self.queue:
-            return
-        self.closing = False  # they are trained also where the time of the search has run out
-        count, epochs = len(self.queue), most_epochs(self.experiment)
-        seats.measure_again()
-
-        def demand(workers: int) -> Demand:
-            share = math.ceil(count / workers)
-            return Demand(share, share * epochs, count)
-
-        self._train_again(seats, should_stop, demand)

@@ -1,5 +1,5 @@
-"""Contract of every kind of folds: each row is held out once (by time at most once), nothing is learned from what is held
-out, and larger shares hold the smaller ones. Shares and sizes are those of scikit-learn's kinds."""
+"""Contract of every kind of folds: each row is held out once (by time at most once), nothing is learned from what is
+held out, and larger shares hold the smaller ones. Shares and sizes are those of scikit-learn's kinds."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_all_folds_of_even_kinds_have_as_many_training_rows(name: str) -> None:
     table, target = data()
     if not build(name).even:
         pytest.skip("groups are of any size")
-    split = {part: some for part, some in zip(PARTS, np.array_split(np.arange(ROWS), [120, 160]), strict=True)}
+    split = dict(zip(PARTS, np.array_split(np.arange(ROWS), [120, 160]), strict=True))
     sizes = set()
     for number in range(1, 6):
         shown = page(
