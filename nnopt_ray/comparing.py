@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from nnopt_ray import reading, rundir
 from nnopt_ray.errors import RunFolderError, UserError
-from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import derived_seed
 from nnopt_ray.rundir import RunDir
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from nnopt_ray.evaluate.intervals import Gain
     from nnopt_ray.evaluate.metrics import Metric
 
-ABSENT = "-"
 TINY = np.finfo(np.float32).tiny  # of a probability that was written as 0
 
 
@@ -54,6 +52,26 @@ class Comparison:
     confidence: float
     modes: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a metric and run: metric, run (its folder), value, and gain, low and high beside the first run, NaN
+        where there is none."""
+        import pandas as pd
+
+        lines = []
+        for metric, values in self.scores.items():
+            for side, value, gains in zip(self.sides, values, ({}, *self.gains), strict=True):
+                gain = gains.get(metric)
+                told = (None,) * 3 if gain is None else (gain.value, gain.low, gain.high)
+                lines.append((metric, str(side.run.root), value, *told))
+        columns = ["metric", "run", "value", "gain", "low", "high"]
+        return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(columns[2:], "float64"))
+
+
+def letters(found: Comparison) -> list[str]:
+    """A, B, C, ...: a short name for each run."""
+    return [chr(ord("A") + number) if number < 26 else f"R{number}" for number in range(len(found.sides))]
+
 
 def compare(folders: list[Path]) -> Comparison:
     """Compare finished runs with the first of them.
@@ -80,7 +98,7 @@ def compare(folders: list[Path]) -> Comparison:
     names = dict.fromkeys(name for side in sides for name in side.result["test"])
     return Comparison(
         sides=sides,
-        page=_differences([side.experiment for side in sides]),
+        page=reading.differences([side.experiment for side in sides]),
         scores={name: tuple(side.result["test"].get(name) for side in sides) for name in names},
         gains=tuple(gains),
         why_not=tuple(why_not),
@@ -182,21 +200,4 @@ def _gains(experiment: Experiment, one: pd.DataFrame, other: pd.DataFrame) -> di
     }
 
 
-def _differences(pages: list[Experiment]) -> dict[str, tuple[str, ...]]:
-    flat = [_flat(plain(page.tree)) for page in pages]
-    paths = sorted({path for each in flat for path in each})
-    found = {path: tuple(each.get(path, ABSENT) for each in flat) for path in paths}
-    return {path: values for path, values in found.items() if len(set(values)) > 1 and path != "name"}
-
-
-def _flat(node: Any, path: str = "") -> dict[str, str]:
-    """Dotted path → value as on a page; lists stay whole, ranges too."""
-    if isinstance(node, Mapping) and node and not (len(node) == 1 and isinstance(next(iter(node.values())), list)):
-        found: dict[str, str] = {}
-        for key, value in node.items():
-            found |= _flat(value, f"{path}.{key}" if path else str(key))
-        return found
-    return {path: json.dumps(node, ensure_ascii=False) if not isinstance(node, str) else node}
-
-
-__all__ = ["Comparison", "Side", "compare"]
+__all__ = ["Comparison", "Side", "compare", "letters"]

@@ -113,14 +113,18 @@ def open_run(path: str | Path) -> Run:
     return Run(Path(path))
 
 
-def compare(*runs: Run | str | Path) -> Comparison:
+def compare(*runs: Run | str | Path, html: str | Path | None = None) -> Comparison:
     """Finished runs beside the first of them: what differs on their pages, and by how much their scores do.
 
-    Raises UserError for fewer than two runs and for runs of different tasks, RunFolderError for one not finished.
+    html: a file that it is written to as a page, in the look of the report. Raises UserError for fewer than two runs
+    and for runs of different tasks, RunFolderError for one not finished, RunFailed for a file that cannot be written.
     """
-    from nnopt_ray import comparing
+    from nnopt_ray import compared, comparing
 
-    return comparing.compare([run.path if isinstance(run, Run) else Path(run) for run in runs])
+    found = comparing.compare([run.path if isinstance(run, Run) else Path(run) for run in runs])
+    if html is not None:
+        compared.save(found, Path(html))
+    return found
 
 
 def default_parent() -> Path:

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import sklearn.metrics as sk
 
-from nnopt_ray import reading, runs
+import nnopt_ray
+from nnopt_ray import compared, reading, runs
 from nnopt_ray.cli.main import code
 from nnopt_ray.comparing import compare
 from nnopt_ray.errors import RunFolderError, UserError
@@ -97,6 +98,31 @@ def test_json_is_one_object(folders: dict[str, Path], capsys: pytest.CaptureFixt
     told = json.loads(capsys.readouterr().out)
     assert told["gains"][0]["accuracy"]["low"] > 0
     assert told["page"]["train.epochs"] == ["1", "30"]
+
+
+def test_the_page_says_what_the_numbers_say(folders: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "beside.html"
+    found = nnopt_ray.compare(folders["bad"], nnopt_ray.open_run(folders["good"]), folders["other seed"], html=file)
+    text = file.read_text(encoding="utf-8")
+    gain = found.gains[0]["accuracy"]
+    assert f"B is better than A by {100 * gain.value:.1f}\u00a0points" in text
+    assert "C and A are not compared row by row: their test parts differ" in text
+    assert text.count('data-plot="plot-') == 3  # scores, losses, accuracies
+    for name in ("A run", "B run", "C run"):
+        assert name in text
+    assert "train.optimizer.lr" in text
+    table = found.table.set_index(["metric", "run"])
+    assert table.loc[("accuracy", str(folders["good"])), "gain"] == gain.value
+    assert table["gain"].isna().sum() == 2 * len(found.scores) + len(set(found.scores) - set(found.gains[0]))
+
+
+def test_a_search_beside_a_training_shows_what_was_chosen(folders: dict[str, Path], tmp_path: Path) -> None:
+    searched = trained(tmp_path, "wine", "model.dropout={choice: [0.1, 0.4]}", "search.method=grid")
+    text = compared.html(compare([folders["good"], searched]))
+    chosen = nnopt_ray.open_run(searched).best["values"]["model.dropout"]
+    assert "Between the networks" in text
+    assert f">{chosen}</td>" in text
+    assert "{choice: [0.1, 0.4]}" in text
 
 
 def test_what_cannot_be_compared_is_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:

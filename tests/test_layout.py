@@ -46,6 +46,7 @@ ORDER = (
     "pipeline",
     "serving",
     "comparing",
+    "compared",
     "viewing",
     "log",
     "reporting",

@@ -26,18 +26,25 @@ def compare(
     folders: Annotated[
         list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is compared with.")
     ],
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also as one HTML file, with the learning curves.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """What differs on the pages of runs, by how much their scores do on the same test rows, and whether by luck."""
     from nnopt_ray import comparing
 
     found = comparing.compare(folders)
+    if html is not None:
+        from nnopt_ray import compared
+
+        compared.save(found, html)
     if json_:
         answer(finite(_told(found)))
         return
     from nnopt_ray.cli.showing import table
 
-    letters = [chr(ord("A") + number) if number < 26 else f"R{number}" for number in range(len(found.sides))]
+    letters = comparing.letters(found)
     for letter, side in zip(letters, found.sides, strict=True):
         print(f"{letter}  {side.run.root}")
     print()
@@ -57,6 +64,8 @@ def compare(
             "Better is positive. The interval is of the difference on the same rows; it knows nothing of how another "
             "seed would have trained (search.confirm does)."
         )
+    if html is not None:
+        print(html)
 
 
 def _said(gain: Gain | None) -> str:

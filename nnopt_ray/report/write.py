@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -17,14 +19,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nnopt_ray import rundir
-from nnopt_ray.report.blocks import Parallel, Plot
+from nnopt_ray.report.blocks import Parallel, Plot, Section
 from nnopt_ray.report.card import markdown
 from nnopt_ray.report.facts import Facts, facts_from_folder
 from nnopt_ray.report.sections import SECTIONS
 from nnopt_ray.report.standing import sentence
 from nnopt_ray.rundir import RunDir
 
-__all__ = ["facts_from_folder", "html", "write"]
+__all__ = ["facts_from_folder", "html", "page", "stamp", "write"]
 
 
 def write(run: RunDir, facts: Facts) -> None:
@@ -39,20 +41,44 @@ def write(run: RunDir, facts: Facts) -> None:
 
 def html(facts: Facts, folder: str = "") -> str:
     """The page as text. `folder` is the run folder's name, shown beside the title."""
-    sections = {name: made for name, build in SECTIONS.items() if (made := build(facts)) is not None}
-    plotly, own = _plotly(), _text("page.js")
-    page = _environment().get_template("page.html.j2")
-    return page.render(
+    status = facts.result.status if facts.result else facts.standing.status
+    return page(
+        {name: made for name, build in SECTIONS.items() if (made := build(facts)) is not None},
         name=facts.experiment.name,
-        status=facts.result.status if facts.result else facts.standing.status,
+        title=f"{'' if status == 'finished' else f'({status}) '}{facts.experiment.name} – nnopt report",
+        status=status,
         standing="" if facts.result else sentence(facts.standing, facts.experiment, facts.rows, facts.course),
-        written=facts.standing.written.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        folder=folder,
-        sections=sections,
-        style=Markup(_text("page.css")),
-        scripts=[Markup(plotly), Markup(own)],
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
-        f"script-src {_hash(plotly)} {_hash(own)}; base-uri 'none'; form-action 'none'",
+        beside=f"{folder} · " * bool(folder) + f"written {stamp(facts.standing.written)}",
+        files="result.json, trials.parquet and evaluation/scores.json beside this file",
+    )
+
+
+def stamp(when: datetime) -> str:
+    return when.strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def page(
+    sections: Mapping[str, Section], *, name: str, title: str, status: str, standing: str, beside: str, files: str
+) -> str:
+    """Any page of this look. status: a word beside the title; standing: a sentence under it, where it is not empty, in
+    which what stands between backticks is code; files: where a script finds the same numbers."""
+    plotly, own = _plotly(), _text("page.js")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            name=name,
+            title=title,
+            status=status,
+            standing=standing,
+            beside=beside,
+            files=files,
+            sections=sections,
+            style=Markup(_text("page.css")),
+            scripts=[Markup(plotly), Markup(own)],
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+            f"script-src {_hash(plotly)} {_hash(own)}; base-uri 'none'; form-action 'none'",
+        )
     )
 
 
