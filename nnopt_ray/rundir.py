@@ -55,8 +55,7 @@ class RunDir:
     @classmethod
     def create(cls, parent: Path, name: str, now: datetime | None = None) -> RunDir:
         """A new folder `parent/NAME-YYYYMMDD-HHMMSS`; never an existing one (a number is added)."""
-        stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+        stamp, safe = (now or datetime.now()).strftime("%Y%m%d-%H%M%S"), _safe(name)
         for attempt in range(1000):
             root = parent / f"{safe}-{stamp}{f'-{attempt}' if attempt else ''}"
             try:
@@ -69,6 +68,13 @@ class RunDir:
                 ) from error
             return cls(root.resolve())
         raise RunFolderError(f"cannot find a free name for a run folder in {parent}.")
+
+    @classmethod
+    def named(cls, parent: Path, name: str) -> list[RunDir]:
+        """The folders below `parent` that `create` made for this name."""
+        stamped = re.compile(re.escape(_safe(name)) + r"-\d{8}-\d{6}(-\d+)?")
+        there = sorted(parent.iterdir()) if parent.is_dir() else []
+        return [cls(path.resolve()) for path in there if stamped.fullmatch(path.name)]
 
     @classmethod
     def open(cls, root: Path) -> RunDir:
@@ -193,6 +199,10 @@ class RunDir:
 
     def trial(self, trial_id: str) -> TrialDir:
         return TrialDir(self.trials / trial_id)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
 
 
 def write(path: Path, fill: Callable[[Path], None]) -> None:

@@ -1,4 +1,4 @@
-"""`ray job submit` of a page to a real Ray head on this machine, with token authentication on."""
+"""`ray job submit` and `nnopt submit` of a page to a real Ray head on this machine, with token authentication on."""
 
 from __future__ import annotations
 
@@ -128,3 +128,96 @@ def test_a_faulty_page_fails_the_job_and_names_the_place(head: Head, tmp_path: P
     done = submit(head, tmp_path, "nnopt", "run", "typo.yaml")
     assert done.returncode != 0
     assert "train.optimiser: unknown key. Did you mean 'optimizer'?" in done.stdout + done.stderr
+
+
+OWN = """
+import time
+
+import torch
+
+from sizes_of_mine import WIDTH
+
+
+class Net(torch.nn.Module):
+    def __init__(self, shapes):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(shapes.features, WIDTH), torch.nn.Linear(WIDTH, shapes.outputs)
+        )
+
+    def forward(self, x):
+        if self.training:
+            time.sleep(0.01)
+        return self.layers(x)
+"""
+OWN_PAGE = """
+name: own
+data: {source: {type: csv, path: data/mine.csv}, target: y}
+model: {type: "own_net:Net"}
+train: {epochs: EPOCHS, batch_size: 8, checkpoint: {every: 1}}
+evaluate: {bootstrap: 0}
+"""
+
+
+def write_own(folder: Path, epochs: int) -> None:
+    (folder / "own_net.py").write_text(OWN)
+    (folder / "sizes_of_mine.py").write_text("WIDTH = 8\n")
+    (folder / "data").mkdir()
+    rows = [f"{i},{i % 7},{'yes' if i % 7 > 3 else 'no'}" for i in range(70)]
+    (folder / "data" / "mine.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
+    (folder / "own.yaml").write_text(OWN_PAGE.replace("EPOCHS", str(epochs)))
+
+
+def nnopt(head: Head, folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nnopt_ray", *words, "--address", head.address],
+        cwd=folder, env={**head.environment, **variables}, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+
+
+def test_own_code_goes_along_and_a_stopped_job_goes_on_when_its_page_is_submitted_again(
+    head: Head, tmp_path: Path
+) -> None:
+    write_own(tmp_path, epochs=60)
+    done = nnopt(head, tmp_path, "submit", "own.yaml")
+    assert done.returncode == 2
+    assert "data/mine.csv" in done.stderr
+    assert "--include data/mine.csv" in done.stderr
+
+    done = nnopt(head, tmp_path, "submit", "own.yaml", "--include", "data")
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.strip()
+    assert nnopt(head, tmp_path, "submit", "own.yaml", "--include", "data").stdout.strip() == job, "queued twice"
+    deadline = time.monotonic() + 120
+    while "epoch  3" not in (log := nnopt(head, tmp_path, "logs", job).stdout):
+        assert time.monotonic() < deadline, log
+        time.sleep(0.5)
+    assert nnopt(head, tmp_path, "stop", job[:-1]).returncode == 0
+    assert nnopt(head, tmp_path, "logs", job, "--follow").returncode == 130
+
+    done = nnopt(head, tmp_path, "submit", "own.yaml", "--include", "data", "--follow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Path(done.stdout.splitlines()[-1])
+    assert (run / "result.json").is_file()
+    epochs = [json.loads(line)["epoch"] for line in (run / "trials/0001/history.jsonl").read_text().splitlines()]
+    assert epochs == list(range(60))
+    assert str(run) in nnopt(head, tmp_path, "logs", job).stdout, "the second job has another run folder"
+    listed = json.loads(nnopt(head, tmp_path, "jobs", "--json").stdout)["jobs"]
+    assert next((one["state"], one["exit_code"]) for one in listed if one["name"] == "own") == ("succeeded", 0)
+    assert {one["id"]: one["state"] for one in listed}[job] == "stopped"
+
+
+def test_the_exit_code_is_the_jobs_own_and_a_missing_token_is_explained(head: Head, tmp_path: Path) -> None:
+    write_own(tmp_path, epochs=1)
+    nowhere = ["--set", "data.source.path=/nowhere/mine.csv"]
+    done = nnopt(head, tmp_path, "submit", "own.yaml", "--follow", *nowhere)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "/nowhere/mine.csv" in done.stdout
+    assert "failed with exit code 2" in done.stderr.splitlines()[-1]
+    done = nnopt(head, tmp_path, "jobs", RAY_AUTH_MODE="disabled")
+    assert done.returncode == 2
+    assert "RAY_AUTH_MODE=token" in done.stderr
+    done = nnopt(head, tmp_path, "submit", "own.yaml", *nowhere, "--set", "resources.gpus_per_worker=4")
+    assert done.returncode == 2
+    assert "4 GPUs" in done.stderr
+    assert "2 CPUs and 0 GPUs" in done.stderr

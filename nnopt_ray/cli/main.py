@@ -18,6 +18,7 @@ from nnopt_ray.cli import (
     examining,
     exporting,
     json_only,
+    launching,
     pages,
     planning,
     predicting,
@@ -49,6 +50,7 @@ showing.register(app)
 predicting.register(app)
 exporting.register(app)
 comparing.register(app)
+launching.register(app)
 
 
 @app.callback(invoke_without_command=True)

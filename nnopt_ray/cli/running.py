@@ -32,18 +32,31 @@ def run(
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Parent of the run folder (default: runs/).")] = None,
     address: Address = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Go on with the newest run of exactly this page; nothing, if it is finished.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Do what a page says, here or on a Ray cluster; prints the run folder last."""
     experiment = reading.load(page, set=set_)
     from nnopt_ray import runs
 
+    if once:
+        from nnopt_ray.launch.once import begun
+
+        earlier = begun(experiment, out)
+        if earlier is not None:
+            resume(earlier, address=address, json_=json_)
+            return
+
     _shown(experiment, json_, lambda watch, stopped: runs.run(
         experiment, out, address=address, watch=watch, should_stop=stopped))  # fmt: skip
 
 
 def resume(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The run folder; with the address of a job server, one over there.")
+    ],
     trials: Annotated[
         str | None, typer.Option(metavar="N|+N", help="Trials of the search in all, or so many more.")
     ] = None,
@@ -55,6 +68,12 @@ def resume(
     json_: Json = False,
 ) -> None:
     """Go on with a run after any interruption; or further with a finished search."""
+    if address is not None and address.startswith(("http://", "https://")):
+        from nnopt_ray.cli.launching import resume_there
+
+        told = [word for value in set_ or () for word in ("--set", value)]
+        resume_there(str(folder), address, ["--trials", trials, *told] if trials is not None else told)
+        return
     from nnopt_ray import runs
 
     found = runs.open_run(folder)
