@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     BINARY is None, reason="no Chromium here; Debian has it as `apt-get install chromium`, and the package needs none"
 )
 
-DRAWN = """[...document.querySelectorAll("script[data-plot]")].every(
+DRAWN = """[...document.querySelectorAll("script[data-plot]")].filter((s) => !s.closest("details:not([open])")).every(
     (script) => document.querySelectorAll(`#${script.dataset.plot} .main-svg`).length > 0)
     && [...document.querySelectorAll("script[data-parallel]")].every(
     (script) => document.querySelectorAll(`#${script.dataset.parallel} svg path`).length > 0)"""
@@ -64,14 +64,14 @@ def test_every_page_draws_quietly_and_fits(browser: Chromium, pages: dict[str, P
     is_quiet(browser, pages[kind])
     assert browser.run(TOO_WIDE) <= 0
     sections = browser.run("[...document.querySelectorAll('main > section')].map((section) => section.id)")
-    assert sections[0] == "summary"
+    assert sections == [name for name in SECTIONS if name in sections]
+    linked = browser.run("[...document.querySelectorAll('nav .contents a')].map((link) => link.hash.slice(1))")
+    assert linked == sections
+    assert set(sections) >= {"summary", "environment"}
     if kind == "search":
-        assert sections == [
-            n for n in SECTIONS if n not in ("tradeoffs", "found", "augmented")
-        ]  # several objectives, data.quality, data.augment
-    small = (
-        "[...document.querySelectorAll('.drawing')].filter((d) => d.clientWidth < 200 || d.clientHeight < 200).length"
-    )
+        assert set(sections) >= {"winner", "confirmed", "learning", "trials", "conduct", "mistakes", "data", "card"}
+    drawings = "[...document.querySelectorAll('.drawing')].filter((d) => !d.closest('details:not([open])'))"
+    small = f"{drawings}.filter((d) => d.clientWidth < 200 || d.clientHeight < 200).length"
     assert browser.run(small) == 0
 
 
@@ -150,6 +150,32 @@ def test_pointing_at_a_row_lights_its_line(browser: Chromium, pages: dict[str, P
     assert browser.run("document.querySelectorAll('path.lit').length") == 0
 
 
+def test_the_contents_lead_everywhere_and_close_again(browser: Chromium, pages: dict[str, Path]) -> None:
+    browser.open(pages["search"], width=390, height=844)
+    browser.run("document.querySelector('nav summary').click()")
+    assert browser.run("document.querySelector('nav .contents ul').getBoundingClientRect().height") > 200
+    assert browser.run(TOO_WIDE) <= 0
+    browser.run("document.querySelector('nav .contents a[href=\"#data\"]').click()")
+    browser.until("Math.abs(document.querySelector('#data h2').getBoundingClientRect().top) < 120")
+    assert not browser.run("document.querySelector('nav details').open")
+    browser.until("document.querySelector('nav a.here')?.textContent === 'Data'")
+
+
+def test_what_is_folded_is_drawn_when_it_is_opened_and_open_on_paper(
+    browser: Chromium, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    browser.open(pages["search"])
+    browser.until(DRAWN)
+    closed = "document.querySelectorAll('main details:not([open])').length"
+    folds = browser.run(closed)
+    assert folds > 0
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    browser.until(f"{closed} === 0")
+    browser.call("Emulation.setEmulatedMedia", media="")
+    browser.until(f"{closed} === {folds}")
+    is_quiet(browser, pages["search"])
+
+
 def test_no_button_sends_a_plot_away(browser: Chromium, pages: dict[str, Path]) -> None:
     browser.open(pages["search"])
     browser.until(DRAWN)
@@ -166,7 +192,7 @@ def test_the_users_texts_are_shown_as_they_are(browser: Chromium, pages: dict[st
     browser.until(DRAWN)
     ticks = "[...document.querySelectorAll('#plot-confusion .ytick text')].map((t) => t.textContent)"
     assert "<script>alert(1)</scrip…"[:20] in " ".join(browser.run(ticks))
-    assert browser.run("document.querySelectorAll('main img, main a').length") == 0
+    assert browser.run("document.querySelectorAll('main img, main a:not(.anchor)').length") == 0
     assert browser.run("document.querySelectorAll('.js-plotly-plot a:not(.modebar-btn)').length") == 0
     axis = browser.run("[...document.querySelectorAll('#plot-parallel text')].map((t) => t.textContent).join(' ')")
     assert "&lt;" not in axis

@@ -26,9 +26,11 @@
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   };
   const narrow = () => window.innerWidth < 600;
-  const draw = (paper = false) => {
+  const closed = (element) => element.closest("details:not([open])") !== null;
+  const draw = (paper = false, within = document) => {
     const looked = style();
     for (const { element, figure } of plots) {
+      if (closed(element) || !within.contains(element)) continue; // drawn when it is opened
       const painted = paint(figure, looked);
       if (narrow()) {
         painted.layout.margin = { ...painted.layout.margin, l: 44, r: 8 };
@@ -163,12 +165,16 @@
   }
 
   // --- the page --------------------------------------------------------------------------------
-  const links = [...document.querySelectorAll("nav a")];
+  const links = [...document.querySelectorAll("nav .strip a")];
   const seen = new IntersectionObserver(
     (entries) => {
       for (const entry of entries) {
         if (!entry.isIntersecting) continue;
-        for (const link of links) link.classList.toggle("here", link.hash === `#${entry.target.id}`);
+        for (const link of links) {
+          const here = link.dataset.of.split(" ").includes(entry.target.id);
+          link.classList.toggle("here", here);
+          if (here) link.parentElement.scrollLeft = link.offsetLeft - link.parentElement.clientWidth / 3;
+        }
       }
     },
     { rootMargin: "-20% 0px -70% 0px" },
@@ -196,8 +202,27 @@
     following(remembered());
   }
 
+  const contents = document.querySelector("nav details");
+  contents.addEventListener("click", (event) => {
+    if (event.target.closest("a")) contents.open = false;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") contents.open = false;
+  });
+
   draw();
-  const crossings = [...document.querySelectorAll("script[data-parallel]")].map(crossing);
+  const folds = [...document.querySelectorAll("main details")];
+  let crossings = [];
+  const crossed = () => {
+    crossings = [...document.querySelectorAll("script[data-parallel]")].filter((script) => !closed(script)).map(crossing);
+  };
+  crossed();
+  for (const fold of folds)
+    fold.addEventListener("toggle", () => {
+      if (!fold.open) return;
+      draw(false, fold);
+      if (fold.querySelector("script[data-parallel]")) crossed();
+    });
   let timer = 0, before = window.innerWidth;
   window.addEventListener("resize", () => {
     clearTimeout(timer);
@@ -209,6 +234,14 @@
     }, 150);
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
-  // The script sees the window's width even while printing: plots get the widths that fit on paper.
-  matchMedia("print").addEventListener("change", (event) => draw(event.matches));
+  // On paper nothing stays closed. The script sees the window's width even while printing: plots get the widths that
+  // fit on paper.
+  let opened = [];
+  const paper = (on) => {
+    if (on) opened = folds.filter((fold) => !fold.open);
+    for (const fold of opened) fold.open = on;
+    if (!on) opened = [];
+    draw(on);
+  };
+  matchMedia("print").addEventListener("change", (event) => paper(event.matches));
 })();

@@ -322,3 +322,18 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "card": card,
     "environment": environment,
 }
+
+# Sections that belong together stand one after another and are one entry of the page's navigation.
+CHAPTERS = {
+    "Scores": ("winner", "confirmed", "folded", "sized", "tradeoffs", "calibrated", "decided"),
+    "Learning": ("learning",),
+    "Search": ("trials", "importance", "stability", "conduct"),
+    "Predictions": ("mistakes", "classes", "slices", "explained"),
+    "Data": ("data", "found", "augmented"),
+    "Page and machine": ("environment",),
+}
+
+
+def chapter(name: str, section: Section) -> str:
+    """The chapter of a section; its own title where it is one by itself."""
+    return next((title for title, names in CHAPTERS.items() if name in names), section.title)

@@ -22,7 +22,7 @@ from nnopt_ray import rundir
 from nnopt_ray.report.blocks import Parallel, Plot, Section
 from nnopt_ray.report.card import markdown
 from nnopt_ray.report.facts import Facts, facts_from_folder
-from nnopt_ray.report.sections import SECTIONS
+from nnopt_ray.report.sections import SECTIONS, chapter
 from nnopt_ray.report.standing import sentence
 from nnopt_ray.rundir import RunDir
 
@@ -42,14 +42,16 @@ def write(run: RunDir, facts: Facts) -> None:
 def html(facts: Facts, folder: str = "") -> str:
     """The page as text. `folder` is the run folder's name, shown beside the title."""
     status = facts.result.status if facts.result else facts.standing.status
+    made = {name: section for name, build in SECTIONS.items() if (section := build(facts)) is not None}
     return page(
-        {name: made for name, build in SECTIONS.items() if (made := build(facts)) is not None},
+        made,
         name=facts.experiment.name,
         title=f"{'' if status == 'finished' else f'({status}) '}{facts.experiment.name} – nnopt report",
         status=status,
         standing="" if facts.result else sentence(facts.standing, facts.experiment, facts.rows, facts.course),
         beside=f"{folder} · " * bool(folder) + f"written {stamp(facts.standing.written)}",
         files="result.json, trials.parquet and evaluation/scores.json beside this file",
+        chapters={name: chapter(name, section) for name, section in made.items()},
     )
 
 
@@ -58,27 +60,39 @@ def stamp(when: datetime) -> str:
 
 
 def page(
-    sections: Mapping[str, Section], *, name: str, title: str, status: str, standing: str, beside: str, files: str
+    sections: Mapping[str, Section],
+    *,
+    name: str,
+    title: str,
+    status: str,
+    standing: str,
+    beside: str,
+    files: str,
+    chapters: Mapping[str, str] | None = None,
 ) -> str:
-    """Any page of this look. status: a word beside the title; standing: a sentence under it, where it is not empty, in
-    which what stands between backticks is code; files: where a script finds the same numbers."""
+    """Any page of this look.
+
+    status: a word beside the title. standing: a sentence under it, where it is not empty, in which what stands between
+    backticks is code. files: where a script finds the same numbers. chapters: of each section, where several share one.
+    """
+    grouped: dict[str, list[str]] = {}
+    for each, section in sections.items():
+        grouped.setdefault((chapters or {}).get(each, section.title), []).append(each)
     plotly, own = _plotly(), _text("page.js")
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            name=name,
-            title=title,
-            status=status,
-            standing=standing,
-            beside=beside,
-            files=files,
-            sections=sections,
-            style=Markup(_text("page.css")),
-            scripts=[Markup(plotly), Markup(own)],
-            policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
-            f"script-src {_hash(plotly)} {_hash(own)}; base-uri 'none'; form-action 'none'",
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        name=name,
+        title=title,
+        status=status,
+        standing=standing,
+        beside=beside,
+        files=files,
+        sections=sections,
+        chapters=grouped,
+        style=Markup(_text("page.css")),
+        scripts=[Markup(plotly), Markup(own)],
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"script-src {_hash(plotly)} {_hash(own)}; base-uri 'none'; form-action 'none'",
     )
 
 
