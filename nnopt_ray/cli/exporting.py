@@ -26,6 +26,10 @@ def export(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="The folder to write (default: RUN's name-FORMAT)."),
     ] = None,
+    preprocessing: Annotated[
+        Literal["auto", "yes", "no"],
+        typer.Option("--preprocessing", help="Of onnx: whether it takes the columns of the source (auto: if it can)."),
+    ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
     json_: Json = False,
 ) -> None:
@@ -33,10 +37,14 @@ def export(
     from nnopt_ray.serving import export as exporting
 
     run = RunDir.open(folder)
-    done = exporting.export(run, format_, out or Path(f"{run.root.name}-{format_}"), force)
+    done = exporting.export(run, format_, out or Path(f"{run.root.name}-{format_}"), force, preprocessing)
     if json_:
         answer({"ok": True, "folder": str(done.folder), "format": done.format, "rows_compared": done.rows,
-                "difference": done.difference})  # fmt: skip
+                "difference": done.difference, "columns": dict(done.columns), "alone": done.alone})  # fmt: skip
         return
-    print(f"outputs of {done.rows} test rows compared: the largest difference is {done.difference:.1g}")
+    if done.columns:
+        print(f"the preprocessing is inside; inputs are the columns {', '.join(done.columns)}")
+    elif done.alone:
+        print(f"the network alone: {done.alone}")
+    print(f"outputs of {done.rows} rows compared: the largest difference is {done.difference:.1g}")
     print(done.folder)

@@ -6,18 +6,17 @@ name; one that says otherwise is not kept.
 README.txt            inputs, outputs, how to load it
 model.safetensors, load.py, page.yaml, dataset.json   (safetensors)
 model.pt2             (torch_export)
-model.onnx            (onnx)
+model.onnx            (onnx) with the preprocessing inside, where ONNX has operators for all of it
 preprocessing.json    from columns to inputs: `nnopt_ray.data.prepare.apply(folder, table)`
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
 import json
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +24,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnopt_ray import assembly, reading, rundir
-from nnopt_ray.errors import MissingExtra, RunFailed, UserError
+from nnopt_ray import reading, rundir, tables
+from nnopt_ray.data.types import Dataset
+from nnopt_ray.errors import RunFailed, UserError
 from nnopt_ray.rundir import RunDir
+from nnopt_ray.serving import columns_in_graph, network, real_rows
+from nnopt_ray.serving.columns_in_graph import Prepared
+from nnopt_ray.serving.network import Rows
+from nnopt_ray.serving.real_rows import Real
+from nnopt_ray.serving.trained import Trained
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
-    from nnopt_ray.data.types import Dataset, Input
-
 Format = Literal["safetensors", "torch_export", "onnx"]
+Preprocessing = Literal["auto", "yes", "no"]
 COMPARED = 256  # rows of the test part that are put through both
-CLOSE = 1e-4  # the largest difference allowed, of probabilities or relative to the largest value
 
 LOADER = '''"""The network as PyTorch module: `from load import model`. Needs nnopt_ray, torch and safetensors."""
 
@@ -57,28 +59,37 @@ model.eval()
 
 @dataclass(frozen=True)
 class Exported:
-    """folder: what was written. difference: the largest between its outputs and the run's. rows: compared."""
+    """folder: what was written. difference: the largest between its outputs and the run's. rows: compared.
+
+    columns: what it is fed, where the preprocessing is inside (name → number, text or array); else `alone` says why
+    not.
+    """
 
     folder: Path
     format: str
     difference: float
     rows: int
+    columns: Mapping[str, str]
+    alone: str = ""
 
 
 def rebuilt(experiment: Any, dataset_json: Path) -> nn.Module:
     """The network of a page with its first weights, for data of these shapes; what load.py of an export calls."""
-    from nnopt_ray import tables
     from nnopt_ray.data.store import read_shapes
 
     model: nn.Module = tables.build("model", experiment.model, read_shapes(dataset_json))
     return model
 
 
-def export(run: RunDir, kind: Format, out: Path, force: bool = False) -> Exported:
+def export(
+    run: RunDir, kind: Format, out: Path, force: bool = False, preprocessing: Preprocessing = "auto"
+) -> Exported:
     """Write the best network of a finished run as `kind` into the folder `out`.
 
     safetensors gives the network itself, whose outputs are logits of classes or numbers in the scaled units of
     training; the other kinds give probabilities, or numbers in the user's units (of a language task, logits).
+    preprocessing: whether an ONNX file takes the columns of the source; auto where ONNX can say all that is done to
+    them.
 
     Raises RunFolderError when the run has no best model, UserError when the place is taken or the network has an
     operation that the format lacks, MissingExtra without the packages for ONNX, RunFailed when the outputs differ.
@@ -87,79 +98,121 @@ def export(run: RunDir, kind: Format, out: Path, force: bool = False) -> Exporte
         raise UserError(f"{out} is there already. Choose another -o, or write over it with --force.")
     if not out.absolute().parent.is_dir():
         raise UserError(f"-o: there is no folder {out.absolute().parent}. Make it, or choose another place.")
+    if preprocessing == "yes" and kind != "onnx":
+        raise UserError(f"--preprocessing yes: {kind} holds the network alone. Use --format onnx, or leave it out.")
     if kind == "onnx":
-        _needs_onnx()
-    experiment, dataset, model = assembly.best_model(run)
-    data = run.data_of_best
+        network.needs_onnx()
+    trained = Trained.of(run)
+    dataset, data = trained.dataset, run.data_of_best
     rows = _rows(dataset)
+    done = Exported(out, kind, 0.0, len(rows[0]), {})
     with _taking_name(out) as folder:
         if kind == "safetensors":
             shutil.copyfile(run.best_model, folder / "model.safetensors")
-            rundir.write_text(folder / "page.yaml", reading.dump(experiment))
+            rundir.write_text(folder / "page.yaml", reading.dump(trained.experiment))
             shutil.copyfile(data / "dataset.json", folder / "dataset.json")
             rundir.write_text(folder / "load.py", LOADER)
-            difference = _compared(model, rows, _loaded(folder, experiment), kind)
+            loaded = _loaded(folder, trained.experiment)
+            done = Exported(out, kind, network.compared(trained.model, rows, loaded, kind), done.rows, {})
+        elif kind == "torch_export":
+            said = network.saying(trained.model, dataset)
+            done = Exported(out, kind, written(kind, said, dataset, rows, folder), done.rows, {})
         else:
-            difference = written(kind, saying(model, dataset), dataset, rows, folder)
+            done = _as_onnx(trained, rows, folder, out, preprocessing)
         shutil.copyfile(data / "preprocessing.json", folder / "preprocessing.json")
-        rundir.write_text(folder / "README.txt", _described(kind, dataset))
-    return Exported(out, kind, difference, len(rows[0]))
-
-
-def saying(model: nn.Module, dataset: Dataset) -> nn.Module:
-    """The network with what makes its outputs probabilities, or numbers in the user's units."""
-    import torch
-    from torch import nn
-
-    class Said(nn.Module):
-        mean: torch.Tensor
-        scale: torch.Tensor
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-            self.classes = bool(dataset.classes)
-            self.numbers = dataset.shapes.task == "regression"
-            self.register_buffer("mean", torch.from_numpy(dataset.target_mean).float())
-            self.register_buffer("scale", torch.from_numpy(dataset.target_scale).float())
-
-        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-            outputs: torch.Tensor = self.model(*inputs)
-            if self.classes:
-                return outputs.softmax(dim=-1)
-            return outputs * self.scale + self.mean if self.numbers else outputs
-
-    return Said().eval()
+        rundir.write_text(folder / "README.txt", _described(done, dataset))
+    return done
 
 
 def written(
-    kind: Literal["torch_export", "onnx"],
-    said: nn.Module,
-    dataset: Dataset,
-    rows: tuple[torch.Tensor, ...],
-    folder: Path,
+    kind: Literal["torch_export", "onnx"], said: nn.Module, dataset: Dataset, rows: Rows, folder: Path
 ) -> float:
-    """Write the network `said` into the folder; the largest difference over these rows. Raises as `export` does."""
+    """Write the network `said` alone into the folder; the largest difference over these rows. Raises as `export`."""
+    import onnx
+
     if kind == "torch_export":
-        return _compared(said, rows, _torch_export(said, rows, folder / "model.pt2"), kind)
-    return _compared(said, rows, _onnx(said, dataset, rows, folder / "model.onnx"), kind)
+        return network.compared(said, rows, network.torch_export(said, rows, folder / "model.pt2"), kind)
+    place = folder / "model.onnx"
+    made = network.completed(network.onnx_network(said, dataset, rows), dataset, None, _facts(dataset, None))
+    onnx.save_model(made, place)
+    return network.compared(said, rows, network.called(network.session(place), dataset), kind)
 
 
-def _rows(dataset: Dataset) -> tuple[torch.Tensor, ...]:
+def _as_onnx(trained: Trained, rows: Rows, folder: Path, out: Path, preprocessing: Preprocessing) -> Exported:
+    """With the preprocessing inside where that is asked for and can be; compared over real rows then."""
+    said = network.saying(trained.model, trained.dataset)
+    alone = "--preprocessing no"
+    if preprocessing != "no":
+        try:
+            prepared, real = _prepared(trained)
+        except UserError as error:
+            if preprocessing == "yes":
+                raise
+            alone = str(error)
+        else:
+            largest = with_columns(trained, said, prepared, real, folder / "model.onnx")
+            return Exported(out, "onnx", largest, len(real.inputs[0]), prepared.columns)
+    return Exported(out, "onnx", written("onnx", said, trained.dataset, rows, folder), len(rows[0]), {}, alone)
+
+
+def _prepared(trained: Trained) -> tuple[Prepared, Real]:
+    """The preprocessing in operators, and real rows to try it on. Raises UserError where one of them cannot be had."""
+    if trained.kind == "language":
+        raise UserError("ONNX has no operators for the tokenizer of a language task.")
+    window = trained.preprocessing.window
+    if window is not None and window.foretell == "change":
+        raise UserError("changes are foretold, to which the last value of the target must be added.")
+    names = [reading.name for reading in trained.preprocessing.readings]
+    taken = [name for name in names if name in ("predicted", "probabilities", "image", "sequence", "lengths")]
+    if taken:
+        raise UserError(f"the column '{taken[0]}' has the name of an input or output that the export brings itself.")
+    columns = columns_in_graph.prepared(trained.preprocessing, np.uint8).columns
+    real = real_rows.read(trained, columns)
+    kind = real.fed["image"].dtype if "image" in real.fed else np.uint8
+    return columns_in_graph.prepared(trained.preprocessing, kind), real
+
+
+def with_columns(trained: Trained, said: nn.Module, prepared: Prepared, real: Real, place: Path) -> float:
+    """Write the network with its preprocessing; the largest difference over real rows, and over one of them alone."""
+    import onnx
+    import torch
+
+    dataset = trained.dataset
+    tensors = tuple(torch.from_numpy(np.array(array)) for array in real.inputs)
+    made = network.completed(
+        network.onnx_network(said, dataset, tensors), dataset, prepared, _facts(dataset, prepared.columns)
+    )
+    onnx.save_model(made, place)
+    running = network.session(place)
+    with torch.inference_mode():
+        wanted = said(*tensors).numpy()
+    name, largest = network.output_name(dataset), 0.0
+    for count in (len(wanted), 1):
+        found = running.run(None, {key: values[:count] for key, values in real.fed.items()})
+        by_name = dict(zip((output.name for output in running.get_outputs()), found, strict=True))
+        largest = max(largest, network.difference(wanted[:count], by_name[name]))
+        if dataset.classes:
+            names = np.array(dataset.classes, dtype=object)[by_name[name].argmax(axis=1)]
+            if not (names == by_name["predicted"]).all():
+                largest = float("inf")
+    return network.checked(largest, len(wanted), "onnx")
+
+
+def _facts(dataset: Dataset, columns: Mapping[str, str] | None) -> dict[str, Any]:
+    return {
+        "made_by": f"nnopt {importlib.metadata.version('nnopt-ray')}",
+        "task": dataset.shapes.task,
+        "target": dataset.summary.target,
+        **({"classes": list(dataset.classes)} if dataset.classes else {}),
+        **({"columns": dict(columns)} if columns else {}),
+    }
+
+
+def _rows(dataset: Dataset) -> Rows:
     """The inputs of the first rows of the test part."""
     import torch
 
     return tuple(torch.from_numpy(np.array(array[:COMPARED])) for array in dataset.test.inputs)
-
-
-def _needs_onnx() -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise MissingExtra(
-                f"export to ONNX needs the package {package}: pip install 'nnopt-ray[export]'"
-            ) from error
 
 
 def _loaded(folder: Path, experiment: Any) -> Any:
@@ -168,93 +221,6 @@ def _loaded(folder: Path, experiment: Any) -> Any:
     model = rebuilt(experiment, folder / "dataset.json")
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
-
-
-def _dynamic(rows: tuple[torch.Tensor, ...]) -> Any:
-    """The first axis of every input may have any length."""
-    import torch
-
-    batch = torch.export.Dim("rows", min=1)
-    return (tuple({0: batch} for _ in rows),)
-
-
-def _torch_export(said: nn.Module, rows: tuple[torch.Tensor, ...], place: Path) -> Any:
-    import torch
-
-    with _telling("torch.export"):
-        program = torch.export.export(said, rows, dynamic_shapes=_dynamic(rows))
-        torch.export.save(program, place)
-    return torch.export.load(place).module()
-
-
-def _onnx(said: nn.Module, dataset: Dataset, rows: tuple[torch.Tensor, ...], place: Path) -> Any:
-    import torch
-
-    names = [given.kind for given in dataset.shapes.inputs]
-    output = "probabilities" if dataset.classes else "predicted" if dataset.shapes.task == "regression" else "logits"
-    with _telling("ONNX"):
-        torch.onnx.export(
-            said,
-            rows,
-            place,
-            input_names=names,
-            output_names=[output],
-            dynamic_shapes=_dynamic(rows),
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-        )
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(place), options, providers=["CPUExecutionProvider"])
-
-    def called(*inputs: torch.Tensor) -> torch.Tensor:
-        fed = {given.name: x.numpy() for given, x in zip(session.get_inputs(), inputs, strict=False)}
-        return torch.from_numpy(session.run(None, fed)[0])
-
-    return called
-
-
-@contextmanager
-def _telling(name: str) -> Iterator[None]:
-    """What an exporter cannot do, as one sentence."""
-    import io
-    import logging
-    from contextlib import redirect_stderr, redirect_stdout
-
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    except (RuntimeError, ValueError, TypeError) as error:  # the exporters' own are all of the first
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{name} cannot express this network: {first} Use --format safetensors, or another model."
-        ) from error
-    finally:
-        logging.disable(before)
-
-
-def _compared(model: Any, rows: tuple[torch.Tensor, ...], other: Any, kind: str) -> float:
-    """The largest difference over these rows, and over one alone, of another length than was exported with."""
-    import torch
-
-    largest = 0.0
-    with torch.inference_mode():
-        for part in (rows, tuple(x[:1] for x in rows)):
-            wanted, found = model(*part).double(), other(*part).double()
-            size = max(1.0, float(wanted.abs().max()))
-            largest = max(largest, float((wanted - found).abs().max()) / size)
-    if not largest <= CLOSE:
-        raise RunFailed(
-            f"what {kind} says of {len(rows[0])} test rows differs by {largest:.2g} from what the network says, more "
-            f"than {CLOSE:g}; it was not kept. Export as safetensors, and send us the page."
-        )
-    return largest
 
 
 @contextmanager
@@ -278,39 +244,67 @@ def _taking_name(out: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _described(kind: str, dataset: Dataset) -> str:
+def _described(done: Exported, dataset: Dataset) -> str:
     shapes = dataset.shapes
-    lines = ["The best network of a run of nnopt.", "", "Inputs, in this order (rows is the length of a batch):"]
-    lines += [
-        f"  {given.kind}: {_dtype(given)} [{', '.join(map(str, ('rows', *given.shape)))}]" for given in shapes.inputs
-    ]
-    names = dataset.feature_names
-    if names:
-        lines += [f"  columns of table: {json.dumps(list(names), ensure_ascii=False)}"]
-    raw = kind == "safetensors"
+    lines = ["The best network of a run of nnopt.", ""]
+    if done.columns:
+        lines += _columns(done.columns)
+    else:
+        lines += ["Inputs, in this order (rows is the length of a batch):"]
+        lines += [
+            f"  {given.kind}: {network.dtype(given)} [{', '.join(map(str, ('rows', *given.shape)))}]"
+            for given in shapes.inputs
+        ]
+        if dataset.feature_names:
+            lines += [f"  columns of table: {json.dumps(list(dataset.feature_names), ensure_ascii=False)}"]
+    raw = done.format == "safetensors"
     if dataset.classes:
         what = "logits" if raw else "probabilities"
-        lines += [f"Output: float32 [rows, {shapes.outputs}], {what} of the classes in this order:"]
+        if done.format == "onnx":
+            lines += ["Output predicted: string [rows], the most probable class."]
+        lines += [f"Output {what}: float32 [rows, {shapes.outputs}], of the classes in this order:"]
         lines += [f"  {json.dumps(list(dataset.classes), ensure_ascii=False)}"]
     elif shapes.is_language:
         lines += [f"Output: float32 [rows, length, {shapes.outputs}], logits of the tokens."]
     else:
         units = "in training units: value * scale + mean" if raw else "in the units of the target"
-        lines += [f"Output: float32 [rows, {shapes.outputs}], {units}."]
+        lines += [f"Output predicted: float32 [rows, {shapes.outputs}], {units}."]
         if raw:
             lines += [f"  scale {dataset.target_scale.tolist()}, mean {dataset.target_mean.tolist()}"]
-    lines += [
-        "",
-        "Columns become inputs by preprocessing.json:",
-        "  nnopt_ray.data.prepare.apply(folder, nnopt_ray.data.table.Table(name, pyarrow_table))",
-    ]
+    if not done.columns:
+        lines += ["", f"The preprocessing is not inside: {done.alone}"] if done.alone else [""]
+        lines += [
+            "Columns become inputs by preprocessing.json:",
+            "  nnopt_ray.data.prepare.apply(folder, nnopt_ray.data.table.Table(name, pyarrow_table))",
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _dtype(given: Input) -> str:
-    from nnopt_ray.data.types import CODES
+KINDS = {
+    "number": "float64 [rows, 1], NaN where missing (booleans are 0 and 1)",
+    "text": 'string [rows, 1], "" where missing, without spaces around',
+    "array": "as the source of training has it",
+}
 
-    return "int64" if given.kind in CODES else "float32"
+
+def _columns(columns: Mapping[str, str]) -> list[str]:
+    lines = ["Inputs, the columns of the source as they stand there; of forecasts [rows, time points]:"]
+    lines += [f"  {name}: {KINDS[kind]}" for name, kind in columns.items()]
+    return [
+        *lines,
+        "",
+        "From a data frame of pandas:",
+        "  import onnxruntime, pandas as pd",
+        '  session = onnxruntime.InferenceSession("model.onnx")',
+        "  feed = {}",
+        "  for given in session.get_inputs():",
+        "      column = frame[given.name]",
+        '      text = given.type == "tensor(string)"',
+        '      values = column.fillna("").astype(str) if text else column.astype("float64")',
+        "      feed[given.name] = values.to_numpy(dtype=object if text else None)[:, None]",
+        "  outputs = session.run(None, feed)",
+        "",
+    ]
 
 
-__all__ = ["Exported", "Format", "export", "rebuilt", "saying", "written"]
+__all__ = ["Exported", "Format", "export", "rebuilt", "with_columns", "written"]
