@@ -18,6 +18,7 @@ from torch import nn
 from nnopt_ray import reading, runs
 from nnopt_ray.cli.main import code
 from nnopt_ray.errors import RunFailed, RunFolderError, UserError
+from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.serving import export as exporting
 from nnopt_ray.serving import network
@@ -170,3 +171,24 @@ def test_a_network_that_a_format_cannot_say_is_one_sentence(kind: Any, tmp_path:
     with pytest.raises(UserError, match=r"cannot express this network: .*Use --format safetensors") as told:
         exporting.written(kind, network.saying(Loose(), data), data, rows, tmp_path)
     assert "\n" not in str(told.value)
+
+
+def test_a_threshold_and_a_temperature_go_into_onnx(tmp_path: Path) -> None:
+    import dataclasses
+
+    shapes = dataclasses.replace(shapes_of("table", "classification"), outputs=2)
+    data = dataclasses.replace(data_of(shapes), classes=("no", "yes"), target_mean=np.zeros(2), target_scale=np.ones(2))
+    torch.manual_seed(0)
+    model = nn.Linear(5, 2).eval()
+    rows = (torch.from_numpy(np.array(data.train.inputs[0])),)
+    decision = Decision(temperature=3.0, threshold=0.4, positive=1)
+    exporting.written("onnx", network.saying(model, data, 3.0), data, rows, tmp_path, decision)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    predicted, probabilities = session.run(None, {"table": rows[0].numpy()})
+    logits = model(rows[0]).detach().numpy() / 3.0
+    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, share, rtol=1e-5)
+    wanted = np.where(share[:, 1] >= 0.4, "yes", "no")
+    assert predicted.tolist() == wanted.tolist()
+    assert set(wanted) == {"yes", "no"}
+    assert (wanted != np.where(share[:, 1] >= 0.5, "yes", "no")).any()

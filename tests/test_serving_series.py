@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnopt_ray import reading, runs
+from nnopt_ray import reading, rundir, runs
 from nnopt_ray.errors import DataError, UserError
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.serving.predictor import Predictor
@@ -75,6 +75,20 @@ def test_texts_come_as_tables_lines_files_and_lists(of_texts: RunDir, texts: lis
     assert found["file"][3].endswith("003.txt")
     check(found, expected)
     check(runs.open_run(of_texts.root).predict(texts), expected)
+
+
+def test_the_decision_of_the_run_is_applied(of_texts: RunDir, texts: list[str]) -> None:
+    before = runs.open_run(of_texts.root).predict(texts)
+    place = of_texts.best / "decision.json"
+    threshold = float(before["p_good"].quantile(0.8))
+    rundir.write_json(place, {"temperature": 2.0, "threshold": threshold, "positive": 1})
+    try:
+        after = runs.open_run(of_texts.root).predict(texts)
+    finally:
+        place.unlink()
+    odds = (before["p_good"] / before["p_bad"]) ** 0.5  # of logits that were halved
+    np.testing.assert_allclose(after["p_good"], odds / (1 + odds), atol=1e-6)
+    assert after["predicted"].tolist() == np.where(after["p_good"] >= threshold, "good", "bad").tolist()
 
 
 def test_a_line_without_text_is_a_row_without_a_prediction(of_texts: RunDir, tmp_path: Path) -> None:

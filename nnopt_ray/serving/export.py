@@ -27,6 +27,7 @@ import numpy as np
 from nnopt_ray import reading, rundir, tables
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import RunFailed, UserError
+from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.serving import columns_in_graph, network, real_rows
 from nnopt_ray.serving.columns_in_graph import Prepared
@@ -115,7 +116,7 @@ def export(
             loaded = _loaded(folder, trained.experiment)
             done = Exported(out, kind, network.compared(trained.model, rows, loaded, kind), done.rows, {})
         elif kind == "torch_export":
-            said = network.saying(trained.model, dataset)
+            said = network.saying(trained.model, dataset, trained.decision.temperature)
             done = Exported(out, kind, written(kind, said, dataset, rows, folder), done.rows, {})
         else:
             done = _as_onnx(trained, rows, folder, out, preprocessing)
@@ -125,22 +126,30 @@ def export(
 
 
 def written(
-    kind: Literal["torch_export", "onnx"], said: nn.Module, dataset: Dataset, rows: Rows, folder: Path
+    kind: Literal["torch_export", "onnx"],
+    said: nn.Module,
+    dataset: Dataset,
+    rows: Rows,
+    folder: Path,
+    decision: Decision | None = None,
 ) -> float:
     """Write the network `said` alone into the folder; the largest difference over these rows. Raises as `export`."""
     import onnx
 
+    decision = decision or Decision()
+
     if kind == "torch_export":
         return network.compared(said, rows, network.torch_export(said, rows, folder / "model.pt2"), kind)
     place = folder / "model.onnx"
-    made = network.completed(network.onnx_network(said, dataset, rows), dataset, None, _facts(dataset, None))
+    alone = network.onnx_network(said, dataset, rows)
+    made = network.completed(alone, dataset, None, _facts(dataset, None, decision), decision)
     onnx.save_model(made, place)
     return network.compared(said, rows, network.called(network.session(place), dataset), kind)
 
 
 def _as_onnx(trained: Trained, rows: Rows, folder: Path, out: Path, preprocessing: Preprocessing) -> Exported:
     """With the preprocessing inside where that is asked for and can be; compared over real rows then."""
-    said = network.saying(trained.model, trained.dataset)
+    said = network.saying(trained.model, trained.dataset, trained.decision.temperature)
     alone = "--preprocessing no"
     if preprocessing != "no":
         try:
@@ -152,7 +161,8 @@ def _as_onnx(trained: Trained, rows: Rows, folder: Path, out: Path, preprocessin
         else:
             largest = with_columns(trained, said, prepared, real, folder / "model.onnx")
             return Exported(out, "onnx", largest, len(real.inputs[0]), prepared.columns)
-    return Exported(out, "onnx", written("onnx", said, trained.dataset, rows, folder), len(rows[0]), {}, alone)
+    largest = written("onnx", said, trained.dataset, rows, folder, trained.decision)
+    return Exported(out, "onnx", largest, len(rows[0]), {}, alone)
 
 
 def _prepared(trained: Trained) -> tuple[Prepared, Real]:
@@ -179,9 +189,9 @@ def with_columns(trained: Trained, said: nn.Module, prepared: Prepared, real: Re
 
     dataset = trained.dataset
     tensors = tuple(torch.from_numpy(np.array(array)) for array in real.inputs)
-    made = network.completed(
-        network.onnx_network(said, dataset, tensors), dataset, prepared, _facts(dataset, prepared.columns)
-    )
+    facts = _facts(dataset, prepared.columns, trained.decision)
+    alone = network.onnx_network(said, dataset, tensors)
+    made = network.completed(alone, dataset, prepared, facts, trained.decision)
     onnx.save_model(made, place)
     running = network.session(place)
     with torch.inference_mode():
@@ -192,19 +202,20 @@ def with_columns(trained: Trained, said: nn.Module, prepared: Prepared, real: Re
         by_name = dict(zip((output.name for output in running.get_outputs()), found, strict=True))
         largest = max(largest, network.difference(wanted[:count], by_name[name]))
         if dataset.classes:
-            names = np.array(dataset.classes, dtype=object)[by_name[name].argmax(axis=1)]
+            names = np.array(dataset.classes, dtype=object)[trained.decision.classes(by_name[name])]
             if not (names == by_name["predicted"]).all():
                 largest = float("inf")
     return network.checked(largest, len(wanted), "onnx")
 
 
-def _facts(dataset: Dataset, columns: Mapping[str, str] | None) -> dict[str, Any]:
+def _facts(dataset: Dataset, columns: Mapping[str, str] | None, decision: Decision) -> dict[str, Any]:
     return {
         "made_by": f"nnopt {importlib.metadata.version('nnopt-ray')}",
         "task": dataset.shapes.task,
         "target": dataset.summary.target,
         **({"classes": list(dataset.classes)} if dataset.classes else {}),
         **({"columns": dict(columns)} if columns else {}),
+        **({"decision": decision.to_json()} if decision != Decision() else {}),
     }
 
 
@@ -261,7 +272,7 @@ def _described(done: Exported, dataset: Dataset) -> str:
     if dataset.classes:
         what = "logits" if raw else "probabilities"
         if done.format == "onnx":
-            lines += ["Output predicted: string [rows], the most probable class."]
+            lines += ["Output predicted: string [rows], the class that is decided for."]
         lines += [f"Output {what}: float32 [rows, {shapes.outputs}], of the classes in this order:"]
         lines += [f"  {json.dumps(list(dataset.classes), ensure_ascii=False)}"]
     elif shapes.is_language:

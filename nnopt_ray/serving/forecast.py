@@ -78,7 +78,7 @@ def foretold(trained: Trained, table: Table, noticed: Noticed) -> pa.Table:
 
 def _outputs(trained: Trained, table: Table, tails: list[np.ndarray], noticed: Noticed) -> np.ndarray:
     """float64 [series, horizon] in the user's units, NaN where there is no prediction."""
-    from nnopt_ray.evaluate.evaluate import predict
+    from nnopt_ray.evaluate.outputs import predict
 
     window = trained.preprocessing.window
     assert window is not None

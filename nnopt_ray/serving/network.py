@@ -14,6 +14,7 @@ import numpy as np
 
 from nnopt_ray.data.types import CODES, Dataset, Input
 from nnopt_ray.errors import MissingExtra, RunFailed, UserError
+from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.serving.graph import SPECIAL, texts_of
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ Rows = tuple["torch.Tensor", ...]
 Called = Callable[..., "torch.Tensor"]
 
 
-def saying(model: nn.Module, dataset: Dataset) -> nn.Module:
-    """The network with what makes its outputs probabilities, or numbers in the user's units."""
+def saying(model: nn.Module, dataset: Dataset, temperature: float = 1.0) -> nn.Module:
+    """The network with what makes its outputs probabilities, or numbers in the user's units.
+
+    temperature: the logits are divided by it first.
+    """
     import torch
     from torch import nn
 
@@ -50,7 +54,7 @@ def saying(model: nn.Module, dataset: Dataset) -> nn.Module:
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
             outputs: torch.Tensor = self.model(*inputs)
             if self.classes:
-                return outputs.softmax(dim=-1)
+                return (outputs / temperature if temperature != 1 else outputs).softmax(dim=-1)
             return outputs * self.scale + self.mean if self.numbers else outputs
 
     return Said().eval()
@@ -111,7 +115,13 @@ def onnx_network(said: nn.Module, dataset: Dataset, rows: Rows) -> onnx.ModelPro
     return made
 
 
-def completed(network: onnx.ModelProto, dataset: Dataset, prepared: Prepared | None, facts: Mapping[str, Any]) -> Any:
+def completed(
+    network: onnx.ModelProto,
+    dataset: Dataset,
+    prepared: Prepared | None,
+    facts: Mapping[str, Any],
+    decision: Decision,
+) -> Any:
     """The network with the preprocessing ahead of it, the predicted class behind it, and `facts` in its metadata."""
     import onnx
     from onnx import compose, helper
@@ -129,7 +139,7 @@ def completed(network: onnx.ModelProto, dataset: Dataset, prepared: Prepared | N
         graph.initializer.extend(prepared.graph.constants)
         graph.output[0].name = output_name(dataset)
     if dataset.classes:
-        _with_class(network, dataset)
+        _with_class(network, dataset, decision)
     known = {entry.domain for entry in network.opset_import}
     if SPECIAL not in known and any(node.domain == SPECIAL for node in network.graph.node):
         network.opset_import.append(helper.make_opsetid(SPECIAL, 3))
@@ -140,15 +150,31 @@ def completed(network: onnx.ModelProto, dataset: Dataset, prepared: Prepared | N
     return network
 
 
-def _with_class(network: onnx.ModelProto, dataset: Dataset) -> None:
-    """`predicted`, the name of the most probable class, as the first output."""
-    from onnx import TensorProto, helper
+def _with_class(network: onnx.ModelProto, dataset: Dataset, decision: Decision) -> None:
+    """`predicted`, the name of the class that is decided for, as the first output."""
+    from onnx import TensorProto, helper, numpy_helper
 
     graph = network.graph
     graph.initializer.append(texts_of("classes", [str(name) for name in dataset.classes]))
     probabilities = graph.output[0]
-    graph.node.append(helper.make_node("ArgMax", [probabilities.name], ["place of the class"], axis=-1, keepdims=0))
-    graph.node.append(helper.make_node("Gather", ["classes", "place of the class"], ["predicted"]))
+    place = "place of the class"
+    if decision.positive is None or decision.threshold == 0.5:
+        graph.node.append(helper.make_node("ArgMax", [probabilities.name], [place], axis=-1, keepdims=0))
+    else:  # as Decision.classes
+        numbers = {
+            "positive": np.int64(decision.positive),
+            "negative": np.int64(1 - decision.positive),
+            "threshold": np.float32(decision.threshold),
+        }
+        graph.initializer.extend(numpy_helper.from_array(np.array(value), name) for name, value in numbers.items())
+        graph.node.extend(
+            [
+                helper.make_node("Gather", [probabilities.name, "positive"], ["looked for"], axis=-1),
+                helper.make_node("GreaterOrEqual", ["looked for", "threshold"], ["is it"]),
+                helper.make_node("Where", ["is it", "positive", "negative"], [place]),
+            ]
+        )
+    graph.node.append(helper.make_node("Gather", ["classes", place], ["predicted"]))
     predicted = helper.make_tensor_value_info("predicted", TensorProto.STRING, ["rows"])
     del graph.output[:]
     graph.output.extend([predicted, probabilities])

@@ -11,6 +11,7 @@ import numpy as np
 
 from nnopt_ray.data.table import Table, tidy
 from nnopt_ray.errors import UserError
+from nnopt_ray.evaluate.decision import decided
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.serving import incoming, output
 from nnopt_ray.serving.noticed import Noticed
@@ -115,9 +116,11 @@ class Predictor:
         mask = empty if empty.any() else None
         classes = self.trained.dataset.classes
         if classes:
-            codes = pa.array(said.argmax(axis=1).astype(np.int32), mask=mask)
-            chosen = pa.DictionaryArray.from_arrays(codes, pa.array(classes, pa.string())).cast(pa.string())
-            return {"predicted": chosen} | {
+            said, codes = decided(said, self.trained.decision)
+            chosen = pa.DictionaryArray.from_arrays(
+                pa.array(codes.astype(np.int32), mask=mask), pa.array(classes, pa.string())
+            )
+            return {"predicted": chosen.cast(pa.string())} | {
                 f"p_{name}": pa.array(np.ascontiguousarray(share), mask=mask)
                 for name, share in zip(classes, said.T, strict=True)
             }
@@ -128,13 +131,12 @@ class Predictor:
         }
 
     def outputs(self, table: Table, noticed: Noticed, faults: Mapping[int, str]) -> tuple[np.ndarray, np.ndarray]:
-        """Of classes, probabilities float64 [rows, classes]; of numbers, float64 [rows, outputs] in the user's units.
+        """Of classes, logits float32 [rows, classes]; of numbers, float64 [rows, outputs] in the user's units.
 
         Beside them the rows that have none, bool [rows]; what stands there means nothing.
         """
         from nnopt_ray.data.types import Rows
-        from nnopt_ray.evaluate.evaluate import predict
-        from nnopt_ray.evaluate.metrics import softmax
+        from nnopt_ray.evaluate.outputs import predict
 
         trained = self.trained
         chosen = noticed.chosen(tidy(table))
@@ -146,7 +148,7 @@ class Predictor:
         empty[list(faults)] = True
         noticed.seen(rows, faults, int(empty.sum()))
         said = predict(trained.model, Rows(inputs, np.zeros(rows), np.arange(rows)), trained.dataset, trained.machine)
-        return (softmax(said) if trained.dataset.classes else said), empty
+        return said, empty
 
 
 __all__ = ["CHUNK", "Predicted", "Predictor"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nnopt_ray import assembly, rundir
 from nnopt_ray.data.preprocessing import FILE, Preprocessing
+from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine
 from nnopt_ray.rundir import RunDir
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 
     from nnopt_ray.data.types import Dataset
 
+DECISION = "decision.json"
 Kind = Literal["rows", "images", "sequences", "windows", "language"]
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """root: of the run. model: in evaluation mode, on the machine's device once it has predicted."""
+    """root: of the run. model: in evaluation mode, on the machine's device once it has predicted. decision: from a
+    classifier's logits to what is said."""
 
     root: Path
     experiment: Experiment
@@ -32,13 +35,16 @@ class Trained:
     model: nn.Module
     preprocessing: Preprocessing
     machine: Machine
+    decision: Decision
 
     @classmethod
     def of(cls, run: RunDir) -> Trained:
         """Raises RunFolderError when the run has no best model, or its preparation is damaged."""
         experiment, dataset, model = assembly.best_model(run)
         preprocessing = Preprocessing.from_json(rundir.read_json(run.data_of_best / FILE))
-        return cls(run.root, experiment, dataset, model, preprocessing, assembly.machine_for(experiment))
+        place = run.best / DECISION
+        decision = Decision.from_json(rundir.read_json(place)) if place.is_file() else Decision()
+        return cls(run.root, experiment, dataset, model, preprocessing, assembly.machine_for(experiment), decision)
 
     @property
     def kind(self) -> Kind:
