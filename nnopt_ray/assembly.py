@@ -58,6 +58,14 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     return found
 
 
+def explainers_for(experiment: Experiment, dataset: Dataset, model: torch.nn.Module | None) -> None:
+    """What the page asks to be explained is refused now, not at the end; model: None where a search will choose it."""
+    if experiment.evaluate.explain:
+        from nnopt_ray.evaluate.explain import explainers
+
+        explainers(experiment, dataset.shapes, model)
+
+
 def data_of(
     experiment: Experiment, closed: Experiment | None = None, read: Callable[[Source, Path], Table] | None = None
 ) -> Dataset:
@@ -144,7 +152,8 @@ def _baseline_page(experiment: Experiment) -> Experiment:
     # The weights and layers are of another model, and compiling takes longer than a baseline does.
     others = ("from", "freeze", "layer_decay", "compile")
     train = {key: value for key, value in tree["train"].items() if key not in others}
-    return reading.from_tree({**tree, "model": part.page(), "train": train}, experiment.file)
+    evaluate = {**tree["evaluate"], "explain": []}  # the winner is explained
+    return reading.from_tree({**tree, "model": part.page(), "train": train, "evaluate": evaluate}, experiment.file)
 
 
 def baseline_values(experiment: Experiment, dataset: Dataset, seeds: Sequence[int]) -> list[float]:

@@ -336,6 +336,9 @@ class Evaluate(Section):
         description="of a search: search anew inside each fold, so that no choice has seen the rows that it is "
         "measured on",
     )
+    explain: Annotated[tuple[Part, ...], InRoom("explainer")] = Field(
+        default=(), description="why the winner says what it says of some test rows: `explain: [shap, lime]`"
+    )
 
 
 class Resources(Section):

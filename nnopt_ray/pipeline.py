@@ -59,6 +59,10 @@ def never() -> bool:
     return False
 
 
+def silent(sentence: str) -> None:
+    """The default of `note`."""
+
+
 def begin(experiment: Experiment, parent: Path) -> RunDir:
     """Make the run folder and write down what is about to be done."""
     run = RunDir.create(parent, experiment.name)
@@ -84,9 +88,11 @@ def prepared(experiment: Experiment) -> Dataset:
     if experiment.evaluate.folds is not None:  # what cannot be divided is refused before anything trains
         params = assembly.some_params(experiment)
         folding.prepared(experiment, folding.planned(experiment, SINGLE, params, dataset.shapes.task))
+    model = None
     if not experiment.is_search:  # of a search, a network that cannot be built is a failed trial
         assembly.machine_for(experiment)
-        assembly.build_model(experiment, dataset)
+        model = assembly.build_model(experiment, dataset)
+    assembly.explainers_for(experiment, dataset, model)
     return dataset
 
 
@@ -147,11 +153,13 @@ def conclude(
     decided: Mapping[str, str],
     confirmation: Confirmation | None = None,
     folded: Folded | None = None,
+    note: Callable[[str], None] = silent,
 ) -> RunResult:
     """Name the winner (the confirmed one, where there is one), measure it and the baseline on the test part
     once, write the result and the report."""
     from nnopt_ray.data import prepare
     from nnopt_ray.evaluate import evaluate as evaluation
+    from nnopt_ray.evaluate import explain as explaining
     from nnopt_ray.evaluate.pareto import pareto
     from nnopt_ray.report import write as report
 
@@ -174,6 +182,7 @@ def conclude(
     keep_best(closed, run, model, winner)
     if folded is not None:
         rundir.write_json(run.evaluated("folds"), folded.to_json())
+    explaining.explain(closed, dataset, where, model, found.predictions["test"], run, note)
     result = RunResult(
         name=experiment.name,
         status="finished",
@@ -253,7 +262,7 @@ def run_single(
         raise Interrupted("stopped")
     folded = cross_validated(row)
     seconds = time.monotonic() - began
-    return conclude(experiment, run, dataset, (row,), seconds, decided_data(dataset), folded=folded)
+    return conclude(experiment, run, dataset, (row,), seconds, decided_data(dataset), folded=folded, note=watch.note)
 
 
 def decided_data(dataset: Dataset) -> dict[str, Any]:

@@ -177,6 +177,11 @@ class RunDir:
         return self.evaluation / f"{part}.json"
 
     @property
+    def attributions(self) -> Path:
+        """A line for each test row and column that was explained."""
+        return self.evaluation / "attributions.parquet"
+
+    @property
     def confusion(self) -> Path:
         return self.evaluation / "confusion.csv"
 

@@ -388,7 +388,7 @@ def _search(
             .replace("3th", "3rd")
         )
         watch.note(f"{decided['test'][:1].upper()}{decided['test'][1:]}.")
-    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided, confirmation, folded)
+    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided, confirmation, folded, watch.note)
 
 
 def _cross_validated(

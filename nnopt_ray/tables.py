@@ -99,6 +99,12 @@ ROOMS: dict[str, Room] = {
             "which trials stop early",
         ),
         Room("metric", "nnopt_ray.evaluate:METRICS", "nnopt_ray.evaluate.metrics:Metric", "how good predictions are"),
+        Room(
+            "explainer",
+            "nnopt_ray.evaluate:EXPLAINERS",
+            "nnopt_ray.evaluate.explainers:Explainer",
+            "why the network says what it says",
+        ),
     )
 }
 

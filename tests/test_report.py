@@ -55,8 +55,8 @@ def facts(kind: str) -> Facts:
 
 
 KINDS = ("search", "single", "regression", "empty")
-# of several objectives; where rows are augmented, checked, cross-validated
-NOT_HERE = {"tradeoffs", "augmented", "found", "folded"}
+# of several objectives; where rows are augmented, checked, cross-validated, explained
+NOT_HERE = {"tradeoffs", "augmented", "found", "explained", "folded"}
 OF_A_SEARCH = {"confirmed", "tradeoffs", "trials", "conduct"}  # sections that a single training does not have
 
 

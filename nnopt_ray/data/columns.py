@@ -176,9 +176,8 @@ def _features(reading: Reading, column: Any) -> dict[str, Feature] | None:
 
     name = reading.name
     if pa.types.is_null(column.type):  # new rows may lack every value
-        column = column.cast(pa.float64() if reading.kind not in ("categorical", "text") else pa.string())
-        if reading.kind == "date":
-            column = column.cast(pa.timestamp("s"))
+        kinds = {"categorical": pa.string(), "text": pa.string(), "date": pa.timestamp("s")}
+        column = column.cast(kinds.get(reading.kind, pa.float64()))
     if reading.kind in ("categorical", "text"):
         return {name: text(column, name, free=reading.kind == "text")}
     if reading.kind == "date":

@@ -149,18 +149,18 @@ class Words:
 
     def shown(self, row: np.ndarray) -> str:
         """What a row says, for people: unknown and hidden words by the names of their tokens, texts | apart."""
-        names = {number: name for name, number in self.tokenizer.special.items()}
         told = []
         for text in self.read(row):
-            said = []
-            for word in text:
-                if word.whole:
-                    said.append(word.lead + word.text)
-                else:
-                    pieces = (names.get(token) or self.tokenizer.decode([token]) for token in word.tokens)
-                    said.append(self.space + "".join(pieces))
+            said = [(word.lead if word.whole else self.space) + self.name(word) for word in text]
             told.append((" " if not self.space else "").join(said).strip())
         return " | ".join(told)
+
+    def name(self, word: Word) -> str:
+        """A word for people, without the space before it; what is unknown or hidden by the names of its tokens."""
+        if word.whole:
+            return word.text
+        names = {number: name for name, number in self.tokenizer.special.items()}
+        return "".join(names.get(token) or self.tokenizer.decode([token]) for token in word.tokens)
 
     def said(self, text: str, lead: str) -> Word:
         """A word as the tokenizer reads it, with this space before it."""

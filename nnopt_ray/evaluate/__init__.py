@@ -1,4 +1,4 @@
-"""ROOM 5: how good a model is. Its table; see evaluate.py for the door."""
+"""ROOM 5: how good a model is, and why it says what it says. Its tables; evaluate.py and explain.py are the doors."""
 
 METRICS: dict[str, str] = {
     "loss": "nnopt_ray.evaluate.metrics:Loss",
@@ -21,4 +21,15 @@ METRICS: dict[str, str] = {
     "smape": "nnopt_ray.evaluate.amounts:SymmetricMape",
     "perplexity": "nnopt_ray.evaluate.language:Perplexity",
     "token_accuracy": "nnopt_ray.evaluate.language:TokenAccuracy",
+}
+
+EXPLAINERS: dict[str, str] = {
+    "grad_cam": "nnopt_ray.evaluate.explain_images:GradCam",
+    "guided_grad_cam": "nnopt_ray.evaluate.explain_images:GuidedGradCam",
+    "attention_rollout": "nnopt_ray.evaluate.explain_images:AttentionRollout",
+    "saliency": "nnopt_ray.evaluate.explain_gradients:Saliency",
+    "integrated_gradients": "nnopt_ray.evaluate.explain_gradients:IntegratedGradients",
+    "shap": "nnopt_ray.evaluate.explain_features:Shap",
+    "lime": "nnopt_ray.evaluate.explain_features:Lime",
+    "permutation": "nnopt_ray.evaluate.explain_features:Permutation",
 }

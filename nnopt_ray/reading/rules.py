@@ -8,6 +8,7 @@ from typing import Any
 from nnopt_ray import tables
 from nnopt_ray.experiment import SCALARS, TRIAL_FACTS, Range, count, plain, ranges
 from nnopt_ray.reading.closing import close_tree
+from nnopt_ray.reading.explaining import check_explainers
 from nnopt_ray.reading.folds import check_folds
 from nnopt_ray.reading.methods import check_method, check_starts
 from nnopt_ray.reading.places import Places, Way, dotted, shown
@@ -24,6 +25,7 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     _monitors(tree, places)
     _evaluated(tree, places)
     check_folds(tree, places)
+    check_explainers(tree, places)
     _loss(tree, places)
     _language(tree, places)
     _window(tree, places)

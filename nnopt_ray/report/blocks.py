@@ -82,6 +82,42 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Card:
+    """Pictures that belong together, each with its name above: (name, base64 of a PNG). Caption below."""
+
+    caption: str
+    pictures: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cards side by side, as many as there is room for."""
+
+    kind: ClassVar[str] = "gallery"
+    title: str
+    caption: str
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text, once or several times: (by what its words are coloured, (word, strength from -1 to 1) each)."""
+
+    caption: str
+    versions: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Texts whose words are coloured by how much they spoke for or against."""
+
+    kind: ClassVar[str] = "words"
+    title: str
+    caption: str
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True)
 class Axis:
     """One axis of parallel coordinates; ticks are (place from 0 at the bottom to 1, label)."""
 
@@ -188,7 +224,7 @@ def within(blocks: Iterable[Block]) -> Iterator[Block]:
             yield block
 
 
-Block = Text | Table | Plot | Picture | Parallel | Hero | Code | Row | Fold
+Block = Text | Table | Plot | Picture | Gallery | Words | Parallel | Hero | Code | Row | Fold
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from nnopt_ray.report.card import card
 from nnopt_ray.report.classes import class_table
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
+from nnopt_ray.report.explained import explained
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
 from nnopt_ray.report.folded import folded
 from nnopt_ray.report.found import found, notes_of
@@ -316,6 +317,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "trials": trials,
     "conduct": conduct,
     "mistakes": mistakes,
+    "explained": explained,
     "data": data,
     "found": found,
     "augmented": changed_rows,
