@@ -160,7 +160,9 @@ def conclude(
     from nnopt_ray.data import prepare
     from nnopt_ray.evaluate import evaluate as evaluation
     from nnopt_ray.evaluate import explain as explaining
+    from nnopt_ray.evaluate.measured import measure
     from nnopt_ray.evaluate.pareto import pareto
+    from nnopt_ray.report import diagnosed
     from nnopt_ray.report import write as report
 
     began = time.monotonic()
@@ -183,6 +185,7 @@ def conclude(
     if folded is not None:
         rundir.write_json(run.evaluated("folds"), folded.to_json())
     explaining.explain(closed, dataset, where, model, found.predictions["test"], run, note)
+    measured = measure(closed, dataset, where, model, baseline, assembly.build_model(closed, dataset), found)
     result = RunResult(
         name=experiment.name,
         status="finished",
@@ -211,7 +214,7 @@ def conclude(
     )
     rundir.write_json(run.result, result.to_json())
     began = time.monotonic()
-    report.write(run, report.facts_from_folder(run))
+    report.write(run, diagnosed.judge(run, report.facts_from_folder(run), measured))
     result = replace(result, spent={**result.spent, "report": time.monotonic() - began})
     rundir.write_json(run.result, result.to_json())
     return result

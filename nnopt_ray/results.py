@@ -17,9 +17,11 @@ class Epoch:
     grad_norm: float  # mean over the steps, before clipping
     seconds: float
     events: tuple[str, ...] = ()  # "learning rate 0.01 → 0.005", "early stop", ...
+    waited_s: float = 0.0  # of `seconds`: for rows that are read from the disk; 0 where they lie in memory
 
     def line(self) -> dict[str, Any]:
-        """As it stands in history.jsonl."""
+        """As it stands in history.jsonl; waited_s only where there was a wait."""
+        waited = {"waited_s": round(self.waited_s, 6)} if self.waited_s else {}
         return {
             "epoch": self.epoch,
             **self.metrics,
@@ -27,11 +29,12 @@ class Epoch:
             "grad_norm": self.grad_norm,
             "seconds": round(self.seconds, 6),
             "events": list(self.events),
+            **waited,
         }
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Epoch:
-        own = {"epoch", "lr", "grad_norm", "seconds", "events"}
+        own = {"epoch", "lr", "grad_norm", "seconds", "events", "waited_s"}
         return cls(
             epoch=line["epoch"],
             metrics={k: float("nan") if v is None else v for k, v in line.items() if k not in own},
@@ -39,6 +42,7 @@ class Epoch:
             grad_norm=float("nan") if line["grad_norm"] is None else line["grad_norm"],
             seconds=line["seconds"],
             events=tuple(line["events"]),
+            waited_s=line.get("waited_s", 0.0),
         )
 
 

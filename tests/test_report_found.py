@@ -7,7 +7,7 @@ from dataclasses import replace
 import report_example as example
 
 from nnopt_ray.data.types import DataSummary, Found
-from nnopt_ray.report.advice import advice
+from nnopt_ray.report.diagnosed import advice
 from nnopt_ray.report.facts import Facts
 from nnopt_ray.report.found import found, notes_of
 from nnopt_ray.report.sections import SECTIONS

@@ -17,6 +17,8 @@ from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Experiment, count
 from nnopt_ray.rundir import RunDir, read_lines
 
+WORST = 2  # findings of the diagnosis that are told beneath the scores
+
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Close, open or change a value.")]
 Address = Annotated[str | None, typer.Option(help="A Ray cluster to search on, e.g. auto or 10.0.0.1:6379.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, all else on standard error.")]
@@ -133,7 +135,20 @@ def _shown(experiment: Any, json_: bool, go: Callable[[Any, Any], Any]) -> None:
         answer({"ok": True, "path": str(done.path), **done.result})
         return
     _summary(done.result, screen)
+    _diagnosis(RunDir(done.path), screen)
     print(done.path)
+
+
+def _diagnosis(run: RunDir, screen: Any) -> None:
+    """The worst of what is wrong; the report has all."""
+    from nnopt_ray.report.diagnosed import lines, of_folder
+
+    found = of_folder(run)
+    worst = [each for each in found if each.severity != "low"][:WORST]
+    for line in lines(worst):
+        screen.note(line)
+    if len(found) > len(worst) and worst:
+        screen.note(f"{'':<7} {len(found) - len(worst)} more in report.html, or by `nnopt show {run.root}`")
 
 
 def _summary(result: dict[str, Any], screen: Any) -> None:

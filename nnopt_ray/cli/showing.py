@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,13 +86,14 @@ def show(
     trial: Annotated[str | None, typer.Argument(help="A trial's id: its epochs instead of all trials.")] = None,
     json_: Json = False,
 ) -> None:
-    """The trials of a run, best first; or the epochs of one trial."""
+    """The trials of a run, best first, and what is wrong with it; or the epochs of one trial."""
     run = RunDir.open(folder)
     if trial is not None:
         _show_trial(run, trial, json_)
         return
     from nnopt_ray.holding import in_use
     from nnopt_ray.log import said
+    from nnopt_ray.report.diagnosed import lines, of_folder
     from nnopt_ray.report.facts import trial_rows
     from nnopt_ray.runs import reopen
     from nnopt_ray.trials import cause_in_words
@@ -109,11 +111,11 @@ def show(
     others = [metric for _, metric in experiment.objectives[1:] if metric != "seconds"]
     if json_:
         told = ("trial", "status", "cause", "reason", "value", "epochs", "seconds")
-        lines = [{**{name: getattr(row, name) for name in told}, "metrics": dict(row.metrics),
+        listed = [{**{name: getattr(row, name) for name in told}, "metrics": dict(row.metrics),
                   "params": dict(row.params)} for row in rows]  # fmt: skip
-        for line in lines:
-            line["status"] = words.get(line["status"], line["status"])
-        answer({"trials": lines, "failures": failures})
+        for each in listed:
+            each["status"] = words.get(each["status"], each["status"])
+        answer({"trials": listed, "failures": failures, "diagnosis": [asdict(one) for one in of_folder(run)]})
         return
     table(
         ["trial", "status", "value", *others, "epochs", "seconds", "values", "reason"],
@@ -126,6 +128,11 @@ def show(
     for cause, trials in failures.items():
         named = ", ".join(trials[:SHOWN_OF_A_CAUSE]) + ", ..." * (len(trials) > SHOWN_OF_A_CAUSE)
         print(f"{len(trials)} failed, {cause_in_words(cause)}: {named}")
+    found = of_folder(run)
+    if found:
+        print("What is wrong, and what to change:")
+    for line in lines(found):
+        print(line)
 
 
 def by_cause(rows: Iterable[TrialRow]) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""ROOM 5: how good a model is, and why it says what it says. Its tables; evaluate.py and explain.py are the doors."""
+"""ROOM 5: how good a model is, why it says what it says, what is wrong. Doors: evaluate.py, explain.py, diagnose.py."""
 
 METRICS: dict[str, str] = {
     "loss": "nnopt_ray.evaluate.metrics:Loss",
@@ -32,4 +32,37 @@ EXPLAINERS: dict[str, str] = {
     "shap": "nnopt_ray.evaluate.explain_features:Shap",
     "lime": "nnopt_ray.evaluate.explain_features:Lime",
     "permutation": "nnopt_ray.evaluate.explain_features:Permutation",
+}
+
+# What is looked for in a run, the likelier causes before what follows from them.
+DIAGNOSES: dict[str, str] = {
+    "learning_rate_too_high": "nnopt_ray.evaluate.diagnose_training:learning_rate_too_high",
+    "learning_rate_too_low": "nnopt_ray.evaluate.diagnose_training:learning_rate_too_low",
+    "loss_not_a_number": "nnopt_ray.evaluate.diagnose_training:loss_not_a_number",
+    "still_improving": "nnopt_ray.evaluate.diagnose_training:still_improving",
+    "stopped_too_early": "nnopt_ray.evaluate.diagnose_training:stopped_too_early",
+    "gradient_explosion": "nnopt_ray.evaluate.diagnose_training:gradient_explosion",
+    "gradient_vanishing": "nnopt_ray.evaluate.diagnose_training:gradient_vanishing",
+    "dead_units": "nnopt_ray.evaluate.diagnose_training:dead_units",
+    "exploding_activations": "nnopt_ray.evaluate.diagnose_training:exploding_activations",
+    "target_leak": "nnopt_ray.evaluate.diagnose_rows:target_leak",
+    "copies_across_parts": "nnopt_ray.evaluate.diagnose_rows:copies_across_parts",
+    "class_imbalance": "nnopt_ray.evaluate.diagnose_rows:class_imbalance",
+    "class_never_predicted": "nnopt_ray.evaluate.diagnose_rows:class_never_predicted",
+    "label_noise": "nnopt_ray.evaluate.diagnose_rows:label_noise",
+    "unscaled_inputs": "nnopt_ray.evaluate.diagnose_rows:unscaled_inputs",
+    "unrepaired_data": "nnopt_ray.evaluate.diagnose_rows:unrepaired_data",
+    "underfit": "nnopt_ray.evaluate.diagnose_fit:underfit",
+    "overfit": "nnopt_ray.evaluate.diagnose_fit:overfit",
+    "no_better_than_baseline": "nnopt_ray.evaluate.diagnose_fit:no_better_than_baseline",
+    "test_far_from_validation": "nnopt_ray.evaluate.diagnose_fit:test_far_from_validation",
+    "bad_calibration": "nnopt_ray.evaluate.diagnose_fit:bad_calibration",
+    "trials_failed": "nnopt_ray.evaluate.diagnose_search:trials_failed",
+    "best_at_the_edge": "nnopt_ray.evaluate.diagnose_search:best_at_the_edge",
+    "search_not_settled": "nnopt_ray.evaluate.diagnose_search:search_not_settled",
+    "seeds_disagree": "nnopt_ray.evaluate.diagnose_search:seeds_disagree",
+    "winner_within_noise": "nnopt_ray.evaluate.diagnose_search:winner_within_noise",
+    "validation_too_small": "nnopt_ray.evaluate.diagnose_search:validation_too_small",
+    "idle_workers": "nnopt_ray.evaluate.diagnose_search:idle_workers",
+    "slow_data": "nnopt_ray.evaluate.diagnose_training:slow_data",
 }

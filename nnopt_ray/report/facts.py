@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from nnopt_ray import reading
@@ -105,29 +104,6 @@ def incumbents(rows: Sequence[TrialRow], mode: str) -> list[tuple[str, float]]:
             if better:
                 found.append((row.trial, row.value))
     return found
-
-
-def risen(history: Sequence[Epoch]) -> float | None:
-    """By what share the validation loss rose after its lowest epoch while the training loss fell on; else None.
-
-    Both ends are means of up to three epochs, as one epoch's value is noise.
-    """
-    known = [
-        (epoch.metrics["train_loss"], epoch.metrics["val_loss"])
-        for epoch in history
-        if math.isfinite(epoch.metrics.get("val_loss", math.nan)) and "train_loss" in epoch.metrics
-    ]
-    if len(known) < 6:
-        return None
-    low = min(range(len(known)), key=lambda at: known[at][1])
-    around, end = known[max(0, low - 1) : low + 2], known[-3:]
-    if low >= len(known) - 3:
-        return None
-    before, after = (fmean(val for _, val in part) for part in (around, end))
-    trained, further = (fmean(train for train, _ in part) for part in (around, end))
-    if before <= 0 or after < 1.1 * before or further >= trained:
-        return None
-    return after / before - 1
 
 
 def taken(experiment: Experiment, params: Mapping[str, Any]) -> list[tuple[str, str, Range, Any]]:

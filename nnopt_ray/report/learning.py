@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nnopt_ray.evaluate.diagnose_fit import risen
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Block, Cell, Fold, Head, Plot, Row, Section, Table, Text
-from nnopt_ray.report.facts import Facts, risen
+from nnopt_ray.report.facts import Facts
 from nnopt_ray.report.figure import Figure, axis, best_epoch_mark, clean, label, layout, line, scale
 from nnopt_ray.results import Epoch
 
@@ -149,7 +150,7 @@ def _loss_sentence(history: Sequence[Epoch], best_epoch: int | None) -> str:
     if len(history) == 1:
         return f"One epoch: {words.number(low[1])} in training, {words.number(low[2])} in validation."
     said = f"Validation loss is lowest, {words.number(low[2])}, at epoch {low[0]} (training: {words.number(low[1])})"
-    rise = risen(history)
+    rise = risen(*([e.metrics.get(name, math.nan) for e in history] for name in ("train_loss", "val_loss")))
     if rise is not None:
         return f"{said}; then it rises by {100 * rise:.0f}{words.NBSP}% while the training loss falls on: overfitting."
     if low[0] == last[0] and len(known) > 2:

@@ -18,6 +18,7 @@ from nnopt_ray.report.card import card
 from nnopt_ray.report.classes import class_table
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
+from nnopt_ray.report.diagnosed import diagnosed
 from nnopt_ray.report.explained import explained
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
 from nnopt_ray.report.folded import folded
@@ -309,6 +310,7 @@ def changed_rows(facts: Facts) -> Section | None:
 
 SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "summary": summary,
+    "diagnosed": diagnosed,
     "winner": winner,
     "confirmed": confirmed,
     "folded": folded,

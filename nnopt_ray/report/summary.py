@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nnopt_ray.experiment import Range
 from nnopt_ray.report import words
-from nnopt_ray.report.advice import advice
 from nnopt_ray.report.blocks import Block, Hero, Section, Text, Tile, Tone, Whisker
+from nnopt_ray.report.diagnosed import advice
 from nnopt_ray.report.facts import Facts, Gain
 
 

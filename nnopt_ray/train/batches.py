@@ -8,7 +8,7 @@ is a gather. A larger part stays memory-mapped, and a thread reads the next batc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from mmap import mmap
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from nnopt_ray.data.types import Dataset, Rows, Shapes
 from nnopt_ray.machine import Machine
 from nnopt_ray.train.losses import Loss
-from nnopt_ray.train.read_ahead import read_ahead
+from nnopt_ray.train.read_ahead import Wait, read_ahead
 
 RESIDENT_BYTES = 2 << 30
 EPOCH_COPY_BYTES = 256 << 20
@@ -63,13 +63,17 @@ def evaluation_size(shapes: Shapes, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the data: on the device (`inputs`, `target`), or memory-mapped (`mapped`) when it does not fit."""
+    """One part of the data: on the device (`inputs`, `target`), or memory-mapped (`mapped`) when it does not fit.
+
+    wait: how long its batches were waited for, in all passes so far; 0 on the device.
+    """
 
     rows: int
     device: str
     inputs: tuple[Tensor, ...] = ()
     target: Tensor | None = None
     mapped: Rows | None = None
+    wait: Wait = field(default_factory=Wait, compare=False)
 
     def batches(self, sizes: list[int], order: Tensor | None = None) -> Iterator[Batch]:
         """Batches of these sizes; `order`: int64 [rows] permutation on the CPU, None for the order of the part."""
@@ -91,7 +95,7 @@ class Part:
 
     def _from_map(self, sizes: list[int], order: Tensor | None) -> Iterator[Batch]:
         pinned = self.device.startswith("cuda")  # pinned memory is copied to a GPU while it computes
-        for tensors, inside in read_ahead(self._read(sizes, order, pinned)):
+        for tensors, inside in read_ahead(self._read(sizes, order, pinned), wait=self.wait):
             for batch in zip(*(torch.split(tensor, inside) for tensor in tensors), strict=True):
                 *inputs, target = (tensor.to(self.device, non_blocking=True) for tensor in batch)
                 yield tuple(inputs), target
@@ -125,6 +129,11 @@ class Placed:
     train: Part
     validation: Part
     decided: str
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that batches of both parts were waited for, in all trainings so far."""
+        return self.train.wait.seconds + self.validation.wait.seconds
 
 
 def place(dataset: Dataset, machine: Machine) -> Placed:

@@ -159,15 +159,16 @@ class Trainer:
         Raises NotANumber when the training loss or the gradient is no number any more; RuntimeError when
         training has ended. After a raise the trainer is in the middle of an epoch: load a state to go on.
         """
-        started = time.perf_counter()
+        started, waited_s = time.perf_counter(), self.placed.waited_s
         self.open_epoch()
         directly = self._fit_directly()
         train_loss, grad_norm, lr = (self._train_loss(), 0.0, 0.0) if directly else self._train()
         with self.counting_weights():
             self.model.eval()
             measured = self.validation.measure(self._forward)
-            seconds = time.perf_counter() - started
-            return self.close_epoch(train_loss, measured, lr, grad_norm, seconds, ended="fitted directly" * directly)
+            seconds, waited_s = time.perf_counter() - started, self.placed.waited_s - waited_s
+            ended = "fitted directly" * directly
+            return self.close_epoch(train_loss, measured, lr, grad_norm, seconds, ended, waited_s)
 
     def open_epoch(self) -> None:
         """What comes before the steps of an epoch. Raises RuntimeError when training has ended."""
@@ -206,10 +207,11 @@ class Trainer:
         grad_norm: float,
         seconds: float,
         ended: str = "",
+        waited_s: float = 0.0,
     ) -> Epoch:
         """What comes after the steps of an epoch and its validation: the decisions, and the record.
 
-        measured: val_NAME → value. ended: why training ends here for a reason of its own.
+        measured: val_NAME → value. ended: why training ends here for a reason of its own. waited_s: of `seconds`.
         """
         metrics = {"train_loss": train_loss, **measured}
         if self.experiment.train.l1:
@@ -220,7 +222,7 @@ class Trainer:
         events = [*filter(None, happened), *self._end_of_epoch(metrics)]
         if ended:
             self.done, self.reason = True, ended
-        record = Epoch(self.epoch, metrics, lr, grad_norm, seconds, tuple(events))
+        record = Epoch(self.epoch, metrics, lr, grad_norm, seconds, tuple(events), waited_s)
         self.history.append(record)
         self.epoch += 1
         self.at_boundary = True

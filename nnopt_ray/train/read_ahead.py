@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,9 +14,17 @@ T = TypeVar("T")
 AHEAD = 2  # of them are made before they are asked for
 
 
-def read_ahead(made: Iterator[T], ahead: int = AHEAD) -> Iterator[T]:
+@dataclass
+class Wait:
+    """Seconds that were spent waiting for what was not made yet."""
+
+    seconds: float = 0.0
+
+
+def read_ahead(made: Iterator[T], ahead: int = AHEAD, wait: Wait | None = None) -> Iterator[T]:
     """What `made` gives, in its order; a thread makes up to `ahead` of them before they are asked for.
 
+    wait: is told how long they were waited for.
     What `made` raises is raised here, at its place. The thread starts with the first that is asked for and has ended
     when this iterator is exhausted, raises, or is closed.
     """
@@ -24,7 +34,10 @@ def read_ahead(made: Iterator[T], ahead: int = AHEAD) -> Iterator[T]:
             while True:
                 while len(waiting) < ahead:
                     waiting.append(thread.submit(_next, made))
+                began = time.perf_counter()
                 found = waiting.popleft().result()
+                if wait is not None:
+                    wait.seconds += time.perf_counter() - began
                 if not found:
                     return
                 waiting.append(thread.submit(_next, made))
@@ -40,4 +53,4 @@ def _next(made: Iterator[T]) -> list[T]:
     return []
 
 
-__all__ = ["read_ahead"]
+__all__ = ["Wait", "read_ahead"]
