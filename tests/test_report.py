@@ -300,7 +300,7 @@ def test_the_confusion_plot_holds_the_counts() -> None:
     plot = next(b for b in blocks(facts("search")) if isinstance(b, Plot) and b.id == "confusion")
     shares = np.array(plot.figure["data"][0]["z"])
     counts = np.array(test.confusion)
-    assert shares == pytest.approx(100 * counts / counts.sum(axis=1, keepdims=True))
+    assert shares == pytest.approx(100 * counts / counts.sum(axis=1, keepdims=True), abs=0.006)
     written = plot.figure["data"][0]["text"]
     assert written[0][0] == f"{counts[0, 0]}<br>{shares[0, 0]:.0f}%"
     assert f"{counts.trace()} of {counts.sum()} test rows" in plot.caption
@@ -312,6 +312,37 @@ def test_a_hundred_classes() -> None:
     plot = next(b for b in blocks(found) if isinstance(b, Plot) and b.id == "confusion")
     assert "text" not in plot.figure["data"][0]
     assert len(plot.figure["layout"]["xaxis"]["ticktext"]) <= 34
+    assert len(html(found)) < 6e6
+
+
+def test_of_a_thousand_classes_those_with_mistakes_are_shown() -> None:
+    names = tuple(f"class {number}" for number in range(1000))
+    size = len(names)
+    table = np.diag(np.full(size, 50))
+    table[700, 3], table[3, 700], table[999, 0] = 40, 2, 1
+    each = tuple(
+        {"class": n, "precision": 1.0, "recall": 1.0, "f1": 1 - 0.5 * (n == "class 700"), "rows": 50} for n in names
+    )
+    test = replace(
+        facts("single").winner["test"], confusion=tuple(map(tuple, table.tolist())), classes=names, per_class=each
+    )
+    found = replace(facts("single"), winner={"test": test})
+    plot = next(b for b in blocks(found) if isinstance(b, Plot) and b.id == "confusion")
+    z = np.array(plot.figure["data"][0]["z"])
+    assert z.shape == (100, 100)
+    assert (z > 0).sum() == 103
+    assert z.max() == 100
+    assert "“class 700” taken for “class 3”" in plot.caption
+    assert "Of 1,000 classes the 100 with the most mistakes" in plot.caption
+    pairs = next(b for b in blocks(found) if isinstance(b, Table) and b.title == "The most frequent mistakes")
+    assert [[cell.text for cell in row] for row in pairs.rows] == [
+        ["class 700", "class 3", "40", "44.4\u00a0%"],
+        ["class 3", "class 700", "2", "3.8\u00a0%"],
+        ["class 999", "class 0", "1", "2.0\u00a0%"],
+    ]
+    classes = next(b for b in blocks(found) if isinstance(b, Table) and b.title == "Each class")
+    assert len(classes.rows) < size
+    assert classes.rows[0][0].text == "class 700"
     assert len(html(found)) < 6e6
 
 

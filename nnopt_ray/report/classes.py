@@ -22,9 +22,15 @@ CLASS_METRICS = {
 }
 
 
+ROWS = 300  # classes in the table: 700 bytes each
+
+
 def class_table(test: Scores) -> Table:
     shown = [name for name in CLASS_METRICS if any(name in found for found in test.per_class)]
     noted = any(found.get("note") for found in test.per_class)
+    each = test.per_class
+    if len(each) > ROWS:
+        each = tuple(sorted(each, key=lambda found: found["f1"])[:ROWS])
     rows = tuple(
         (
             Cell(str(found["class"])),
@@ -32,7 +38,7 @@ def class_table(test: Scores) -> Table:
             Cell(words.count(found["rows"]), found["rows"]),
             *((Cell(str(found.get("note", "")), tone="muted"),) if noted else ()),
         )
-        for found in test.per_class
+        for found in each
     )
     heads = (
         Head("class"),
@@ -43,6 +49,8 @@ def class_table(test: Scores) -> Table:
     known = [found for found in test.per_class if found["rows"]]
     worst = min(known, key=lambda found: found["f1"], default=None)
     caption = f"The hardest class is {worst['class']}, with F1 {worst['f1']:.3f}." if worst else ""
+    if len(each) < len(test.per_class):
+        caption += f" Of {len(test.per_class):,} classes the {len(each)} with the lowest F1; all are in scores.json."
     if any(found.get("intervals") for found in test.per_class):
         caption += (
             " Intervals are of the same resamples as those of the scores; a share of 0 or 100 %, which drawing rows "

@@ -6,28 +6,32 @@ import math
 from collections.abc import Mapping, Sequence
 
 from nnopt_ray.report import words
-from nnopt_ray.report.blocks import Plot
+from nnopt_ray.report.blocks import Cell, Head, Plot, Table
 from nnopt_ray.report.facts import Points
 from nnopt_ray.report.figure import Figure, axis, clean, label, layout
 from nnopt_ray.results import Scores
 
 TICKS = 30  # class names along an axis
+MATRIX = 100  # classes that the confusion matrix shows at most: more are pixels, and 100 bytes a cell
+PAIRS = 15  # of confused classes in a table
 CELL_TEXT = 14  # classes up to which every cell of the confusion matrix has its numbers written in
 
 
 def confusion(scores: Scores) -> Plot:
     """Rows of the test part by true and predicted class; the colour is the share of the true class."""
-    counts = scores.confusion
-    size = len(scores.classes)
-    names = [label(name, 24) for name in scores.classes]
-    shares = [[100 * cell / max(1, sum(row)) for cell in row] for row in counts]
-    told = [
-        [
-            f"true {names[i]}, predicted {names[j]}<br>{counts[i][j]} of {sum(counts[i])} rows ({shares[i][j]:.1f} %)"
-            for j in range(size)
-        ]
-        for i in range(size)
-    ]
+    places = shown_classes(scores)
+    size, whole = len(places), [sum(row) for row in scores.confusion]
+    counts = [[scores.confusion[i][j] for j in places] for i in places]
+    names = [label(scores.classes[i], 24) for i in places]
+    shares = [[round(100 * cell / max(1, whole[i]), 2) for cell in row] for i, row in zip(places, counts, strict=True)]
+
+    def told(i: int, j: int) -> str | None:
+        if not counts[i][j] and size > CELL_TEXT:
+            return None
+        return (
+            f"true {names[i]}, predicted {names[j]}<br>{counts[i][j]} of {whole[places[i]]} rows ({shares[i][j]:.1f} %)"
+        )
+
     written = [
         [f"{counts[i][j]}<br>{shares[i][j]:.0f}%" if counts[i][j] else "" for j in range(size)] for i in range(size)
     ]
@@ -36,7 +40,7 @@ def confusion(scores: Scores) -> Plot:
         "z": shares,
         "x": list(range(size)),
         "y": list(range(size)),
-        "customdata": told,
+        "customdata": [[told(i, j) for j in range(size)] for i in range(size)],
         "hovertemplate": "%{customdata}<extra></extra>",
         "colorscale": [[0, "--heat0"], [0.02, "--heat1"], [0.5, "--heat2"], [1, "--heat3"]],
         "zmin": 0,
@@ -52,8 +56,8 @@ def confusion(scores: Scores) -> Plot:
     if size <= CELL_TEXT:
         heat |= {"text": written, "texttemplate": "%{text}"}
     every = max(1, math.ceil(size / TICKS))
-    places = list(range(0, size, every))
-    ticks: Figure = {"tickmode": "array", "tickvals": places, "ticktext": [names[i] for i in places], "showgrid": False}
+    marked = list(range(0, size, every))
+    ticks: Figure = {"tickmode": "array", "tickvals": marked, "ticktext": [names[i] for i in marked], "showgrid": False}
     figure = {
         "data": [heat],
         "layout": layout(
@@ -62,7 +66,41 @@ def confusion(scores: Scores) -> Plot:
         ),
     }
     height = max(360, min(620, 150 + 40 * size))
-    return Plot("confusion", "Confusion matrix", _confused_sentence(scores), figure, height)
+    sentence = _confused_sentence(scores)
+    if size < len(scores.classes):
+        sentence += f" Of {len(scores.classes):,} classes the {size} with the most mistakes; all are in confusion.csv."
+    return Plot("confusion", "Confusion matrix", sentence, figure, height)
+
+
+def shown_classes(scores: Scores) -> list[int]:
+    """The classes that a matrix has room for: all, or those with the most mistakes from and to them, in their order."""
+    table = scores.confusion
+    if len(table) <= MATRIX:
+        return list(range(len(table)))
+    into = [sum(column) for column in zip(*table, strict=True)]
+    wrong = [sum(row) + into[i] - 2 * row[i] for i, row in enumerate(table)]
+    return sorted(sorted(range(len(table)), key=lambda i: -wrong[i])[:MATRIX])
+
+
+def mistaken(scores: Scores) -> Table:
+    """The pairs of classes that were confused most; a large matrix has no room to say so."""
+    pairs = [(cell, i, j) for i, row in enumerate(scores.confusion) for j, cell in enumerate(row) if i != j and cell]
+    rows = tuple(
+        (
+            Cell(scores.classes[i]),
+            Cell(scores.classes[j]),
+            Cell(words.count(cell), cell),
+            Cell(f"{100 * cell / max(1, sum(scores.confusion[i])):.1f}{words.NBSP}%", cell / sum(scores.confusion[i])),
+        )
+        for cell, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:PAIRS]
+    )
+    heads = (
+        Head("true class"),
+        Head("taken for"),
+        Head("test rows", number=True),
+        Head("of the class", number=True),
+    )
+    return Table("The most frequent mistakes", "", heads, rows, sortable=True)
 
 
 def _confused_sentence(scores: Scores) -> str:

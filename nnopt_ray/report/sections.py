@@ -31,6 +31,7 @@ from nnopt_ray.results import Scores, TrialRow
 
 ROWS = 400  # trials in the table: the best; the rest is in trials.parquet
 FAILED_ROWS = 100
+COLUMNS = 300  # of the source in the table
 
 
 # --- 2 winner against baseline ----------------------------------------------------------------------
@@ -227,9 +228,10 @@ def mistakes(facts: Facts) -> Section | None:
         return Section("Predictions on the test part", (Row(figures),))
     if test is None or not test.confusion:
         return None
-    both: tuple[Block, ...] = (predictions.confusion(test), class_table(test))
-    beside = len(test.classes) <= predictions.CELL_TEXT
-    return Section("Predictions on the test part", (Row(both),) if beside else both)
+    matrix, classes = predictions.confusion(test), class_table(test)
+    if len(test.classes) <= predictions.CELL_TEXT:
+        return Section("Predictions on the test part", (Row((matrix, classes)),))
+    return Section("Predictions on the test part", (matrix, predictions.mistaken(test), classes))
 
 
 # --- 6 data -----------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def data(facts: Facts) -> Section | None:
             Cell(words.count(column.distinct), column.distinct),
             Cell(column.note),
         )
-        for column in seen.columns
+        for column in seen.columns[:COLUMNS]
     )
     heads = (
         Head("column"),
@@ -263,7 +265,10 @@ def data(facts: Facts) -> Section | None:
         Head("note"),
     )
     if rows:
-        blocks.append(Table("Columns", "How each column of the source was understood.", heads, rows, sortable=True))
+        left = len(seen.columns) - len(rows)
+        more = f" {words.plural(left, 'more column is', 'more columns are')} in data/summary.json." if left > 0 else ""
+        caption = f"How each column of the source was understood.{more}"
+        blocks.append(Table("Columns", caption, heads, rows, sortable=True))
     return Section("Data", tuple(blocks))
 
 
