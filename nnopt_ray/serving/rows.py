@@ -163,7 +163,7 @@ def _parquet(place: Path, trained: Trained, keep: tuple[str, ...], check: Check)
     from pyarrow import parquet
 
     wanted = _wanted(trained, keep)
-    with reading("Parquet", place, CURE), parquet.ParquetFile(place, memory_map=True) as file:
+    with reading("Parquet", place, CURE), parquet.ParquetFile(place, pre_buffer=False) as file:
         names = one_line(list(file.schema_arrow.names))
         check(str(place), names)
         if not file.metadata.num_rows:
