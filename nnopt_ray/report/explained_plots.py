@@ -7,7 +7,7 @@ from typing import Any
 
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Plot
-from nnopt_ray.report.figure import Figure, axis, label, layout
+from nnopt_ray.report.figure import Figure, axis, cut, label, layout
 
 BARS = 15  # columns of a bar chart
 STEPS = 9  # columns of a waterfall; the others are one bar
@@ -158,13 +158,13 @@ def waterfall(m: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], place
         "textposition": "outside",
         "cliponaxis": False,
         "marker": {"color": [FOR if value > 0 else AGAINST for _, value in parts]},
-        "customdata": [name for name, _ in parts],
+        "customdata": [label(name, 60) for name, _ in parts],
         "hovertemplate": "%{customdata}: %{text}<extra></extra>",
     }
     ends = [min(s, s + v) for s, (_, v) in zip(starts, parts, strict=True)]
     tops = [max(s, s + v) for s, (_, v) in zip(starts, parts, strict=True)]
     low, high = min(ends, default=0.0), max(tops, default=1.0)
-    wide = 0.18 * ((high - low) or 1.0)
+    wide = 0.3 * ((high - low) or 1.0)  # room for the numbers beside the bars
     marks: Figure = {}
     if adds:
         marks = {"shapes": [_mark(m["base"][place], "--muted", "dot"), _mark(m["output"][place], "--ink", "solid")]}
@@ -174,7 +174,7 @@ def waterfall(m: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], place
         )
     else:
         caption = f"By how much each value, where it is there, changes {m['of']} near this row."
-    ticks: Figure = {"tickmode": "array", "tickvals": bar["y"], "ticktext": [label(name, 30) for name, _ in parts]}
+    ticks: Figure = {"tickmode": "array", "tickvals": bar["y"], "ticktext": [label(name, 36) for name, _ in parts]}
     figure = {
         "data": [bar],
         "layout": _layout(
@@ -190,7 +190,8 @@ def waterfall(m: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], place
 
 def _named(column: str, example: Mapping[str, Any]) -> str:
     written = (example.get("values") or {}).get(column)
-    return f"{label(column, 18)} = {label(written, 14)}" if written is not None else label(column, 30)
+    """As it is; a figure shortens and escapes it."""
+    return f"{cut(column, 18)} = {cut(str(written), 14)}" if written is not None else column
 
 
 def _mark(at: float, colour: str, dash: str) -> Figure:

@@ -17,10 +17,13 @@ Figure = dict[str, Any]
 
 def label(text: object, longest: int = 60) -> str:
     """A text that plotly shows as it is: shortened, and with no HTML left in it."""
-    plain = " ".join(str(text).split())
-    if len(plain) > longest:
-        plain = plain[: longest - 1] + "…"
-    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return cut(str(text), longest).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def cut(text: str, longest: int) -> str:
+    """On one line, and shortened."""
+    plain = " ".join(text.split())
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
 def axis(title: str, colour: str = "--muted", **more: Any) -> Figure:

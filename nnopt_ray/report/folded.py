@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from nnopt_ray.evaluate.folded import Folded, Mean
 from nnopt_ray.report import words
-from nnopt_ray.report.blocks import Block, Cell, Head, Plot, Section, Table, Text, Tone
+from nnopt_ray.report.blocks import Block, Cell, Fold, Head, Plot, Section, Table, Text, Tone
 from nnopt_ray.report.facts import Facts
 from nnopt_ray.report.figure import Figure, axis, label, layout
 
@@ -23,7 +23,7 @@ def folded(facts: Facts) -> Section | None:
         return None
     blocks: list[Block] = [Text(sentence) for sentence in (*_headline(found), *found.sentences)]
     if found.winner:
-        blocks += [_plot(found), _means(found), _folds(found)]
+        blocks += [_plot(found), Fold("All metrics, and each fold in numbers", (_means(found), _folds(found)))]
     return Section("Cross-validation", tuple(blocks))
 
 

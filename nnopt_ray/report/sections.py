@@ -13,7 +13,7 @@ from nnopt_ray.data.types import LANGUAGE
 from nnopt_ray.reading.addresses import masked
 from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.augmented import augmented
-from nnopt_ray.report.blocks import Block, Cell, Code, Head, Row, Section, Table, Text, Tone
+from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
 from nnopt_ray.report.card import card
 from nnopt_ray.report.classes import class_table
 from nnopt_ray.report.conduct import conduct
@@ -278,13 +278,15 @@ def data(facts: Facts) -> Section | None:
 def environment(facts: Facts) -> Section:
     blocks: list[Block] = []
     decided = facts.result.decided if facts.result else {}
-    tables = [
-        _pairs("Decided at run time", "What the page left open, and why it was chosen so.", decided),
-        _pairs("Machine and versions", "", flat(facts.environment)),
-    ]
-    blocks += [table for table in tables if table.rows]
-    told = "The page with every default filled in; it runs as it stands."
-    blocks += [Text(told), Code(masked(reading.dump(facts.experiment)), "resolved.yaml")]
+    told = _pairs("Decided at run time", "What the page left open, and why it was chosen so.", decided)
+    seen = {name: value for name, value in facts.environment.items() if name != "packages"}
+    packages = facts.environment.get("packages")
+    if isinstance(packages, Mapping):
+        seen["versions"] = [f"{name} {version}" for name, version in packages.items()]
+    machine = _pairs("Machine", "", flat(seen, between=", "))
+    blocks += [table for table in (told, machine) if table.rows]
+    page = Code(masked(reading.dump(facts.experiment)), "resolved.yaml")
+    blocks.append(Fold("The page with every default filled in, as it runs", (page,)))
     return Section("Environment and page", tuple(blocks))
 
 
@@ -293,14 +295,14 @@ def _pairs(title: str, caption: str, found: Mapping[str, Any]) -> Table:
     return Table(title, caption, (Head("what"), Head("value")), rows)
 
 
-def flat(found: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(found: Mapping[str, Any], prefix: str = "", between: str = " ") -> dict[str, str]:
     """Nested mappings as one, with dotted names; lists as words."""
     out: dict[str, str] = {}
     for name, value in found.items():
         if isinstance(value, Mapping):
-            out |= flat(value, f"{prefix}{name}.")
+            out |= flat(value, f"{prefix}{name}.", between)
         elif isinstance(value, (list, tuple)):
-            out[f"{prefix}{name}"] = " ".join(str(item) for item in value)
+            out[f"{prefix}{name}"] = (" " if name == "command" else between).join(str(item) for item in value)
         else:
             out[f"{prefix}{name}"] = words.chosen(value)
     return out
@@ -334,6 +336,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
 
 # Sections that belong together stand one after another and are one entry of the page's navigation.
 CHAPTERS = {
+    "Diagnosis": ("diagnosed",),
     "Scores": ("winner", "confirmed", "folded", "sized", "tradeoffs", "calibrated", "decided"),
     "Learning": ("learning",),
     "Search": ("trials", "importance", "stability", "conduct"),
