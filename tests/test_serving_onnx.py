@@ -43,6 +43,7 @@ def customers() -> pd.DataFrame:
             "paid": random.choice(["yes", "No"], ROWS),
             "open": random.choice([True, False], ROWS),
             "income": np.round(random.lognormal(3, 1, ROWS), 2),
+            "since": pd.to_datetime("1950-03-01") + pd.to_timedelta(random.integers(0, 60_000, ROWS) / 2, unit="D"),
             "left": random.choice(["no", "yes", "maybe"], ROWS),
         }
     )
@@ -70,6 +71,8 @@ def fed(frame: pd.DataFrame, session: onnxruntime.InferenceSession) -> dict[str,
     for one in session.get_inputs():
         column = frame[one.name]
         text = one.type == "tensor(string)"
+        if one.name == "since":
+            column = (pd.to_datetime(column, utc=True) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
         values = column.fillna("").astype(str) if text else column.astype("float64")
         feed[one.name] = values.to_numpy(dtype=object if text else None)[:, None]
     return feed
@@ -85,7 +88,8 @@ def of_page(frame: pd.DataFrame, steps: str, folder: Path, target: str = "left")
     return Preprocessing.from_json(rundir.read_json(dataset.folder / FILE))
 
 
-NEW = {"age": [np.nan, 400.0], "city": ["Genf", None], "zip": [1, 3000], "paid": ["YES", None], "income": [-5.0, 1e9]}
+NEW = {"age": [np.nan, 400.0], "city": ["Genf", None], "zip": [1, 3000], "paid": ["YES", None], "income": [-5.0, 1e9],
+       "since": pd.to_datetime(["1900-02-28 18:30", "2200-02-28 00:00"])}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -148,6 +152,27 @@ def test_what_has_no_operators_is_one_sentence(steps: str, told: str, tmp_path: 
     done = of_page(customers(), steps, tmp_path)
     with pytest.raises(UserError, match=told):
         prepared(done, np.uint8)
+
+
+@pytest.mark.parametrize("foretell", ["level", "change"])
+def test_forecasts_are_fed_the_points_of_a_window(foretell: str, tmp_path: Path, one_thread: None) -> None:
+    days = pd.date_range("2024-01-31", periods=90, freq="D").strftime("%d.%m.%Y")
+    sold = np.arange(90) + 10 * np.sin(np.arange(90) / 3)
+    frame = pd.DataFrame({"day": days, "kind": np.where(np.arange(90) % 7 < 2, "end", "week"), "sold": sold})
+    frame.to_csv(tmp_path / "sales.csv", index=False)
+    (tmp_path / "page.yaml").write_text(
+        "objective: minimize val_loss\ndata:\n  source: {type: csv, path: sales.csv}\n  target: sold\n"
+        f"  window: {{length: 6, horizon: 3, order: day, foretell: {foretell}}}\n  steps: [scale, encode]\n"
+        "model: {type: mlp, widths: [8]}\ntrain: {epochs: 1}\nevaluate: {bootstrap: 0}\n"
+    )
+    done = runs.run(reading.load(tmp_path / "page.yaml"), tmp_path)
+    exporting.export(RunDir(done.path), "onnx", tmp_path / "out", preprocessing="yes")
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    last = frame[-6:]
+    when = (pd.to_datetime(last["day"], format="%d.%m.%Y") - pd.Timestamp(0)) / pd.Timedelta(days=1)
+    feed = {"day": when, "kind": last["kind"].astype(object), "sold": last["sold"]}
+    (found,) = session.run(None, {name: values.to_numpy()[None] for name, values in feed.items()})
+    np.testing.assert_allclose(found[0], done.predict(frame)["predicted"], rtol=1e-5)
 
 
 def test_sequences_with_ends_and_gaps(tmp_path: Path) -> None:

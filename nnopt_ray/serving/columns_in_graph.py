@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     import onnx
 
 ROWS = "rows"
+SAID = {
+    "number": ", NaN where missing",
+    "date": ", days since 1970-01-01 (UTC), NaN where missing",
+    "text": ', "" where missing, without spaces around',
+    "array": "",
+}
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,29 @@ Feature = Number | Word | Index
 class Prepared:
     """graph: what makes the inputs of the network, in their order the tensors `made`, of `inputs`.
 
-    columns: of each input, what it is: number, text or array.
+    columns: of each input, what it is: number, text, date or array. added: float64 [rows, 1] that what is foretold is
+    counted from, where the network foretells changes.
     """
 
     graph: Graph
     inputs: tuple[onnx.ValueInfoProto, ...]
     made: tuple[str, ...]
     columns: Mapping[str, str]
+    added: str = ""
+
+    @property
+    def described(self) -> dict[str, str]:
+        """Input → its type and shape, and how what is missing is said."""
+        from onnx import TensorProto, helper
+
+        found = {}
+        for given in self.inputs:
+            tensor = given.type.tensor_type
+            text = tensor.elem_type == TensorProto.STRING
+            kind = "string" if text else helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+            shape = ", ".join(each.dim_param or str(each.dim_value) for each in tensor.shape.dim)
+            found[given.name] = f"{kind} [{shape}]{SAID[self.columns[given.name]]}"
+        return found
 
 
 @dataclass(eq=False)
@@ -79,8 +101,9 @@ class _State:
     sequence: str | None = None
 
 
-def prepared(done: Preprocessing, image_kind: Any) -> Prepared:
-    """The preprocessing in operators. image_kind: numpy dtype of the images as the source gives them.
+def prepared(done: Preprocessing, image_kind: Any, target: str = "") -> Prepared:
+    """The preprocessing in operators. image_kind: numpy dtype of the images as the source gives them. target: the
+    column of it in the source.
 
     Raises UserError naming the column or step that ONNX has no operators for.
     """
@@ -107,32 +130,42 @@ def prepared(done: Preprocessing, image_kind: Any) -> Prepared:
             inputs.append(helper.make_tensor_value_info(lengths, TensorProto.INT64, [ROWS]))
             columns[lengths] = "array"
     for reading in done.readings:
-        text = _refused(reading)
-        kind = TensorProto.STRING if text else TensorProto.DOUBLE
+        columns[reading.name] = _kind(reading)
+        kind = TensorProto.STRING if columns[reading.name] == "text" else TensorProto.DOUBLE
         inputs.append(helper.make_tensor_value_info(reading.name, kind, shape))
-        columns[reading.name] = "text" if text else "number"
         tensor = reading.name
         if window is not None:
             tensor = state.graph.op("Unsqueeze", tensor, state.graph.constant([-1], np.int64))
-        state.features[reading.name] = _feature(state.graph, reading, tensor)
+        state.features |= _features(state.graph, reading, tensor)
+    state.features = {name: one for name, one in state.features.items() if name not in done.left_out}
+    added = "" if window is None or window.foretell == "level" else _last(state, target)
     for part, learned in done.steps:
         if part.type not in STEPS:
             raise UserError(f"ONNX has no operators for the step {part.type} of data.steps.")
         STEPS[part.type](state, part, learned)
     if state.sequence is not None and lengths is not None:
         state.sequence = _cut(state.graph, state.sequence, lengths, done)
-    return Prepared(state.graph, tuple(inputs), _made(state, done, lengths), columns)
+    return Prepared(state.graph, tuple(inputs), _made(state, done, lengths), columns, added)
 
 
-def _refused(reading: Reading) -> bool:
-    """Whether a column holds texts. Raises UserError for one that ONNX cannot read."""
-    why = {
-        "date": "is a date",
-        "text": "is text that a tokenizer reads",
-    }.get(reading.kind, "holds times of day" if reading.note == "in seconds" else "")
+def _kind(reading: Reading) -> str:
+    """What a column is given as. Raises UserError for one that ONNX cannot read."""
+    why = "is text that a tokenizer reads" if reading.kind == "text" else ""
+    why = "holds times of day" if reading.note == "in seconds" else why
     if why:
         raise UserError(f"ONNX has no operators for the column '{reading.name}', which {why}.")
-    return reading.kind == "categorical" or _boolean_words(reading) is not None
+    if reading.kind == "date":
+        return "date"
+    return "text" if reading.kind == "categorical" or _boolean_words(reading) is not None else "number"
+
+
+def _last(state: _State, target: str) -> str:
+    """The last value of the target, which changes are counted from. Raises UserError where it is not learned from."""
+    feature = state.features.get(target)
+    if not isinstance(feature, Number):
+        raise UserError(f"changes of '{target}' are foretold, and its past is not among the columns.")
+    last = state.graph.constant(-1, np.int64)
+    return state.graph.op("Gather", feature.tensor, last, axis=1)
 
 
 def _boolean_words(reading: Reading) -> tuple[str, str] | None:
@@ -141,15 +174,54 @@ def _boolean_words(reading: Reading) -> tuple[str, str] | None:
     return said.get(reading.note) if reading.kind == "boolean" else None
 
 
-def _feature(graph: Graph, reading: Reading, tensor: str) -> Feature:
+def _features(graph: Graph, reading: Reading, tensor: str) -> dict[str, Feature]:
+    """As `data.columns` makes them."""
+    name = reading.name
     if reading.kind == "categorical":
-        return Word(tensor, reading.name)
+        return {name: Word(tensor, name)}
+    if reading.kind == "date":
+        parts = _date(graph, tensor)
+        if not reading.with_time:
+            del parts["hour"]
+        return {f"{name}.{part}": Number(made, name) for part, made in parts.items()}
     words = _boolean_words(reading)
     if words is None:
-        return Number(tensor, reading.name)
+        return {name: Number(tensor, name)}
     spelt = {form: value for value, word in enumerate(words) for form in (word, word.title(), word.upper())}
     place = graph.looked_up(tensor, spelt, other=2)
-    return Number(graph.op("Gather", graph.constant([0.0, 1.0, np.nan]), place), reading.name)
+    return {name: Number(graph.op("Gather", graph.constant([0.0, 1.0, np.nan]), place), name)}
+
+
+def _date(graph: Graph, days: str) -> dict[str, str]:
+    """The numbers of `data.dates.numbers_of`, from days since 1970-01-01.
+
+    Year and month by Howard Hinnant's civil_from_days (chrono-Compatible Low-Level Date Algorithms): years begin in
+    March, and eras of 400 of them have 146,097 days.
+    """
+
+    def by(kind: str, one: str, other: str | float) -> str:
+        return graph.op(kind, one, other if isinstance(other, str) else graph.constant(float(other)))
+
+    def divided(one: str, other: float) -> str:
+        return graph.op("Floor", by("Div", one, other))
+
+    whole = graph.op("Floor", days)
+    since = by("Add", whole, 719_468)
+    era = divided(since, 146_097)
+    day = by("Sub", since, by("Mul", era, 146_097))
+    leap = by("Sub", by("Sub", divided(day, 36_524), divided(day, 1_460)), divided(day, 146_096))
+    year = divided(by("Add", day, leap), 365)
+    before = by("Add", by("Mul", year, 365), by("Sub", divided(year, 4), divided(year, 100)))
+    month = divided(by("Add", by("Mul", by("Sub", day, before), 5), 2), 153)  # 0 in March
+    late = graph.op("GreaterOrEqual", month, graph.constant(10.0))
+    monday = by("Add", whole, 3)  # 1970-01-01 was a Thursday
+    return {
+        "days": days,
+        "year": by("Add", by("Add", year, by("Mul", era, 400)), graph.cast(late, np.float64)),
+        "month": graph.op("Where", late, by("Sub", month, 9), by("Add", month, 3)),
+        "day_of_week": by("Sub", monday, by("Mul", divided(monday, 7), 7)),
+        "hour": by("Mul", by("Sub", days, whole), 24),
+    }
 
 
 def _impute(state: _State, part: Part, learned: PreprocessingState) -> None:

@@ -18,13 +18,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from nnopt_ray import reading, rundir, tables
+from nnopt_ray.data.dates import ISO
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import RunFailed, UserError
 from nnopt_ray.evaluate.decision import Decision
@@ -62,8 +63,8 @@ model.eval()
 class Exported:
     """folder: what was written. difference: the largest between its outputs and the run's. rows: compared.
 
-    columns: what it is fed, where the preprocessing is inside (name → number, text or array); else `alone` says why
-    not.
+    columns: what it is fed, where the preprocessing is inside (name → type, shape, what is missing); else `alone`
+    says why not. dates: those of them that are, and how they are written in the source.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Exported:
     rows: int
     columns: Mapping[str, str]
     alone: str = ""
+    dates: Mapping[str, str] = field(default_factory=dict)
 
 
 def rebuilt(experiment: Any, dataset_json: Path) -> nn.Module:
@@ -160,7 +162,8 @@ def _as_onnx(trained: Trained, rows: Rows, folder: Path, out: Path, preprocessin
             alone = str(error)
         else:
             largest = with_columns(trained, said, prepared, real, folder / "model.onnx")
-            return Exported(out, "onnx", largest, len(real.inputs[0]), prepared.columns)
+            dates = {one.name: one.date_format for one in trained.preprocessing.readings if one.kind == "date"}
+            return Exported(out, "onnx", largest, len(real.inputs[0]), prepared.described, dates=dates)
     largest = written("onnx", said, trained.dataset, rows, folder, trained.decision)
     return Exported(out, "onnx", largest, len(rows[0]), {}, alone)
 
@@ -169,17 +172,16 @@ def _prepared(trained: Trained) -> tuple[Prepared, Real]:
     """The preprocessing in operators, and real rows to try it on. Raises UserError where one of them cannot be had."""
     if trained.kind == "language":
         raise UserError("ONNX has no operators for the tokenizer of a language task.")
-    window = trained.preprocessing.window
-    if window is not None and window.foretell == "change":
-        raise UserError("changes are foretold, to which the last value of the target must be added.")
     names = [reading.name for reading in trained.preprocessing.readings]
     taken = [name for name in names if name in ("predicted", "probabilities", "image", "sequence", "lengths")]
     if taken:
         raise UserError(f"the column '{taken[0]}' has the name of an input or output that the export brings itself.")
-    columns = columns_in_graph.prepared(trained.preprocessing, np.uint8).columns
-    real = real_rows.read(trained, columns)
-    kind = real.fed["image"].dtype if "image" in real.fed else np.uint8
-    return columns_in_graph.prepared(trained.preprocessing, kind), real
+    target = real_rows.target_of(trained)
+    prepared = columns_in_graph.prepared(trained.preprocessing, np.uint8, target)
+    real = real_rows.read(trained, prepared.columns)
+    if "image" in real.fed:
+        prepared = columns_in_graph.prepared(trained.preprocessing, real.fed["image"].dtype, target)
+    return prepared, real
 
 
 def with_columns(trained: Trained, said: nn.Module, prepared: Prepared, real: Real, place: Path) -> float:
@@ -196,6 +198,8 @@ def with_columns(trained: Trained, said: nn.Module, prepared: Prepared, real: Re
     running = network.session(place)
     with torch.inference_mode():
         wanted = said(*tensors).numpy()
+    if real.target is not None:
+        wanted = wanted + real.target[:, None]
     name, largest = network.output_name(dataset), 0.0
     for count in (len(wanted), 1):
         found = running.run(None, {key: values[:count] for key, values in real.fed.items()})
@@ -259,7 +263,7 @@ def _described(done: Exported, dataset: Dataset) -> str:
     shapes = dataset.shapes
     lines = ["The best network of a run of nnopt.", ""]
     if done.columns:
-        lines += _columns(done.columns)
+        lines += _columns(done)
     else:
         lines += ["Inputs, in this order (rows is the length of a batch):"]
         lines += [
@@ -291,18 +295,12 @@ def _described(done: Exported, dataset: Dataset) -> str:
     return "\n".join(lines) + "\n"
 
 
-KINDS = {
-    "number": "float64 [rows, 1], NaN where missing (booleans are 0 and 1)",
-    "text": 'string [rows, 1], "" where missing, without spaces around',
-    "array": "as the source of training has it",
-}
-
-
-def _columns(columns: Mapping[str, str]) -> list[str]:
-    lines = ["Inputs, the columns of the source as they stand there; of forecasts [rows, time points]:"]
-    lines += [f"  {name}: {KINDS[kind]}" for name, kind in columns.items()]
-    return [
-        *lines,
+def _columns(done: Exported) -> list[str]:
+    lines = ["Inputs, the columns of the source as they stand there (booleans as 0 and 1):"]
+    lines += [f"  {name}: {said}" for name, said in done.columns.items()]
+    if not all("[rows, 1]" in said for said in done.columns.values()):  # of images, sequences and forecasts
+        return [*lines, ""]
+    lines += [
         "",
         "From a data frame of pandas:",
         "  import onnxruntime, pandas as pd",
@@ -310,12 +308,30 @@ def _columns(columns: Mapping[str, str]) -> list[str]:
         "  feed = {}",
         "  for given in session.get_inputs():",
         "      column = frame[given.name]",
+    ]
+    if done.dates:
+        forms = {name: _pandas_format(form) for name, form in done.dates.items()}
+        lines += [
+            f"      dates = {forms}",
+            "      if given.name in dates:",
+            "          column = pd.to_datetime(column, format=dates[given.name], utc=True)",
+            '          column = (column - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)',
+        ]
+    return [
+        *lines,
         '      text = given.type == "tensor(string)"',
         '      values = column.fillna("").astype(str) if text else column.astype("float64")',
         "      feed[given.name] = values.to_numpy(dtype=object if text else None)[:, None]",
         "  outputs = session.run(None, feed)",
         "",
     ]
+
+
+def _pandas_format(form: str) -> str | None:
+    """DD.MM.YYYY as strptime has it; None for ISO and for what is no text."""
+    if form in ("", ISO):
+        return None
+    return form.replace("YYYY", "%Y").replace("MM", "%m").replace("DD", "%d")
 
 
 __all__ = ["Exported", "Format", "export", "rebuilt", "with_columns", "written"]

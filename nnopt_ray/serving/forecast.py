@@ -16,6 +16,7 @@ from nnopt_ray.data.types import Rows
 from nnopt_ray.errors import DataError
 from nnopt_ray.serving import incoming
 from nnopt_ray.serving.noticed import Noticed
+from nnopt_ray.serving.real_rows import target_of
 from nnopt_ray.serving.trained import Trained
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def read(data: Sequence[str], trained: Trained, noticed: Noticed) -> Table:
 
     window = trained.preprocessing.window
     assert window is not None
-    target = _target(trained) if window.foretell == "change" else None
+    target = target_of(trained) if window.foretell == "change" else None
     keep = () if target is None or target in noticed.needed else (target,)
     held = [piece.table for piece in incoming.pieces(data, trained, noticed, keep, READ_AT_ONCE)]
     whole = pa.concat_tables([table.columns for table in held], promote_options="permissive")
@@ -93,17 +94,12 @@ def _outputs(trained: Trained, table: Table, tails: list[np.ndarray], noticed: N
     if len(gaps):
         without |= gaps.reshape(count, window.length).any(axis=1)
     if window.foretell == "change":
-        name = _target(trained)
+        name = target_of(trained)
         known = numbers(recent.column(name, "data.target")).reshape(count, window.length)[:, -1]
         said = said + known[:, None]
         without |= np.isnan(known)
     noticed.seen(count, {}, int(without.sum()))
     return np.where(without[:, None], np.nan, said)
-
-
-def _target(trained: Trained) -> str:
-    summary = trained.dataset.summary
-    return next(column.name for column in summary.columns if column.kind == "target")
 
 
 @dataclass(frozen=True)

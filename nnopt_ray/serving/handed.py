@@ -146,7 +146,7 @@ def _of_pillow(data: list[Any], trained: Trained) -> Table:
 
     images, faults = decode_some(len(data), opened, (channels, height, width), how)
     named = {f"image {number:,}": why for number, why in faults.items()}
-    pictures.refuse_other_sizes(named, (channels, height, width), how)
+    pictures.refuse_other_sizes(named, (channels, height, width), trained)
     if named:
         name, why = next(iter(named.items()))
         raise DataError(f"{name} cannot be read: {why}.")

@@ -132,7 +132,12 @@ def completed(
         names = [given.name for given in graph.input]
         nodes = [*prepared.graph.nodes]
         nodes += [helper.make_node("Identity", [made], [name]) for made, name in zip(prepared.made, names, strict=True)]
-        nodes += [*graph.node, helper.make_node("Identity", [graph.output[0].name], [output_name(dataset)])]
+        nodes += graph.node
+        if prepared.added:
+            nodes.append(helper.make_node("Cast", [prepared.added], ["counted from"], to=onnx.TensorProto.FLOAT))
+            nodes.append(helper.make_node("Add", [graph.output[0].name, "counted from"], [output_name(dataset)]))
+        else:
+            nodes.append(helper.make_node("Identity", [graph.output[0].name], [output_name(dataset)]))
         del graph.node[:], graph.input[:]
         graph.node.extend(nodes)
         graph.input.extend(prepared.inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import rundir
-from nnopt_ray.errors import UserError
+from nnopt_ray.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,16 @@ def write(out: str, tables: Iterable[pa.Table]) -> None:
     Raises RunFailed when the place cannot be written.
     """
     if out != STANDARD:
-        rundir.write(Path(out), lambda place: _fill(place, Path(out).suffix, tables))
+        try:
+            rundir.write(Path(out), lambda place: _fill(place, Path(out).suffix, tables))
+        except RunFailed as error:
+            why = error.__cause__
+            if not isinstance(why, OSError):
+                raise
+            said = os.strerror(why.errno) if why.errno else str(why)
+            raise RunFailed(
+                f"cannot write {out}: {said}. What was there before is untouched; make room, or choose another -o."
+            ) from why
         return
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "predictions.csv"

@@ -19,6 +19,7 @@ from nnopt_ray.errors import DataError, UserError
 from nnopt_ray.serving.piece import Piece, cut
 from nnopt_ray.serving.trained import Trained
 
+RESIZING = ("image_folder", "hugging_face")  # sources with a `size` that images are brought to
 ARRAYS, IDX = (".npy", ".npz"), ("ubyte", "ubyte.gz")
 SUFFIXES = (*OF_FILES, *(suffix.upper() for suffix in OF_FILES), *ARRAYS, *IDX)
 BYTES_AT_ONCE = 1 << 25  # of the float32 images of a piece
@@ -60,7 +61,7 @@ def _shape(trained: Trained) -> tuple[int, int, int]:
 def shaping(trained: Trained) -> Shaping:
     """How images come to one shape: as the source that was learned from says; one without `size` takes one size."""
     keys = trained.source.keys
-    if trained.source.type in ("image_folder", "hugging_face"):
+    if trained.source.type in RESIZING:
         return Shaping.of(keys["size"], keys["resize"])
     return Shaping()
 
@@ -79,28 +80,29 @@ def _files(places: list[Path], trained: Trained, shape: tuple[int, int, int], ch
             return some[number].open("rb")
 
         images, faults = decode_some(len(some), opened, shape, how)
-        refuse_other_sizes({str(some[number]): why for number, why in faults.items()}, shape, how)
+        refuse_other_sizes({str(some[number]): why for number, why in faults.items()}, shape, trained)
         names = pa.array([str(place) for place in some], pa.string())
         told = {number: f"{some[number].name}, {why}" for number, why in faults.items()}
         yield Piece(Table(str(some[0].parent), pa.table({}), images=images), {"file": names}, told)
 
 
-def refuse_other_sizes(faults: dict[str, str], shape: tuple[int, int, int], how: Shaping) -> None:
+def refuse_other_sizes(faults: dict[str, str], shape: tuple[int, int, int], trained: Trained) -> None:
     """Raises DataError where images have another size and training brought them to none."""
     other = {name: why.removeprefix(OTHER_SIZE) for name, why in faults.items() if why.startswith(OTHER_SIZE)}
+    sized = trained.source.type in RESIZING
     if other:
         name, size = next(iter(other.items()))
         more = f", and {len(other) - 1:,} more are of another size" if len(other) > 1 else ""
         raise DataError(
             f"{name} has {size}{more}; the network learned from images of {shape[1]} x {shape[2]} (height x width), "
-            "which its data source took as they were. Bring new images to that size as you brought those, or train "
-            f"with data.source: size: [{shape[1]}, {shape[2]}], and new images of any size are brought to it, too."
+            "which its data source took as they were. Bring new images to that size as you brought those."
+            + (f" Trained with size: [{shape[1]}, {shape[2]}], data.source would bring new ones, too." if sized else "")
         )
 
 
 def refuse_other_units(trained: Trained, what: str) -> None:
     """Raises DataError where the training images, as the source gave them, did not have pixels of 0 to 255."""
-    if trained.source.type in ("image_folder", "hugging_face", "idx"):
+    if trained.source.type in (*RESIZING, "idx"):
         return
     images = np.asarray(trained.dataset.train.inputs[0][:LOOKED_AT], dtype=np.float64)
     for part, state in reversed(trained.preprocessing.steps):

@@ -57,7 +57,15 @@ def read(trained: Trained, columns: Mapping[str, str]) -> Real:
     inputs = arrays[0].reshape(len(windows), done.window.length, -1)
     whole = np.ones(len(windows), dtype=bool) if not len(gaps) else ~gaps.reshape(windows.shape).any(axis=1)
     fed = {name: values[whole] for name, values in _fed(recent, trained, columns, done.window.length).items()}
-    return Real((inputs[whole],), fed)
+    last = None
+    if done.window.foretell == "change":
+        last = fed[target_of(trained)][:, -1]
+    return Real((inputs[whole],), fed, last)
+
+
+def target_of(trained: Trained) -> str:
+    """The name that the target has in the source."""
+    return next(column.name for column in trained.dataset.summary.columns if column.kind == "target")
 
 
 def _read(trained: Trained) -> Table:
@@ -110,7 +118,8 @@ def _column(table: Table, reading: Reading, kind: str) -> np.ndarray:
     if kind == "text":
         texts = table.columns.column(reading.name).cast(pa.string()).fill_null("").to_pylist()
         return np.array(texts, dtype=object)
-    found = features(table, (reading,))[reading.name]
+    name = f"{reading.name}.days" if kind == "date" else reading.name
+    found = features(table, (reading,))[name]
     assert isinstance(found, Numeric)
     return found.values
 
