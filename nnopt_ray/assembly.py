@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import machine as machines
-from nnopt_ray import reading, tables
+from nnopt_ray import reading, rundir, tables
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, Range, plain, walk
 from nnopt_ray.rundir import RunDir
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nnopt_ray.data.sources import Source
     from nnopt_ray.data.table import Table
     from nnopt_ray.data.types import Dataset
+    from nnopt_ray.evaluate.decision import Decision
     from nnopt_ray.evaluate.judge import Judge
     from nnopt_ray.evaluate.metrics import Metric
     from nnopt_ray.machine import Machine
@@ -34,6 +35,7 @@ def machine_for(experiment: Experiment) -> Machine:
 def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     """The metrics measured on the validation part after every epoch: the objectives', those that a
     callback watches, and one that people read (accuracy, or the mean absolute error)."""
+    from nnopt_ray.evaluate import deciding
     from nnopt_ray.evaluate.given import given_by
     from nnopt_ray.evaluate.metrics import chosen, for_task, metric_for
 
@@ -54,6 +56,7 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
                 f"the page watches 'val_{name}', and the data makes this a {task}, which has no such metric. "
                 f"Metrics of a {task}: {', '.join(f'val_{known}' for known in for_task(task))}."
             )
+    deciding.check(experiment, dataset)
     chosen(experiment.evaluate.metrics, experiment.metric, task)  # what the end measures is refused now, not then
     return found
 
@@ -132,6 +135,13 @@ def best_model(run: RunDir) -> tuple[Experiment, Dataset, torch.nn.Module]:
     model = build_model(experiment, dataset)
     load_weights(model, run.best_model)
     return experiment, dataset, model.eval()
+
+
+def decision_of(run: RunDir) -> Decision:
+    """How the logits of a run's best network become probabilities and a class. Raises RunFolderError."""
+    from nnopt_ray.evaluate.decision import Decision
+
+    return Decision.from_json(rundir.read_json(run.decision)) if run.decision.is_file() else Decision()
 
 
 def baseline_model(experiment: Experiment, dataset: Dataset, where: Machine) -> torch.nn.Module:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnopt_ray import reading, rundir
+from nnopt_ray import assembly, reading, rundir
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import derived_seed
@@ -89,12 +89,14 @@ def compare(folders: list[Path]) -> Comparison:
     if len(tasks) > 1:
         raise UserError(f"the runs predict different things ({' and '.join(sorted(tasks))}): they cannot be compared.")
     first = sides[0]
+    known = assembly.decision_of(first.run).positive
+    positive = 1 if known is None else known
     gains: list[Mapping[str, Gain]] = []
     why_not: list[str] = []
     for table in tables[1:]:
         reason = _unlike(tables[0], table)
         why_not.append(reason)
-        gains.append({} if reason else _gains(first.experiment, tables[0], table))
+        gains.append({} if reason else _gains(first.experiment, tables[0], table, positive))
     names = dict.fromkeys(name for side in sides for name in side.result["test"])
     return Comparison(
         sides=sides,
@@ -176,17 +178,31 @@ def _said(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return table[predicted].to_numpy(dtype=np.float64), table[true].to_numpy(dtype=np.float64)
 
 
-def _gains(experiment: Experiment, one: pd.DataFrame, other: pd.DataFrame) -> dict[str, Gain]:
-    """Metric → how much better `other` is than `one`."""
-    from nnopt_ray.evaluate import intervals
+def _decided(table: pd.DataFrame) -> np.ndarray | None:
+    """float64 [rows, classes]: 1 for the predicted class, which a threshold may have decided; None for no classes."""
+    classes = _classes(table)
+    number = {name: index for index, name in enumerate(classes)}
+    return np.eye(len(classes))[[number[name] for name in table["predicted"]]] if classes else None
 
-    metrics = _metrics(one)
+
+def _gains(experiment: Experiment, one: pd.DataFrame, other: pd.DataFrame, positive: int) -> dict[str, Gain]:
+    """Metric → how much better `other` is than `one`. positive: of two classes the one that is looked for."""
+    from nnopt_ray.evaluate import intervals
+    from nnopt_ray.evaluate.metrics import Given
+
+    metrics = {name: metric.given(Given(positive)) for name, metric in _metrics(one).items()}
     seed, resamples = derived_seed(experiment.seed, "compare"), experiment.evaluate.bootstrap or 1000
     values, drawn = [], []
     for table in (one, other):
         outputs, target = _said(table)
-        values.append({name: metric(outputs, target) for name, metric in metrics.items()})
-        drawn.append(intervals.resample(metrics, outputs, target, resamples=resamples, seed=seed))
+        certain = _decided(table)
+        values.append(
+            {
+                name: metric(outputs if certain is None or not metric.of_decisions else certain, target)
+                for name, metric in metrics.items()
+            }
+        )
+        drawn.append(intervals.resample(metrics, outputs, target, resamples=resamples, seed=seed, decided=certain))
     return {
         name: intervals.gain(
             metric.mode,

@@ -319,9 +319,20 @@ class Evaluate(Section):
         default=1000, description="resamples of the test rows for intervals; 0: no intervals"
     )
     confidence: Fraction = Field(default=0.95, description="of the intervals")
-    positive: str | None = Field(
+    positive: str | int | None = Field(
         default=None,
-        description="two classes: the one that is looked for, of which pr_auc is; without it the rarer one",
+        description="two classes: the one that is looked for, of which pr_auc and the threshold are; without it the "
+        "rarer one",
+    )
+    calibrate: Literal["none", "temperature"] = Field(
+        default="none",
+        description="temperature: probabilities are those of the logits divided by a number that is fitted to the "
+        "validation part; the report has the effect in either case",
+    )
+    threshold: Annotated[Part, InRoom("threshold")] = Field(
+        default=by_default("at"),
+        description="two classes: from which probability on the positive one is predicted, chosen on the validation "
+        "part; training and search measure at 0.5",
     )
     baseline: Annotated[Part, InRoom("model")] = Field(
         default=by_default("baseline"), description="the simple model that the result is compared with"

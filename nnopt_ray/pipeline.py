@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from nnopt_ray.data.types import Dataset
+    from nnopt_ray.evaluate.evaluation import Evaluation
     from nnopt_ray.evaluate.folded import Folded
 
 SINGLE = "0001"  # the id of the one trial of a run that searches nothing
@@ -182,6 +183,7 @@ def conclude(
     found = evaluation.evaluate(closed, dataset, where, model, baseline)
     evaluation.write(found, run)
     keep_best(closed, run, model, winner)
+    keep_decision(found, run)
     if folded is not None:
         rundir.write_json(run.evaluated("folds"), folded.to_json())
     explaining.explain(closed, dataset, where, model, found.predictions["test"], run, note)
@@ -248,6 +250,13 @@ def keep_best(experiment: Experiment, run: RunDir, model: torch.nn.Module, winne
         "metrics": dict(winner.metrics),
     }
     rundir.write_json(run.best_metrics, facts)
+
+
+def keep_decision(found: Evaluation, run: RunDir) -> None:
+    """Of a classifier, what its best network is used with."""
+    run.decision.unlink(missing_ok=True)  # of a search that went on, the last winner's
+    if found.task == "classification":
+        rundir.write_json(run.decision, found.decision.to_json())
 
 
 def run_single(

@@ -151,6 +151,11 @@ class RunDir:
         return self.best / "model_card.md"
 
     @property
+    def decision(self) -> Path:
+        """Of a classifier, how logits become probabilities and a class."""
+        return self.best / "decision.json"
+
+    @property
     def best_data(self) -> Path:
         """The winner's own preparation; only where the search varied it, else `data` serves."""
         return self.best / "data"

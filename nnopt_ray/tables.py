@@ -34,8 +34,8 @@ class Room:
     table: str  # "module:DICT"
     contract: str  # "module:Class" that every part must be a subclass of
     about: str
+    number: tuple[str, str] | None = None  # the part and its key that a number alone stands for
     adapter: str = ""  # "module:function" that makes a part of another class that users have, or answers None
-    number: str = ""  # the key of the type `auto` that a whole number alone, instead of the part, stands for
 
 
 ROOMS: dict[str, Room] = {
@@ -54,7 +54,7 @@ ROOMS: dict[str, Room] = {
             "nnopt_ray.data:FOLDS",
             "nnopt_ray.data.folds:Folds",
             "how rows are divided for cross-validation",
-            number="folds",
+            number=("auto", "folds"),
         ),
         Room(
             "check",
@@ -99,6 +99,13 @@ ROOMS: dict[str, Room] = {
             "which trials stop early",
         ),
         Room("metric", "nnopt_ray.evaluate:METRICS", "nnopt_ray.evaluate.metrics:Metric", "how good predictions are"),
+        Room(
+            "threshold",
+            "nnopt_ray.evaluate:THRESHOLDS",
+            "nnopt_ray.evaluate.threshold:Aim",
+            "two classes: from which probability on the positive one is predicted",
+            number=("at", "probability"),
+        ),
         Room(
             "explainer",
             "nnopt_ray.evaluate:EXPLAINERS",

@@ -66,3 +66,12 @@ DIAGNOSES: dict[str, str] = {
     "idle_workers": "nnopt_ray.evaluate.diagnose_search:idle_workers",
     "slow_data": "nnopt_ray.evaluate.diagnose_training:slow_data",
 }
+
+THRESHOLDS: dict[str, str] = {
+    "at": "nnopt_ray.evaluate.threshold:At",
+    "f1": "nnopt_ray.evaluate.threshold:F1",
+    "balanced_accuracy": "nnopt_ray.evaluate.threshold:BalancedAccuracy",
+    "precision": "nnopt_ray.evaluate.threshold:Precision",
+    "recall": "nnopt_ray.evaluate.threshold:Recall",
+    "cost": "nnopt_ray.evaluate.threshold:Cost",
+}

@@ -13,6 +13,7 @@ from torch import nn
 
 from nnopt_ray.data.types import Dataset, Rows
 from nnopt_ray.evaluate import metrics, scoring
+from nnopt_ray.evaluate.deciding import decision_for, told
 from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.evaluate.evaluation import Evaluation, Predictions
 from nnopt_ray.evaluate.outputs import predict, targets
@@ -35,7 +36,8 @@ def evaluate(
     measured = measures(experiment, dataset)
     said = {part: _fixed(predict(winner, rows[part], dataset, machine)) for part in PARTS}
     simple = {part: _fixed(predict(baseline, rows[part], dataset, machine)) for part in PARTS}
-    decision = Decision()
+    decision = decision_for(experiment, dataset, said["validation"], target["validation"])
+    of_simple = decision_for(experiment, dataset, simple["validation"], target["validation"])
 
     def scored(outputs: Mapping[Part, np.ndarray], decision: Decision) -> dict[Part, scoring.Measured]:
         return {
@@ -43,7 +45,7 @@ def evaluate(
             for part in PARTS
         }
 
-    of_winner, of_baseline = scored(said, decision), scored(simple, decision)
+    of_winner, of_baseline = scored(said, decision), scored(simple, of_simple)
     name = metrics.bare(experiment.metric)
     kind = getattr(baseline, "kind", "")
     return Evaluation(
@@ -58,6 +60,7 @@ def evaluate(
         gains=scoring.gains(measured, of_winner["test"], of_baseline["test"], experiment.evaluate.confidence),
         predictions={part: Predictions(np.asarray(rows[part].source_rows), target[part], said[part]) for part in PARTS},
         decision=decision,
+        found=told(experiment, dataset, {part: (said[part], target[part]) for part in PARTS}, decision),
     )
 
 

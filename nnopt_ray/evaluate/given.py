@@ -21,7 +21,8 @@ def positive_of(experiment: Experiment, dataset: Dataset) -> int | None:
     It is the page's `evaluate.positive`, else the rarer one of training and validation part (of the validation part
     alone where data.balance changed the training part), of equal ones the second. Raises UserError.
     """
-    named, classes = experiment.evaluate.positive, dataset.classes
+    classes = dataset.classes
+    named = None if experiment.evaluate.positive is None else str(experiment.evaluate.positive)
     if named is not None and len(classes) != 2:
         what = f"{len(classes)} classes" if classes else dataset.shapes.task.replace("_", " ")
         raise UserError(f"evaluate.positive names one of two classes, and this data has {what}. Take it away.")

@@ -52,7 +52,8 @@ class Judge:
     @cached_property
     def _tree(self) -> dict[str, Any]:
         """The page as plain data."""
-        tree = {key: value for key, value in plain(self._given.tree).items() if key != "search"}
+        # Its classes are numbers here, and neither threshold nor temperature is asked for.
+        tree = {key: value for key, value in plain(self._given.tree).items() if key not in ("search", "evaluate")}
         return tree | {"train": {key: value for key, value in tree["train"].items() if key not in LEFT_OUT}}
 
     @cached_property

@@ -18,6 +18,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 
+from nnopt_ray import tables
 from nnopt_ray.experiment import Beside, Fixed, InRoom, Section
 from nnopt_ray.tables import ROOMS, Part
 
@@ -83,6 +84,12 @@ def keys_of(model: type[BaseModel]) -> tuple[Key, ...]:
     """The keys of a section or of a part's model, in the order they are written there."""
     explained = {} if issubclass(model, Section) else explanations(model.__doc__ or "")
     return tuple(_key(name, info, explained) for name, info in model.model_fields.items())
+
+
+def number_keys(room: str) -> tuple[Key, ...]:
+    """The key that a number alone stands for, where a part of this room is wanted; empty where none does."""
+    part, name = tables.ROOMS[room].number or ("", "")
+    return tuple(key for key in keys_of(tables.keys(room, part)) if key.name == name) if part else ()
 
 
 def _key(name: str, info: FieldInfo, explained: Mapping[str, str]) -> Key:

@@ -21,7 +21,7 @@ from nnopt_ray import tables
 from nnopt_ray.errors import PartError, UserError
 from nnopt_ray.experiment import Experiment, Range, Section
 from nnopt_ray.reading import ranges
-from nnopt_ray.reading.keys import Key, article, as_tree, keys_of
+from nnopt_ray.reading.keys import Key, article, as_tree, keys_of, number_keys, words
 from nnopt_ray.reading.places import BROKEN, At, Places, dotted, shown
 from nnopt_ray.reading.values import Resolved, Values
 from nnopt_ray.tables import Part
@@ -186,10 +186,10 @@ class _Walk(Values):
         number = tables.ROOMS[room].number
         if isinstance(raw, str):
             raw = {"type": raw}
-        if number and isinstance(raw, int) and not isinstance(raw, bool):
-            raw = {"type": "auto", number: raw}
+        if number is not None and isinstance(raw, (int, float)) and not isinstance(raw, bool):
+            raw = {"type": number[0], number[1]: raw}
         if not isinstance(raw, dict):
-            also = "a whole number, " * bool(number)
+            also = "".join(f"{words(key.hint)}, " for key in number_keys(room))
             rule = f"must be {article(room)} {room}: {also}its name or {{type: name, key: value, ...}}"
             self._fault(at, f"{rule}; it is {shown(raw)}. {_known(room)}")
             return raw, BROKEN

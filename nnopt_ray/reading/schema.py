@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from nnopt_ray import tables
 from nnopt_ray.errors import PartError
 from nnopt_ray.experiment import Experiment, Section
-from nnopt_ray.reading.keys import Key, adapter, as_tree, keys_of, members, stripped, summary
+from nnopt_ray.reading.keys import Key, adapter, as_tree, keys_of, members, number_keys, stripped, summary
 
 Schema = dict[str, Any]
 
@@ -106,8 +106,8 @@ class _Maker:
         libraries = "".join(f"|^{prefix}/" for prefix in tables.libraries(room))
         of_others: Schema = {"type": "string", "pattern": f"{OWN_PART}{libraries}"}
         own = {"type": "object", "properties": {"type": of_others}, "required": ["type"]}
-        number = [{"type": "integer"}] if tables.ROOMS[room].number else []
-        made = {"oneOf": [{"enum": words}, of_others, *number, *options, own]}
+        number = [self.value(key.hint, fixed=True) for key in number_keys(room)]
+        made = {"oneOf": [{"enum": words}, *number, of_others, *options, own]}
         return {"description": tables.ROOMS[room].about, **_openable(made, fixed, {"$ref": f"#/$defs/{room}"})}
 
     # --- values ---------------------------------------------------------------------------------

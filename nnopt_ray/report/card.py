@@ -49,9 +49,7 @@ def card(facts: Facts) -> Section | None:
     if missing:
         keys = ", ".join(f"{key}: ..." for key in About.model_fields if getattr(facts.experiment.about, key) is None)
         said = f"Not said by anybody: {words.listed(missing)}. The page takes it as about: {{{keys}}}"
-        blocks.append(
-            Text(f"{said}; that of a run which is done, in its resolved.yaml, before nnopt report.", "muted")
-        )
+        blocks.append(Text(f"{said}; that of a run which is done, in its resolved.yaml, before nnopt report.", "muted"))
     blocks += [Table("", "", (Head("what"), Head("told")), rows), Code(_commands(facts), "Make it again, and use it")]
     return Section("Model card", tuple(blocks))
 

@@ -14,10 +14,12 @@ from nnopt_ray.reading.addresses import masked
 from nnopt_ray.report import curves, predictions, words
 from nnopt_ray.report.augmented import augmented
 from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
+from nnopt_ray.report.calibrated import calibrated
 from nnopt_ray.report.card import card
 from nnopt_ray.report.classes import class_table
 from nnopt_ray.report.conduct import conduct
 from nnopt_ray.report.confirmed import confirmed
+from nnopt_ray.report.decided import decided
 from nnopt_ray.report.diagnosed import diagnosed
 from nnopt_ray.report.explained import explained
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
@@ -322,6 +324,8 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "confirmed": confirmed,
     "folded": folded,
     "tradeoffs": tradeoffs,
+    "calibrated": calibrated,
+    "decided": decided,
     "learning": learning,
     "trials": trials,
     "conduct": conduct,
