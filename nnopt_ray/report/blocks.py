@@ -51,6 +51,11 @@ class Table:
     keys: tuple[str, ...] = ()
     best: str = ""  # the key of the row to mark
 
+    @property
+    def wordy(self) -> bool:
+        """Whether it holds sentences, and few columns: on a phone a cell of it stands under the other."""
+        return len(self.heads) <= 6 and any(len(cell.text) > 60 for row in self.rows for cell in row)
+
 
 @dataclass(frozen=True)
 class Plot:

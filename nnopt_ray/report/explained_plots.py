@@ -164,7 +164,7 @@ def waterfall(m: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], place
     ends = [min(s, s + v) for s, (_, v) in zip(starts, parts, strict=True)]
     tops = [max(s, s + v) for s, (_, v) in zip(starts, parts, strict=True)]
     low, high = min(ends, default=0.0), max(tops, default=1.0)
-    wide = 0.3 * ((high - low) or 1.0)  # room for the numbers beside the bars
+    wide = (high - low) or 1.0
     marks: Figure = {}
     if adds:
         marks = {"shapes": [_mark(m["base"][place], "--muted", "dot"), _mark(m["output"][place], "--ink", "solid")]}
@@ -178,7 +178,8 @@ def waterfall(m: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], place
     figure = {
         "data": [bar],
         "layout": _layout(
-            axis(label(m["of"], 60), range=[low - wide, high + wide]),
+            # room for the numbers beside the bars, and for the names beside those
+            axis(label(m["of"], 60), range=[low - 0.4 * wide, high + 0.3 * wide]),
             axis("", **ticks, showgrid=False),
             showlegend=False,
             **marks,
