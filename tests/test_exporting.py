@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +23,8 @@ from nnopt_ray.errors import RunFailed, RunFolderError, UserError
 from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.serving import export as exporting
-from nnopt_ray.serving import network
+from nnopt_ray.serving import loadable, network
+from nnopt_ray.train.state import save_weights
 
 PAIRS = [
     (name, kind, tasks[0])
@@ -30,6 +33,7 @@ PAIRS = [
     for kind, tasks in example.takes.items()
 ]
 QUICK_IN_ONNX = {"mlp", "resnet"}
+QUICK_AS_WEIGHTS = {"mlp", "rnn"}
 
 
 def put(kind: Any, name: str, inputs: str, task: Any, folder: Path) -> float:
@@ -52,6 +56,48 @@ def put(kind: Any, name: str, inputs: str, task: Any, folder: Path) -> float:
 @pytest.mark.parametrize(("name", "inputs", "task"), PAIRS)
 def test_every_family_as_torch_export(name: str, inputs: str, task: Any, tmp_path: Path, one_thread: None) -> None:
     assert put("torch_export", name, inputs, task, tmp_path) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "task"),
+    [pytest.param(*pair, marks=[] if pair[0] in QUICK_AS_WEIGHTS else pytest.mark.slow) for pair in PAIRS],
+)
+def test_every_family_as_safetensors(name: str, inputs: str, task: Any, tmp_path: Path, one_thread: None) -> None:
+    shapes = shapes_of(inputs, task)
+    model = make(name, shapes).eval()
+    rows = tuple(torch.from_numpy(np.array(array)) for array in data_of(shapes).train.inputs)
+    save_weights(model, tmp_path / "weights")
+    (tmp_path / "shapes.json").write_text(json.dumps({"shapes": dataclasses.asdict(shapes)}))
+    tree = {"data": {"source": {"type": "sklearn", "name": "iris"}}, "model": {"type": name, **EXAMPLES[name].keys}}
+    page = reading.from_tree(tree)
+    (tmp_path / "out").mkdir()
+    places = (tmp_path / "weights", page, tmp_path / "shapes.json")
+    assert loadable.written(model, *places, rows, tmp_path / "out") == 0
+    assert (tmp_path / "out" / "load.py").read_text() == loadable.ALONE
+    with torch.inference_mode():
+        built = loadable.loaded(tmp_path / "out", page)(*rows)
+        assert torch.equal(built, model(*rows))
+
+
+def test_a_network_that_torch_export_cannot_express_is_rebuilt(tmp_path: Path, monkeypatch: Any) -> None:
+    def refuses(*_: Any) -> Any:
+        raise UserError("torch.export cannot express this network")
+
+    monkeypatch.setattr(network, "torch_export", refuses)
+    shapes = shapes_of("table", "classification")
+    model = make("mlp", shapes).eval()
+    rows = tuple(torch.from_numpy(np.array(array)) for array in data_of(shapes).train.inputs)
+    save_weights(model, tmp_path / "weights")
+    (tmp_path / "shapes.json").write_text(json.dumps({"shapes": dataclasses.asdict(shapes)}))
+    page = reading.from_tree({"data": {"source": {"type": "sklearn", "name": "iris"}}, "model": "mlp"})
+    (tmp_path / "out").mkdir()
+    places = (tmp_path / "weights", page, tmp_path / "shapes.json")
+    assert loadable.written(model, *places, rows, tmp_path / "out") == 0
+    script = "from load import model\nprint(type(model).__module__)"
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path / "out", check=True, timeout=60, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == "nnopt_ray.models.mlp"
 
 
 @pytest.mark.parametrize(
@@ -109,11 +155,11 @@ def test_torch_export_alone_says_what_the_run_said(run: RunDir, tmp_path: Path) 
     np.testing.assert_allclose(found.detach().numpy(), said_of(run), rtol=1e-4, atol=1e-5)
 
 
-def test_the_loader_of_safetensors_loads_in_another_process(run: RunDir, tmp_path: Path) -> None:
+def test_the_loader_of_safetensors_needs_no_nnopt(run: RunDir, tmp_path: Path) -> None:
     assert code(["export", str(run.root), "--format", "safetensors", "-o", str(tmp_path / "out")]) == 0
     np.save(tmp_path / "x.npy", inputs_of(run))
     script = (
-        "import numpy as np, torch\nfrom load import model\n"
+        "import sys\nsys.modules['nnopt_ray'] = None\nimport numpy as np, torch\nfrom load import model\n"
         f"x = torch.from_numpy(np.load({str(tmp_path / 'x.npy')!r}))\n"
         f"np.save({str(tmp_path / 'y.npy')!r}, model(x).detach().numpy())\n"
     )
@@ -125,7 +171,7 @@ def test_the_loader_of_safetensors_loads_in_another_process(run: RunDir, tmp_pat
 def test_an_export_that_says_otherwise_is_not_kept(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = exporting._loaded
+    loaded = loadable.loaded
 
     def spoiled(folder: Path, experiment: Any) -> Any:
         weights = load_file(folder / "model.safetensors")
@@ -133,7 +179,7 @@ def test_an_export_that_says_otherwise_is_not_kept(
         save_file({**weights, name: weights[name] + 0.1}, folder / "model.safetensors")
         return loaded(folder, experiment)
 
-    monkeypatch.setattr(exporting, "_loaded", spoiled)
+    monkeypatch.setattr(loadable, "loaded", spoiled)
     with pytest.raises(RunFailed, match="it was not kept"):
         exporting.export(run, "safetensors", tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -174,8 +220,6 @@ def test_a_network_that_a_format_cannot_say_is_one_sentence(kind: Any, tmp_path:
 
 
 def test_a_threshold_and_a_temperature_go_into_onnx(tmp_path: Path) -> None:
-    import dataclasses
-
     shapes = dataclasses.replace(shapes_of("table", "classification"), outputs=2)
     data = dataclasses.replace(data_of(shapes), classes=("no", "yes"), target_mean=np.zeros(2), target_scale=np.ones(2))
     torch.manual_seed(0)

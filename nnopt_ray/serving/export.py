@@ -4,7 +4,7 @@ An export is a folder. What it says is compared with what the run's network says
 name; one that says otherwise is not kept.
 
 README.txt            inputs, outputs, how to load it
-model.safetensors, load.py, page.yaml, dataset.json   (safetensors)
+model.safetensors, load.py, network.pt2, page.yaml, dataset.json   (safetensors)
 model.pt2             (torch_export)
 model.onnx            (onnx) with the preprocessing inside, where ONNX has operators for all of it
 preprocessing.json    from columns to inputs: `nnopt_ray.data.prepare.apply(folder, table)`
@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nnopt_ray import reading, rundir, tables
+from nnopt_ray import rundir
 from nnopt_ray.data.dates import ISO
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import RunFailed, UserError
 from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.rundir import RunDir
-from nnopt_ray.serving import columns_in_graph, network, real_rows
+from nnopt_ray.serving import columns_in_graph, loadable, network, real_rows
 from nnopt_ray.serving.columns_in_graph import Prepared
 from nnopt_ray.serving.network import Rows
 from nnopt_ray.serving.real_rows import Real
@@ -42,21 +42,6 @@ if TYPE_CHECKING:
 Format = Literal["safetensors", "torch_export", "onnx"]
 Preprocessing = Literal["auto", "yes", "no"]
 COMPARED = 256  # rows of the test part that are put through both
-
-LOADER = '''"""The network as PyTorch module: `from load import model`. Needs nnopt_ray, torch and safetensors."""
-
-from pathlib import Path
-
-from safetensors.torch import load_file
-
-import nnopt_ray
-from nnopt_ray.serving.export import rebuilt
-
-here = Path(__file__).parent
-model = rebuilt(nnopt_ray.load(here / "page.yaml"), here / "dataset.json")
-model.load_state_dict(load_file(here / "model.safetensors"))
-model.eval()
-'''
 
 
 @dataclass(frozen=True)
@@ -74,14 +59,6 @@ class Exported:
     columns: Mapping[str, str]
     alone: str = ""
     dates: Mapping[str, str] = field(default_factory=dict)
-
-
-def rebuilt(experiment: Any, dataset_json: Path) -> nn.Module:
-    """The network of a page with its first weights, for data of these shapes; what load.py of an export calls."""
-    from nnopt_ray.data.store import read_shapes
-
-    model: nn.Module = tables.build("model", experiment.model, read_shapes(dataset_json))
-    return model
 
 
 def export(
@@ -111,12 +88,9 @@ def export(
     done = Exported(out, kind, 0.0, len(rows[0]), {})
     with _taking_name(out) as folder:
         if kind == "safetensors":
-            shutil.copyfile(run.best_model, folder / "model.safetensors")
-            rundir.write_text(folder / "page.yaml", reading.dump(trained.experiment))
-            shutil.copyfile(data / "dataset.json", folder / "dataset.json")
-            rundir.write_text(folder / "load.py", LOADER)
-            loaded = _loaded(folder, trained.experiment)
-            done = Exported(out, kind, network.compared(trained.model, rows, loaded, kind), done.rows, {})
+            shapes = data / loadable.SHAPES
+            difference = loadable.written(trained.model, run.best_model, trained.experiment, shapes, rows, folder)
+            done = Exported(out, kind, difference, done.rows, {})
         elif kind == "torch_export":
             said = network.saying(trained.model, dataset, trained.decision.temperature)
             done = Exported(out, kind, written(kind, said, dataset, rows, folder), done.rows, {})
@@ -136,12 +110,11 @@ def written(
     decision: Decision | None = None,
 ) -> float:
     """Write the network `said` alone into the folder; the largest difference over these rows. Raises as `export`."""
+    if kind == "torch_export":
+        return network.compared(said, rows, network.torch_export(said, rows, folder / "model.pt2"), kind)
     import onnx
 
     decision = decision or Decision()
-
-    if kind == "torch_export":
-        return network.compared(said, rows, network.torch_export(said, rows, folder / "model.pt2"), kind)
     place = folder / "model.onnx"
     alone = network.onnx_network(said, dataset, rows)
     made = network.completed(alone, dataset, None, _facts(dataset, None, decision), decision)
@@ -230,14 +203,6 @@ def _rows(dataset: Dataset) -> Rows:
     return tuple(torch.from_numpy(np.array(array[:COMPARED])) for array in dataset.test.inputs)
 
 
-def _loaded(folder: Path, experiment: Any) -> Any:
-    from safetensors.torch import load_file
-
-    model = rebuilt(experiment, folder / "dataset.json")
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
-
-
 @contextmanager
 def _taking_name(out: Path) -> Iterator[Path]:
     """An empty folder that takes its name when all of it is there. Raises RunFailed when it cannot be written."""
@@ -286,6 +251,12 @@ def _described(done: Exported, dataset: Dataset) -> str:
         lines += [f"Output predicted: float32 [rows, {shapes.outputs}], {units}."]
         if raw:
             lines += [f"  scale {dataset.target_scale.tolist()}, mean {dataset.target_mean.tolist()}"]
+    if raw:
+        lines += [
+            "",
+            "`from load import model` is the network; load.py says what it needs. To train it on, with nnopt:",
+        ]
+        lines += ["  nnopt_ray.serving.loadable.rebuilt(nnopt_ray.load('page.yaml'), Path('dataset.json'))"]
     if not done.columns:
         lines += ["", f"The preprocessing is not inside: {done.alone}"] if done.alone else [""]
         lines += [
@@ -334,4 +305,4 @@ def _pandas_format(form: str) -> str | None:
     return form.replace("YYYY", "%Y").replace("MM", "%m").replace("DD", "%d")
 
 
-__all__ = ["Exported", "Format", "export", "rebuilt", "with_columns", "written"]
+__all__ = ["Exported", "Format", "export", "with_columns", "written"]

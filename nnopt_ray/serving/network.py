@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -66,12 +67,15 @@ def output_name(dataset: Dataset) -> str:
     return "predicted" if dataset.shapes.task == "regression" else "logits"
 
 
-def _dynamic(rows: Rows) -> Any:
+def _dynamic(module: nn.Module, rows: Rows) -> Any:
     """The first axis of every input may have any length."""
     import torch
 
     batch = torch.export.Dim("rows", min=1)
-    return (tuple({0: batch} for _ in rows),)
+    each = tuple({0: batch} for _ in rows)
+    parameters = inspect.signature(module.forward).parameters.values()
+    gathered = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+    return (each,) if gathered else each
 
 
 def torch_export(said: nn.Module, rows: Rows, place: Path) -> Called:
@@ -79,7 +83,7 @@ def torch_export(said: nn.Module, rows: Rows, place: Path) -> Called:
     import torch
 
     with _telling("torch.export"):
-        program = torch.export.export(said, rows, dynamic_shapes=_dynamic(rows))
+        program = torch.export.export(said, rows, dynamic_shapes=_dynamic(said, rows))
         torch.export.save(program, place)
     loaded: Called = torch.export.load(place).module()
     return loaded
@@ -106,7 +110,7 @@ def onnx_network(said: nn.Module, dataset: Dataset, rows: Rows) -> onnx.ModelPro
             rows,
             input_names=[given.kind for given in dataset.shapes.inputs],
             output_names=[output_name(dataset)],
-            dynamic_shapes=_dynamic(rows),
+            dynamic_shapes=_dynamic(said, rows),
             dynamo=True,
             verbose=False,
         )
