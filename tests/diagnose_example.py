@@ -142,6 +142,20 @@ class Images(nn.Module):
         return said
 
 
+class Shy(nn.Module):
+    """Computes nothing where its gradient is asked for in evaluation."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        self.head = nn.Linear(shapes.features, shapes.outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not self.training:
+            raise ValueError("not while you look")
+        said: Tensor = self.head(x)
+        return said
+
+
 class Spike(Schedule):
     """A rate that is a thousand times too high in the fifth epoch."""
 

@@ -19,6 +19,7 @@ from nnopt_ray import reading
 from nnopt_ray.cli.main import app
 from nnopt_ray.errors import RunFolderError
 from nnopt_ray.evaluate import DIAGNOSES, diagnose, diagnose_training
+from nnopt_ray.evaluate.diagnose_fit import bad_calibration
 from nnopt_ray.evaluate.diagnose_search import LONG_S, idle_workers
 from nnopt_ray.evaluate.page_line import replaced
 from nnopt_ray.experiment import Experiment, plain
@@ -91,7 +92,7 @@ EXPECTED = {
     "overfit": ("knows its rows by heart", "dropout: 0.3   # in model"),
     "no_better_than_baseline": ("worse than the baseline's by", ""),
     "test_far_from_validation": ("standard errors apart. The baseline falls as much", "quality: [drift]   # in data"),
-    "bad_calibration": ("sure. Take them as a rank", "label_smoothing: 0.0   # in train.loss"),
+    "bad_calibration": ("sure. A temperature of 0.", "calibrate: temperature   # in evaluate"),
     "trials_failed": ("1 of 3 trials failed, most often with: train.accumulate is 500", ""),
     "best_at_the_edge": ("lies at the upper end of its range", "lr: {log: [1.0e-05, 0.01]}   # in train.optimizer"),
     "search_not_settled": ("Trial 10 of 10 was a new best", "trials: 20   # in search"),
@@ -249,6 +250,17 @@ def test_rules_bear_histories_of_any_kind(ran: Ran) -> None:
     for value in (np.nan, np.inf, -1.0, 0.0):
         broken = tuple(replace(e, metrics=dict.fromkeys(e.metrics, value), grad_norm=value) for e in facts.history)
         diagnose.diagnose(replace(case, history=broken))
+
+
+def test_what_a_temperature_would_bring_is_told_with_bad_probabilities(ran: Ran) -> None:
+    _, facts = ran("bad_calibration")
+    told: dict[str, Any] = {"applied": False, "temperature": 0.31, "metrics": {"ece": {"before": 0.3, "after": 0.02}}}
+    case = replace(diagnosed.case_of(facts), calibration=told)
+    (found,) = bad_calibration(case) or ()
+    assert "A temperature of 0.31, learned from the validation rows, brings that to 2 %." in found.sentence
+    for other in ({**told, "applied": True}, {"metrics": {"ece": 3}}, {"temperature": "hot", "metrics": None}, [1]):
+        (found,) = bad_calibration(replace(case, calibration=other)) or ()  # type: ignore[arg-type]
+        assert "temperature" not in found.sentence
 
 
 # --- where they are told ----------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from nnopt_ray.data.types import LANGUAGE
 from nnopt_ray.evaluate.diagnosis import Case, Diagnosis, Found, Severity, number, percent, plural, readable
@@ -30,6 +31,7 @@ FLEXIBLE = 0.3  # weight decay from which on, and dropout above which, a network
 # calibration, 0.01 to 0.03 after; chance adds about a third of the square root of bins over rows.
 UNSURE = 0.1
 BY_CHANCE = 0.33
+BETTER = 0.7  # of the error, that a temperature must come below to be worth its name
 
 
 def underfit(case: Case) -> Found:
@@ -257,8 +259,27 @@ def bad_calibration(case: Case) -> Found:
         said += f": the network is right in {percent(1 - surest.of_all)} and only {percent(surest.probability)} sure"
         line = _smoother(case, 0.0)
     evidence = {"ece": value, "threshold": limit, "sure": surest.probability if surest is not None else None}
+    cooled = _cooled(case.calibration)
+    if cooled is not None and cooled[1] < BETTER * value:
+        said += f". A temperature of {number(cooled[0])}, learned from the validation rows, brings that to "
+        said += percent(cooled[1])
+        evidence |= {"temperature": cooled[0], "ece_then": cooled[1]}
+        line = case.line("evaluate.calibrate", "temperature") or line
     said += ". Take them as a rank, not as a chance."
     return (Diagnosis("Calibrate the probabilities", said, "low", evidence, line),)
+
+
+def _cooled(calibration: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """(temperature, calibration error with it) of evaluation/calibration.json, where it was not applied already."""
+    if not isinstance(calibration, Mapping) or calibration.get("applied"):
+        return None
+    found: Any = calibration.get("metrics")
+    for name in ("ece", "after"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    temperature = calibration.get("temperature")
+    if not isinstance(temperature, float) or not isinstance(found, float):
+        return None
+    return temperature, found
 
 
 def _smoother(case: Case, smoothing: float) -> Line | None:

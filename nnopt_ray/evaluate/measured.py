@@ -20,12 +20,12 @@ from nnopt_ray.data.types import IGNORED, Dataset, Rows
 from nnopt_ray.evaluate import same_rows
 from nnopt_ray.evaluate.evaluate import Evaluation, page_loss, predict, targets
 from nnopt_ray.evaluate.metrics import softmax
-from nnopt_ray.evaluate.probe import Inside, batch_of, evenly, look_inside, moved
+from nnopt_ray.evaluate.probe import Inside, batches_of, evenly, look_inside, moved
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine, derived_seed, seed_torch
 from nnopt_ray.train.losses import Loss
 
-TRAINING_ROWS = 256, 2048  # at least and at most; between them as many as the validation part has
+TRAINING_ROWS = 256, 1024  # at least and at most; between them as many as the validation part has
 QUARTER = 0.25  # of the rows that the winner did not learn from: those it is surest about
 NAMED = 5  # rows that a diagnosis names
 # Skill from which on a score is too good to be believed unseen. The check `leaks`, which one asks for, has 0.97: of
@@ -193,12 +193,13 @@ def _inside(
     """What the layers do, the loss before training, and a sentence where the network cannot be looked into."""
     first = math.nan
     try:
-        inputs, target = batch_of(dataset, dataset.train, machine.device)
+        batches = batches_of(dataset, dataset.train, machine.device, experiment.train.batch_size)
+        inputs, target = batches[0]
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             seed_torch(derived_seed(experiment.seed, "first-loss"))
             # Batch norm knows no statistics yet, so it takes the batch's, as in the first step.
             first = float(loss(fresh.to(machine.device).train()(*inputs).float(), target))
-        return look_inside(winner, loss, inputs, target), first, ()
+        return look_inside(winner, loss, batches), first, ()
     except Exception as error:  # a network of the user's own, in a way that training does not call it
         said = f"The layers could not be measured: {type(error).__name__}: {error}"
         return None, first, (" ".join(said.split()),)

@@ -6,7 +6,7 @@ like the built-in ones. Nothing is changed: no gradient is left behind, the netw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from nnopt_ray.data.types import CODES, Dataset, Rows
+from nnopt_ray.train.batches import Batch
 from nnopt_ray.train.losses import Loss
 
 ROWS = 256  # a unit that none of so many rows moves is called dead
 ROW_NUMBERS = 2**20  # input numbers in all, beyond which fewer rows serve: 256 of 64 x 64 in grey
-FEWEST_ROWS = 32
+NUMBERS_A_TOKEN = 64  # what a token is embedded into, at least
+LOGITS_A_NUMBER = 8  # of a language task it is 2^23 logits, 32 MiB
+FEWEST_ROWS = 8
 SATURATED = 0.99  # share of its largest value beyond which a tanh or sigmoid hardly changes: its slope is below 0.04
 
 RECTIFIERS: tuple[Callable[..., Any], ...] = (
@@ -76,8 +79,12 @@ class Inside:
 
 
 def rows_of(dataset: Dataset, rows: Rows) -> int:
-    """How many of these rows a look inside takes: fewer of large images."""
-    numbers = sum(int(np.prod(each.shape)) for each in dataset.shapes.inputs if each.kind not in CODES)
+    """How many of these rows a look inside takes: fewer of large images, of long texts and of large vocabularies."""
+    shapes = dataset.shapes
+    numbers = sum(int(np.prod(each.shape)) for each in shapes.inputs if each.kind not in CODES)
+    numbers += sum(NUMBERS_A_TOKEN * each.shape[0] for each in shapes.inputs if each.kind == "tokens")
+    if shapes.is_language:
+        numbers = max(numbers, shapes.inputs[0].shape[0] * shapes.outputs // LOGITS_A_NUMBER)
     return min(len(rows), max(FEWEST_ROWS, min(ROWS, ROW_NUMBERS // max(1, numbers))))
 
 
@@ -86,34 +93,46 @@ def evenly(rows: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, rows - 1, min(rows, most)).round().astype(np.int64))
 
 
-def batch_of(dataset: Dataset, rows: Rows, device: str) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Some of the rows, evenly spread, on the device: inputs and target."""
+def batches_of(dataset: Dataset, rows: Rows, device: str, batch_size: int) -> list[Batch]:
+    """Some of the rows, evenly spread, on the device, in batches that are no larger than training's."""
     chosen = evenly(len(rows), rows_of(dataset, rows))
-    inputs = tuple(torch.from_numpy(np.asarray(array)[chosen]).to(device) for array in rows.inputs)
-    return inputs, torch.from_numpy(np.asarray(rows.target)[chosen]).to(device)
+    found = []
+    for part in np.array_split(chosen, -(-len(chosen) // batch_size)):
+        inputs = tuple(torch.from_numpy(np.asarray(array)[part]).to(device) for array in rows.inputs)
+        found.append((inputs, torch.from_numpy(np.asarray(rows.target)[part]).to(device)))
+    return found
 
 
-def look_inside(model: nn.Module, loss: Loss, inputs: tuple[Tensor, ...], target: Tensor) -> Inside:
-    """Put a batch through a network forwards and backwards and measure each layer on the way.
+def look_inside(model: nn.Module, loss: Loss, batches: Sequence[Batch]) -> Inside:
+    """Put some rows through a network forwards and backwards and measure each layer on the way.
 
-    inputs, target: as training gives them, on the network's device. The network is in evaluation meanwhile, so that
-    dropout silences no unit; it is put back as it was.
+    batches: as training gives them, on the network's device. The network is in evaluation meanwhile, so that dropout
+    silences no unit; it is put back as it was.
     """
     training = model.training
     model.eval()
     weights = {name: each for name, each in model.named_parameters() if each.ndim > 1}
     learned = {name: each for name, each in weights.items() if each.requires_grad}
     watching = _Watching(model)
+    gradients: dict[str, Tensor] = {}
+    total = counted = 0.0
     try:
-        # cuDNN computes no gradient of a recurrent layer in evaluation.
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), watching.hooked(), watching:
-            outputs = model(*inputs)
-        found = loss(outputs.float(), target)
-        gradients: dict[str, Tensor | None] = {}
-        if learned and found.requires_grad:
-            each = torch.autograd.grad(found, list(learned.values()), allow_unused=True)
-            gradients = dict(zip(learned, each, strict=True))
-        return Inside(len(target), float(found.detach()), watching.layers(weights, gradients), watching.activations())
+        for inputs, target in batches:
+            # cuDNN computes no gradient of a recurrent layer in evaluation.
+            with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), watching.hooked(), watching:
+                outputs = model(*inputs)
+            found, weight = loss(outputs.float(), target), float(loss.weight(target))
+            total, counted = total + float(found.detach()) * weight, counted + weight
+            if not learned or not found.requires_grad:
+                continue
+            for name, slope in zip(
+                learned, torch.autograd.grad(found, list(learned.values()), allow_unused=True), strict=True
+            ):
+                if slope is not None:
+                    gradients[name] = gradients.get(name, torch.zeros_like(slope)) + weight * slope
+        rows = sum(len(target) for _, target in batches)
+        means = {name: slope / counted for name, slope in gradients.items()}
+        return Inside(rows, total / counted, watching.layers(weights, means), watching.activations())
     finally:
         model.train(training)
 
@@ -151,8 +170,10 @@ class _Watching(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in RECTIFIERS or func in SQUASHERS:
-            self._activated("relu" if func in RECTIFIERS else SQUASHERS[func], out.detach())
+        # torch's ReLU6 is a hard tanh from 0 to 6.
+        clipped = func is F.hardtanh and (kwargs or {}).get("min_val", args[1] if len(args) > 1 else -1.0) == 0
+        if clipped or func in RECTIFIERS or func in SQUASHERS:
+            self._activated(SQUASHERS.get(func, "relu"), out.detach())
         return out
 
     def _activated(self, function: str, out: Tensor) -> None:
@@ -168,13 +189,12 @@ class _Watching(TorchFunctionMode):
             low = by_unit < (-SATURATED if function == "tanh" else 1 - SATURATED)
             _both(self._full, key, high.all(dim=0) | low.all(dim=0))
 
-    def layers(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]) -> tuple[Layer, ...]:
+    def layers(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> tuple[Layer, ...]:
         found = []
         for name, squares in self._squares.items():
             own = [each for each in weights if each.rpartition(".")[0] == name]
             if own:
-                slopes = [gradients.get(each) for each in own]
-                known = [each for each in slopes if each is not None]
+                known = [gradients[each] for each in own if each in gradients]
                 found.append(
                     Layer(
                         name,
@@ -220,4 +240,4 @@ def moved(model: nn.Module, fresh: nn.Module) -> float:
     return way / max(_norm([then for _, then in pairs]), 1e-12)
 
 
-__all__ = ["Activation", "Inside", "Layer", "batch_of", "evenly", "look_inside", "moved", "rows_of"]
+__all__ = ["Activation", "Inside", "Layer", "batches_of", "evenly", "look_inside", "moved", "rows_of"]
