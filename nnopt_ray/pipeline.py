@@ -161,10 +161,12 @@ def conclude(
     from nnopt_ray.data import prepare
     from nnopt_ray.evaluate import evaluate as evaluation
     from nnopt_ray.evaluate import explain as explaining
+    from nnopt_ray.evaluate import importance
     from nnopt_ray.evaluate.measured import measure
     from nnopt_ray.evaluate.pareto import pareto
     from nnopt_ray.report import diagnosed
     from nnopt_ray.report import write as report
+    from nnopt_ray.report.facts import trial_rows
 
     began = time.monotonic()
     rundir.write(run.trials_table, lambda path: write_table(path, rows))
@@ -188,6 +190,8 @@ def conclude(
         rundir.write_json(run.evaluated("folds"), folded.to_json())
     explaining.explain(closed, dataset, where, model, found.predictions["test"], run, note)
     measured = measure(closed, dataset, where, model, baseline, assembly.build_model(closed, dataset), found)
+    if experiment.is_search:
+        importance.write(experiment, trial_rows(run, experiment), run)
     result = RunResult(
         name=experiment.name,
         status="finished",

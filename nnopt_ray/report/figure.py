@@ -71,9 +71,11 @@ def spread(values: Sequence[float | None]) -> str:
 def scale(values: Sequence[float | None]) -> Figure:
     """The keys of an axis for these values. A log axis gets ticks at 1, 2 and 5 (or at powers of ten where
     that is too many): plotly's own write 0.2 as a lone "2"."""
-    if spread(values) == "linear":
-        return {"type": "linear"}
-    known = finite(values)
+    return log_scale(finite(values)) if spread(values) == "log" else {"type": "linear"}
+
+
+def log_scale(known: Sequence[float]) -> Figure:
+    """The keys of a logarithmic axis over these positive values."""
     first, last = math.floor(math.log10(min(known))), math.ceil(math.log10(max(known)))
     factors = (1, 2, 5) if last - first <= 3 else (1,)
     ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]

@@ -25,6 +25,7 @@ from nnopt_ray.report.explained import explained
 from nnopt_ray.report.facts import Facts, Gain, taken, usable
 from nnopt_ray.report.folded import folded
 from nnopt_ray.report.found import found, notes_of
+from nnopt_ray.report.learned import learned
 from nnopt_ray.report.learning import learning
 from nnopt_ray.report.parallel import parallel
 from nnopt_ray.report.summary import baseline_name, headline, span, summary
@@ -328,6 +329,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "decided": decided,
     "learning": learning,
     "trials": trials,
+    "learned": learned,
     "conduct": conduct,
     "mistakes": mistakes,
     "explained": explained,
@@ -343,7 +345,7 @@ CHAPTERS = {
     "Diagnosis": ("diagnosed",),
     "Scores": ("winner", "confirmed", "folded", "sized", "tradeoffs", "calibrated", "decided"),
     "Learning": ("learning",),
-    "Search": ("trials", "importance", "stability", "conduct"),
+    "Search": ("trials", "learned", "conduct"),
     "Predictions": ("mistakes", "classes", "slices", "explained"),
     "Data": ("data", "found", "augmented"),
     "Page and machine": ("environment",),

@@ -63,8 +63,9 @@ def idle_words(found: Sequence[Worked]) -> str:
         if one:
             most = most.replace("their", "its")
         said += f", {'all' if longest > 0.995 * idle else 'most'} of it {most}"
-    worst = max(told, key=lambda each: each.idle_s / each.there_s)
-    if not one and worst.idle_s / worst.there_s > share + 0.05:
+    long = [each for each in told if each.there_s > 0.2 * max(other.there_s for other in told)]
+    worst = max(long, key=lambda each: each.idle_s / each.there_s)
+    if len(long) > 1 and worst.idle_s / worst.there_s > share + 0.05:
         said += f". Worker {worst.worker} was idle most: {_percent(worst.idle_s / worst.there_s)}"
     return f"{said}."
 
