@@ -182,13 +182,13 @@ def _cross_validated(found: dict[str, Any]) -> list[str]:
     mean, base, gain = (found[part].get(metric) for part in ("winner", "baseline", "gains"))
     if mean is None or mean["sd"] is None:
         return ["cross-validation  fewer than two folds gave a value"]
-    repeated = f", {found['repeats']} times" if found["repeats"] > 1 else ""
-    told = f"{mean['folds']} {'searches, one in each fold' if found['nested'] else 'folds'}{repeated}"
+    repeated = f"{found['repeats']} times {found['folds']}" if found["repeats"] > 1 else f"{mean['folds']}"
+    told = f"{repeated} {'searches, one in each fold' if found['nested'] else 'folds'}"
     between = f"{number(mean['low'])} to {number(mean['high'])}"
     lines = [f"cross-validation  {metric} {number(mean['mean'])} ± {number(mean['sd'])} ({told}; {between})"]
     if gain is not None and gain["sd"] is not None:
         tie = gain["low"] <= 0 <= gain["high"]
         side = "not clearly better or worse" if tie else "better" if gain["mean"] > 0 else "worse"
-        ends = f"{number(gain['low'])} to {number(gain['high'])}"
-        lines.append(f"  the baseline's {number(base['mean'])}: {side}, by {number(gain['mean'])} a fold ({ends})")
+        by = f"by {number(gain['mean'])} ({number(gain['low'])} to {number(gain['high'])}, paired by fold)"
+        lines.append(f"  ahead of the baseline's {number(base['mean'])} {by}: {side}")
     return lines

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # A search over many shapes measures as they come, but never for more than this share of the time it trains.
 MEASURING_SHARE = 0.05
 FOLDS_TOGETHER = 16
+OF_ROWS = " rows "  # in the name of a shape, before what follows from the rows of a fold
 
 
 @dataclass
@@ -112,11 +113,14 @@ class Crew:
         return self._choices[shape]
 
     def _shape(self, closed: Experiment) -> str:
-        """Folds are lanes of one step where they have as many training rows; what a step makes of them may differ."""
+        """Folds are lanes of one step where they have as many training rows, and the same loss of them."""
         if closed.data.fold is None:
             return shape_of(closed)
         dataset, _ = self._dataset(closed)
-        return f"{shape_of(closed)} {len(dataset.train)} {dataset.shapes}"
+        loss = closed.train.loss
+        weighted = loss.keys.get("class_weights") == "balanced" or ":" in loss.type
+        counts = dataset.summary.class_counts.get("train") if weighted else None
+        return f"{shape_of(closed)}{OF_ROWS}{len(dataset.train)} {dataset.shapes} {counts}"
 
     def _trainer(self, closed: Experiment) -> Trainer:
         from nnopt_ray.assembly import metrics_for
@@ -288,6 +292,9 @@ class Crew:
     def _choice_for(self, shape: str, trials: list[str]) -> Choice:
         if shape in self._choices:
             return self._choices[shape]
+        if OF_ROWS in shape and (like := self._like(shape, trials[0])) is not None:
+            self._choices[shape] = like
+            return like
         exact = self._experiment.search.reproducible
         if not exact and (len(trials) < 2 or self._measuring_s > MEASURING_SHARE * self._rounds_s):
             from nnopt_ray.train.choice import Choice
@@ -298,6 +305,21 @@ class Crew:
         choice = self._chosen(self._lanes[trials[0]].run.trainer.experiment, share)
         self._measuring_s += time.monotonic() - began
         return choice
+
+    def _like(self, shape: str, trial: str) -> Choice | None:
+        """What was measured on folds that differ in their rows alone serves for these too."""
+        from nnopt_ray.train.choice import Choice
+        from nnopt_ray.train.lanes import CannotFuse, Shape
+
+        before = shape.partition(OF_ROWS)[0]
+        known = (choice for name, choice in self._choices.items() if name.partition(OF_ROWS)[0] == before)
+        measured = next((choice for choice in known if choice.shape is not None), None)
+        if measured is None:
+            return None
+        try:
+            return Choice(measured.lanes, "", measured.step_s, Shape(self._lanes[trial].run.trainer))
+        except CannotFuse:
+            return None
 
     def _alone(self, trial: str) -> None:
         lane = self._lanes[trial]

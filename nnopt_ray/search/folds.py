@@ -43,13 +43,13 @@ def alone(
     if experiment.evaluate.folds is None:
         return None
     pages = folding.planned(experiment, row.trial, row.params, dataset.shapes.task)
-    begun(experiment, pages, watch)
-    rows = trained(experiment, run, dataset, pages, watch, should_stop)
+    alike = begun(experiment, pages, watch)
+    rows = trained(experiment, run, dataset, pages, watch, should_stop, alike)
     return concluded(experiment, run, dataset, pages, rows, watch)
 
 
-def begun(experiment: Experiment, pages: Sequence[FoldTrial], watch: Watch) -> None:
-    """Prepare the data of all folds, and say how they are divided."""
+def begun(experiment: Experiment, pages: Sequence[FoldTrial], watch: Watch) -> bool:
+    """Prepare the data of all folds, and say how they are divided → whether any two have as many training rows."""
     datasets = folding.prepared(experiment, pages)
     kind = pages[0].params[folding.FOLD]["of"]["type"]
     sizes = {part: [len(getattr(each, part)) for each in datasets] for part in ("train", "validation", "test")}
@@ -58,12 +58,18 @@ def begun(experiment: Experiment, pages: Sequence[FoldTrial], watch: Watch) -> N
         f"Cross-validating trial {pages[0].of_trial} over {len(pages)} folds ({kind}): {told['train']} rows to learn "
         f"from, {told['validation']} to choose the epoch by, {told['test']} held out; all preparation is fitted anew."
     )
-    if len(set(sizes["train"])) > 1 or len({str(each.shapes) for each in datasets}) > 1:
-        watch.note("Folds that differ in their training rows or inputs are trained one by one, not as lanes.")
+    different = len({(len(each.train), each.shapes) for each in datasets})
+    if different > 1:
+        which = "As the folds differ" if different == len(pages) else "Folds that differ"
+        watch.note(
+            f"{which} in their training rows or inputs, {'they ' * (different == len(pages))}are trained one by "
+            "one, not as lanes."
+        )
     for page, each in zip(pages, datasets, strict=True):
         absent = [name for name, count in each.summary.class_counts.get("test", {}).items() if not count]
         if absent:
             watch.note(f"Fold {page.number} holds out no row of the class {', '.join(map(repr, absent))}.")
+    return different < len(pages)
 
 
 def trained(
@@ -73,12 +79,16 @@ def trained(
     pages: Sequence[FoldTrial],
     watch: Watch,
     should_stop: Callable[[], bool],
+    alike: bool = True,
 ) -> dict[str, TrialRow]:
-    """All folds trained in this process, as lanes where that pays: id → what came of it. Raises as `alone`."""
+    """All folds trained in this process, as lanes where they are alike and that pays: id → what came of it. Raises as
+    `alone`."""
     crew = Crew(experiment, dataset, assembly.machine_for(experiment), run)
     epochs = len(pages) * experiment.train.epochs
-    lanes, why = crew.measure(pages[0].params, Demand(len(pages), epochs, len(pages)))
-    watch.note(f"{why[:1].upper()}{why[1:]}.".replace("trial", "fold"))
+    lanes = 1
+    if alike:
+        lanes, why = crew.measure(pages[0].params, Demand(len(pages), epochs, len(pages)))
+        watch.note(f"{why[:1].upper()}{why[1:]}.".replace("trial", "fold"))
     waiting, going = deque(pages), dict[str, FoldTrial]()
     history: dict[str, list[Epoch]] = {page.id: [] for page in pages}
     rows: dict[str, TrialRow] = {}
