@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nnopt_ray import machine as machines
 from nnopt_ray import reading, rundir, tables
 from nnopt_ray.errors import RunFolderError, UserError
-from nnopt_ray.experiment import Experiment, Range, plain, walk
+from nnopt_ray.experiment import CV, Experiment, Range, plain, walk
 from nnopt_ray.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
 
     task = dataset.shapes.task
     wanted = [
-        *(metric for _, metric in experiment.objectives),
+        *(metric.removeprefix(CV) for _, metric in experiment.objectives),
         {"classification": "val_accuracy", "regression": "val_mae"}.get(task, "val_perplexity"),
     ]
     if experiment.train.early_stopping is not None:

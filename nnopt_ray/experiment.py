@@ -214,9 +214,14 @@ class Window(Section):
 
 
 class Fold(Section):
-    """One fold of a cross-validation, which a run writes for each; the test part is then what the fold holds out."""
+    """One fold of a cross-validation; a run writes it on the page of each."""
 
     number: Count = Field(description="which one, counted from 1; repeats follow one another")
+    held_out: Literal["test", "validation"] = Field(
+        default="test",
+        description="the part that the fold is: test, which is measured once, the epoch being chosen by others; or "
+        "validation, as in a search by cv_val_METRIC",
+    )
     of: Annotated[Part, InRoom("fold")] = Field(description="how the rows are divided")
 
 
@@ -373,6 +378,8 @@ class Resources(Section):
 
 TRIAL_FACTS = ("parameters", "seconds")  # objectives beside the first that are facts of a trial, the fewer the better
 
+CV = "cv_"  # before a metric: its mean over folds
+
 NOT_SEARCHED = "it says how the search itself is done"
 
 
@@ -391,7 +398,8 @@ class Experiment(Section):
         default="minimize val_loss",
         description="`minimize METRIC` or `maximize METRIC`, measured on the validation part; or a list of them, "
         "`minimize parameters` and `minimize seconds` among them: the first drives early stopping, the scheduler "
-        "and what counts as best",
+        "and what counts as best. `cv_val_METRIC` is the mean over the folds of evaluate.folds, 5 without it, each "
+        "trial being trained on all of them",
     )
     about: Annotated[About, Fixed("it is said for all trials")] = About()
     data: Data
@@ -434,6 +442,16 @@ class Experiment(Section):
     def metric(self) -> str:
         """The first objective's metric, e.g. val_loss."""
         return self.objectives[0][1]
+
+    @property
+    def over_folds(self) -> bool:
+        """Whether trials are compared by the mean over folds."""
+        return self.metric.startswith(CV)
+
+    @property
+    def epoch_metric(self) -> str:
+        """What an epoch measures of the first objective: val_loss, also where trials go by cv_val_loss."""
+        return self.metric.removeprefix(CV)
 
     @property
     def mode(self) -> Literal["min", "max"]:

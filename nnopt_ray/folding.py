@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nnopt_ray import assembly, reading, tables
 from nnopt_ray.experiment import Experiment
@@ -39,8 +39,19 @@ def kind_of(experiment: Experiment, task: Task) -> Part:
     """The kind of folds that a page asks for, with its seed."""
     from nnopt_ray.data.folds import settled
 
-    assert experiment.evaluate.folds is not None
-    return settled(experiment.evaluate.folds, experiment.data, task)
+    return settled(_asked(experiment), experiment.data, task)
+
+
+def objective_folds(experiment: Experiment) -> int:
+    """How many folds a trial of a search by cv_val_METRIC has."""
+    count: int = tables.build("fold", _asked(experiment)).number
+    return count
+
+
+def _asked(experiment: Experiment) -> Part:
+    from nnopt_ray.data.folds import BY_DEFAULT
+
+    return experiment.evaluate.folds or BY_DEFAULT
 
 
 def planned(experiment: Experiment, trial: str, params: Mapping[str, Any], task: Task) -> list[FoldTrial]:
@@ -53,9 +64,9 @@ def planned(experiment: Experiment, trial: str, params: Mapping[str, Any], task:
     ]
 
 
-def changes(kind: Part, number: int) -> dict[str, Any]:
+def changes(kind: Part, number: int, held_out: Literal["test", "validation"] = "test") -> dict[str, Any]:
     """What the page of a fold has otherwise than the page."""
-    return {**OF_THE_WHOLE, FOLD: {"number": number, "of": kind.page()}}
+    return {**OF_THE_WHOLE, FOLD: {"number": number, "held_out": held_out, "of": kind.page()}}
 
 
 def prepared(experiment: Experiment, pages: Iterable[FoldTrial]) -> list[Dataset]:

@@ -127,7 +127,7 @@ def trial_line(row: TrialRow, metric: str, best: bool) -> str:
         return f"trial {row.trial}  failed after {plural(row.epochs, 'epoch')}: {row.reason}  {said(row.params)}"
     told = [
         f"trial {row.trial}",
-        f"{metric} {number(row.value)}",
+        f"{metric} {number(row.metrics.get(metric) if row.value is None else row.value)}",
         f"{plural(row.epochs, 'epoch')}{' (stopped)' if row.status == 'stopped' else ''}",
         f"{row.seconds:.1f} s",
         said(row.params),

@@ -154,10 +154,14 @@ def conclude(
     decided: Mapping[str, str],
     confirmation: Confirmation | None = None,
     folded: Folded | None = None,
+    trained: TrialRow | None = None,
     note: Callable[[str], None] = silent,
 ) -> RunResult:
     """Name the winner (the confirmed one, where there is one), measure it and the baseline on the test part
-    once, write the result and the report."""
+    once, write the result and the report.
+
+    trained: of a search by means over folds, the winner's training on the page's own parts.
+    """
     from nnopt_ray.data import prepare
     from nnopt_ray.evaluate import evaluate as evaluation
     from nnopt_ray.evaluate import explain as explaining
@@ -169,12 +173,19 @@ def conclude(
     from nnopt_ray.report.facts import trial_rows
 
     began = time.monotonic()
-    rundir.write(run.trials_table, lambda path: write_table(path, rows))
     winner = best_of(rows, experiment.mode)
+    rundir.write(run.trials_table, lambda path: write_table(path, rows))
     if confirmation is not None and confirmation.winner:
         winner = next(row for row in rows if row.trial == confirmation.winner)
     if winner is None:
         raise RunFailed(no_value(rows, experiment.metric))
+    if trained is not None:
+        if trained.status == "failed":
+            raise RunFailed(f"trial {winner.trial}, the best over folds, failed on all training rows: {trained.reason}")
+        metrics = {**trained.metrics, **winner.metrics}
+        winner = replace(winner, best_epoch=trained.best_epoch, metrics=metrics)
+        rows = tuple(winner if row.trial == winner.trial else row for row in rows)
+        rundir.write(run.trials_table, lambda path: write_table(path, rows))
     closed = reading.close(experiment, winner.params)
     shutil.rmtree(run.best_data, ignore_errors=True)  # of a search that went on, the last winner's
     if closed.data.preparation != experiment.data.preparation:  # the search varied the preparation: the winner's own

@@ -388,7 +388,8 @@ def _search(
             .replace("3th", "3rd")
         )
         watch.note(f"{decided['test'][:1].upper()}{decided['test'][1:]}.")
-    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided, confirmation, folded, watch.note)
+    whole = None if study.again.whole is None else study.again.whole.row()
+    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided, confirmation, folded, whole, watch.note)
 
 
 def _cross_validated(

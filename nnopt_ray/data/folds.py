@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nnopt_ray.data.table import Table
     from nnopt_ray.data.target import Target
     from nnopt_ray.data.types import Task
-    from nnopt_ray.experiment import Data
+    from nnopt_ray.experiment import Data, Fold
 
 FoldCount = Annotated[int, Field(ge=2, le=1000)]
 Repeats = Annotated[int, Field(ge=1, le=100)]
@@ -346,18 +346,19 @@ def parts_of(data: Data, table: Table, target: Target, parts: Parts) -> Parts:
     if data.fold is not None:
         chosen = settled(data.fold.of, data, target.task)
         kind: Folds = tables.build("fold", chosen)
-        parts = _of_fold(kind, data.fold.number, table, target, parts)
+        parts = _of_fold(kind, data.fold, table, target, parts)
     if data.train_share is not None:
         wanted = max(1, round(data.train_share * len(parts["train"])))
-        kind = tables.build("fold", settled(Part("auto", MappingProxyType(_ANY)), data, target.task))
+        kind = tables.build("fold", settled(BY_DEFAULT, data, target.task))
         parts = {**parts, "train": kind.share(table, target, parts["train"], wanted)}
     return parts
 
 
-_ANY: dict[str, Any] = {"folds": FOLDS, "repeats": 1, "seed": None}
+BY_DEFAULT = Part("auto", MappingProxyType({"folds": FOLDS, "repeats": 1, "seed": None}))
 
 
-def _of_fold(kind: Folds, number: int, table: Table, target: Target, parts: Parts) -> Parts:
+def _of_fold(kind: Folds, fold: Fold, table: Table, target: Target, parts: Parts) -> Parts:
+    number = fold.number
     rows = np.sort(np.concatenate([parts["train"], parts["validation"]]))
     divided = kind.divide(table, target, rows)
     if number > len(divided):
@@ -366,6 +367,10 @@ def _of_fold(kind: Folds, number: int, table: Table, target: Target, parts: Part
     fewest = min(len(learned) for learned, _ in divided)
     training = fewest - max(1, round(share * fewest))
     learned, held = divided[number - 1]
+    if fold.held_out == "validation":
+        train = kind.share(table, target, learned, fewest, "even") if kind.even else learned
+        _refuse_absent(kind, number, target, train, held)
+        return {"train": train, "validation": held, "test": parts["test"]}
     wanted = len(learned) - training if kind.even else round(share * len(learned))
     if training < 1:
         raise DataError(f"evaluate.folds: {len(learned)} rows are too few to learn from. Use fewer folds.")
@@ -388,4 +393,4 @@ def _refuse_absent(kind: Folds, number: int, target: Target, train: np.ndarray, 
         )
 
 
-__all__ = ["FOLDS", "Folds", "parts_of", "settled"]
+__all__ = ["BY_DEFAULT", "FOLDS", "Folds", "parts_of", "settled"]

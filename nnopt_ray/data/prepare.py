@@ -113,7 +113,7 @@ def _key(data: Data, fingerprints: list[str], judge: Judge | None) -> str:
         "masks": data.masks if data.task == "masked_language_modelling" else None,
         "ignore": data.ignore,
         "scale_target": data.scale_target,
-        "fold": data.fold and (data.fold.number, data.fold.of.page()),
+        "fold": data.fold and (data.fold.number, data.fold.held_out, data.fold.of.page()),
         "train_share": data.train_share,
         "quality": [(part.page(), repairs.versions(part), _judged_by(part, judge)) for part in data.quality],
         "balance": [(part.page(), importlib.metadata.version("imbalanced-learn")) for part in balance],

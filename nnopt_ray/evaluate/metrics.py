@@ -124,7 +124,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def bare(name: str) -> str:
     """The metric's own name: `val_f1` → `f1`, `train_loss` → `loss`."""
-    for prefix in ("val_", "train_"):
+    for prefix in ("cv_val_", "val_", "train_"):
         if name.startswith(prefix):
             return name.removeprefix(prefix)
     return name

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nnopt_ray.experiment import ranges
+from nnopt_ray.experiment import CV, ranges
 from nnopt_ray.reading.places import Places
 
+DEFAULT = 5  # folds of an objective where evaluate.folds says none, as data.folds has it
+SCHEDULERS = ("none", "asha", "median")  # of a search over folds
 OURS = ("auto", "k_fold", "stratified", "grouped", "time")
 
 
@@ -24,6 +26,55 @@ def check_folds(tree: Mapping[str, Any], places: Places) -> None:
         places.add(("evaluate", "folds"), "evaluate.folds", message)
     if evaluate.get("nested") is True:
         _nested(tree, folds, places)
+    if folds_of_a_trial(tree):
+        _objective(tree, places)
+
+
+def folds_of_a_trial(tree: Mapping[str, Any]) -> int:
+    """How many folds each trial is trained on; 0 where the objective does not go by folds."""
+    said = tree.get("objective")
+    first = said[0] if isinstance(said, list) and said else said
+    if not isinstance(first, str) or f" {CV}" not in first:
+        return 0
+    folds = tree["evaluate"].get("folds") if isinstance(tree.get("evaluate"), Mapping) else None
+    keys = folds if isinstance(folds, Mapping) else {}
+    count, repeats = keys.get("folds", DEFAULT), keys.get("repeats", 1)
+    return count * repeats if isinstance(count, int) and isinstance(repeats, int) else 0
+
+
+def _objective(tree: Mapping[str, Any], places: Places) -> None:
+    search, said = tree.get("search"), tree.get("objective")
+    search = search if isinstance(search, Mapping) else {}
+    data, metric = tree["data"], str(said[0] if isinstance(said, list) else said).split()[-1]
+    listed = isinstance(search.get("trials"), list)
+    if not listed and next(ranges(tree), None) is None:
+        rule = f"{metric} compares the trials of a search, and this page searches nothing"
+        cure = f"Write {metric.removeprefix(CV)}, and evaluate.folds: 5 to cross-validate the result"
+        places.add(("objective",), "objective", f"{rule}. {cure}.")
+    for one in said if isinstance(said, list) else ():
+        if isinstance(one, str) and one.split()[-1].startswith("val_"):
+            message = f"'{one}' is of the page's own validation part, and {metric} of folds. Write cv_ before both."
+            places.add(("objective",), "objective", message)
+    if str(data.get("task")).endswith("language_modelling"):
+        rule = "a language task counts its loss by token of a vocabulary that each fold would have of its own"
+        places.add(("objective",), "objective", f"{rule}. Write {metric.removeprefix(CV)}.")
+    if isinstance(data.get("fold"), Mapping):
+        places.add(("data", "fold"), "data.fold", f"the page is one fold already, and {metric} is a mean over folds.")
+    scheduler = search.get("scheduler")
+    name = scheduler.get("type") if isinstance(scheduler, Mapping) else None
+    if name not in (*SCHEDULERS, None):
+        rule = f"{name} gives trials epochs, and by {metric} it is folds that they are given"
+        places.add(("search", "scheduler"), "search.scheduler", f"{rule}. Use {', '.join(SCHEDULERS)}.")
+    for key, other in (("reproducible", True), ("confirm", None)):
+        if search.get(key) is True if other else search.get(key) is not None:
+            why = {
+                "reproducible": "which trials are dropped hangs on which folds are done first",
+                "confirm": f"{metric} compares trials over folds already",
+            }[key]
+            places.add(("search", key), f"search.{key}", f"{why}. Take it away, or write {metric.removeprefix(CV)}.")
+    if tree["evaluate"].get("nested") is True:
+        message = f"folds of folds are not trained. Write {metric.removeprefix(CV)}, or take nested away."
+        places.add(("evaluate", "nested"), "evaluate.nested", message)
 
 
 def _nested(tree: Mapping[str, Any], folds: Any, places: Places) -> None:

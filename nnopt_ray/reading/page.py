@@ -11,7 +11,7 @@ from typing import Any
 
 from nnopt_ray import tables
 from nnopt_ray.errors import MissingExtra, PageError, PartError, RunFolderError
-from nnopt_ray.experiment import Experiment, Range, plain
+from nnopt_ray.experiment import CV, Experiment, Range, plain
 from nnopt_ray.experiment import ranges as all_ranges
 from nnopt_ray.reading import rules, yaml_text
 from nnopt_ray.reading.closing import CannotPut, close_tree, put
@@ -71,7 +71,15 @@ def close(experiment: Experiment, params: Mapping[str, Any]) -> Experiment:
         raise PageError(places.faults)
     closed.pop("search", None)
     closed.get("evaluate", {}).pop("nested", None)
+    closed["objective"] = _of_an_epoch(closed["objective"])
     return _experiment(closed, experiment.file, places, _known(experiment))
+
+
+def _of_an_epoch(objective: Any) -> Any:
+    """What a single training goes by, where a search goes by means over folds."""
+    if isinstance(objective, list):
+        return list(dict.fromkeys(_of_an_epoch(one) for one in objective))
+    return objective.replace(f" {CV}", " ") if isinstance(objective, str) else objective
 
 
 _last_closed: list[tuple[Experiment, Known]] = []  # the page that was closed last, and what its walks came to

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nnopt_ray import tables
-from nnopt_ray.experiment import SCALARS, TRIAL_FACTS, Range, count, plain, ranges
+from nnopt_ray.experiment import CV, SCALARS, TRIAL_FACTS, Range, count, plain, ranges
 from nnopt_ray.reading.closing import close_tree
 from nnopt_ray.reading.explaining import check_explainers
-from nnopt_ray.reading.folds import check_folds
+from nnopt_ray.reading.folds import check_folds, folds_of_a_trial
 from nnopt_ray.reading.methods import check_method, check_starts
 from nnopt_ray.reading.places import Places, Way, dotted, shown
 from nnopt_ray.reading.training import check_training
@@ -126,7 +126,9 @@ def _one_objective(tree: Mapping[str, Any], said: str, way: Way, path: str, plac
         fault(f"must be 'minimize METRIC' or 'maximize METRIC'; it is {shown(said)}. An example: minimize val_loss.")
         return
     metric = words[1]
-    if metric in TRIAL_FACTS:
+    if metric.startswith(CV):
+        _one_objective(tree, f"{words[0]} {metric.removeprefix(CV)}", way, path, places, first)
+    elif metric in TRIAL_FACTS:
         if words[0] != "minimize":
             fault(f"{metric} are a cost: write 'minimize {metric}'.")
         elif first:
@@ -320,7 +322,7 @@ def _longest(tree: Mapping[str, Any]) -> int | None:
 def _scheduler(tree: Mapping[str, Any], opened: list[tuple[Way, str, Range]], places: Places) -> None:
     """What a scheduler waits for must come to pass; one that changes values needs a method that lets it."""
     path, way = "search.scheduler", ("search", "scheduler")
-    keys, longest = _at(tree, *way), _longest(tree)
+    keys, longest = _at(tree, *way), folds_of_a_trial(tree) or _longest(tree)
     if longest is None or not isinstance(keys, Mapping) or any(f.path.startswith(path) for f in places.faults):
         return
     name, method, grace = keys.get("type"), _at(tree, "search", "method", "type"), keys.get("grace_period")

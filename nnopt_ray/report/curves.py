@@ -92,7 +92,7 @@ def _trial_text(row: TrialRow, short: bool) -> str:
 
 def all_curves(facts: Facts) -> Plot | None:
     """The objective over the epochs of many trials, the winner on top."""
-    metric = facts.experiment.metric
+    metric = facts.experiment.epoch_metric
     winner = facts.best.trial if facts.best else ""
     rows = [row for row in facts.rows if len(row.history) > 1 and row.trial != winner]
     if not rows:

@@ -317,7 +317,7 @@ def _unfinished_row(run: RunDir, trial: str, told: Mapping[str, Any], experiment
     history = _history(run, trial)
     over = told.get("event") == "ended"
     sign = 1 if experiment.mode == "min" else -1
-    values = [(sign * epoch.metrics.get(experiment.metric, math.nan), epoch) for epoch in history]
+    values = [(sign * epoch.metrics.get(experiment.epoch_metric, math.nan), epoch) for epoch in history]
     best = min((pair for pair in values if math.isfinite(pair[0])), key=lambda pair: pair[0], default=None)
     # A single training has no journal.
     status = status_of(told) if told else "running"

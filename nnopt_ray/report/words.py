@@ -44,13 +44,16 @@ NBSP = "\u00a0"
 
 
 def base(metric: str) -> str:
-    """val_loss → loss."""
+    """val_loss → loss, cv_val_loss → loss."""
+    metric = metric.removeprefix("cv_")
     head, _, rest = metric.partition("_")
     return rest if head in PARTS and rest else metric
 
 
 def metric_name(metric: str) -> str:
-    """val_roc_auc → "validation ROC-AUC"."""
+    """val_roc_auc → "validation ROC-AUC", cv_val_roc_auc → "cross-validated ROC-AUC"."""
+    if metric.startswith("cv_val_"):
+        return f"cross-validated {metric_name(base(metric))}"
     head, _, rest = metric.partition("_")
     if head in PARTS and rest:
         return f"{PARTS[head]} {NAMES.get(rest, rest)}"

@@ -26,6 +26,7 @@ class Again:
 
     Attributes:
         confirming, folding: what was planned, finished or not.
+        whole: of a search over folds, the winner's training on the page's own training part.
         started: trials of the search are over, and these are trained.
     """
 
@@ -35,6 +36,7 @@ class Again:
         self.experiment, self.ledger, self.watch, self._rows = experiment, ledger, watch, rows
         self.confirming: list[ConfirmTrial] = []
         self.folding: list[FoldTrial] = []
+        self.whole: Trial | None = None
         self.started = False
 
     def to_confirm(self) -> list[Trial]:
@@ -49,6 +51,16 @@ class Again:
             seeds = len(self.confirming) // max(1, len({each.of_trial for each in self.confirming}))
             self.watch.note(f"Confirming the best {len({t.confirms for t in trials})} trials over {seeds} seeds.")
         return left
+
+    def to_train_whole(self) -> list[Trial]:
+        """Of a search over folds: the winner on the page's own training part, under its own name, if it is not over."""
+        winner = self.winner()
+        if winner is None:
+            return []
+        self.whole = self.ledger.confirm(winner.trial, winner.trial, winner.params)
+        if not self.whole.over:
+            self.watch.note(f"Training trial {winner.trial}, the best over folds, on the page's own training part.")
+        return [] if self.whole.over else [self.whole]
 
     def to_fold(self, task: Task) -> list[Trial]:
         """The winner with each fold held out, those that are not over yet."""

@@ -105,7 +105,7 @@ def trained(
             history[report.trial] += report.epochs
             if report.done or report.failure is not None:
                 rows[report.trial] = _row(experiment, going.pop(report.trial), history[report.trial], report)
-                watch.note(told(rows[report.trial], experiment.metric))
+                watch.note(told(rows[report.trial], experiment.epoch_metric))
         if should_stop():
             crew.pause()
             raise Interrupted("stopped")
@@ -116,7 +116,7 @@ def _row(experiment: Experiment, page: FoldTrial, history: Sequence[Epoch], repo
     failure = report.failure
     if failure is not None and failure.kind == "storage":
         raise RunFailed(failure.message)
-    values = [epoch.metrics[experiment.metric] for epoch in history]
+    values = [epoch.metrics[experiment.epoch_metric] for epoch in history]
     best = best_epoch(values, experiment.mode)
     return TrialRow(
         trial=page.id,
@@ -138,11 +138,12 @@ def best_epoch(values: Sequence[float], mode: Literal["min", "max"]) -> int | No
 
 
 def told(row: TrialRow, metric: str) -> str:
-    """A line about the training of a fold."""
+    """A line about a training that is no trial of a search: of a fold, or of the winner again."""
+    name = f"{'fold' if '-f' in row.trial else 'trial'} {row.trial}"
     if row.status == "failed":
-        return f"fold {row.trial}  failed after {row.epochs} epochs: {row.reason}"
+        return f"{name}  failed after {row.epochs} epochs: {row.reason}"
     value = "-" if row.value is None else f"{row.value:.4g}"
-    return f"fold {row.trial}  {metric} {value}  {row.epochs} epochs  {row.seconds:.1f} s"
+    return f"{name}  {metric} {value}  {row.epochs} epochs  {row.seconds:.1f} s"
 
 
 def concluded(

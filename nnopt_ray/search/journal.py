@@ -3,12 +3,13 @@
 Events, each with `event` and `t` (seconds since the epoch):
 
     study      page (digest of the resolved page), versions
-    asked      trial, params; confirms: the trial that it trains again with another seed
+    asked      trial, params; confirms: the trial that it trains again with another seed, or of which it is a fold
     worker     worker (its number in this process), state: ready (with its node, and `here` where it is the driver
                itself) or gone
     started    trial, worker, epoch (where it starts: 0, or the epochs that are known)
     laid_down  trial, worker, why: it is under way, and waits for another place
-    result     trial, epoch (from 0), value (the objective)
+    result     trial, epoch (from 0), value (the objective); of a search over folds also of a trial the mean over its
+               first folds, `epoch` counting these
     stop, pause, copy   trial, epoch: what the scheduler decided
     paused     trial: its state is written and its place is free
     promoted   trial: paused until now, it goes on
@@ -32,8 +33,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nnopt_ray.errors import RunFailed
-from nnopt_ray.rundir import finite, read_lines
+from nnopt_ray.errors import RunFailed, UserError
+from nnopt_ray.machine import environment
+from nnopt_ray.rundir import RunDir, finite, read_lines
 
 Event = dict[str, Any]
 
@@ -90,3 +92,23 @@ def worked_s(events: list[Event]) -> float:
             total, began = total + last - began, event["t"]
         last = event["t"]
     return total + last - began
+
+
+def first(digest: str) -> Event:
+    """The first event of a study."""
+    known: dict[str, str] = environment()["packages"]
+    versions = {name: known[name] for name in ("nnopt-ray", "ray", "optuna", "torch") if name in known}
+    return {"event": "study", "page": digest, "versions": versions}
+
+
+def widened(events: list[Event], digest: str, run: RunDir) -> bool:
+    """Whether the space has changed since the study began. Raises UserError for the journal of another page."""
+    if events[0].get("event") != "study":
+        raise UserError(f"{run.journal} is no journal of a study: it does not begin like one.")
+    pages = [event for event in events if event["event"] in ("study", "extended")]
+    if pages[-1].get("page") != digest:
+        raise UserError(
+            f"{run.journal} belongs to another page than {run.resolved}. "
+            "Put the page back as it was, or start a new run."
+        )
+    return any(event.get("space_changed") for event in pages)

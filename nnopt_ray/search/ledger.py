@@ -11,15 +11,15 @@ import json
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from nnopt_ray.experiment import Experiment, plain
-from nnopt_ray.results import Epoch, Status, TrialRow
+from nnopt_ray.folding import objective_folds
+from nnopt_ray.results import Epoch, Status
 from nnopt_ray.search.journal import Event, Journal
-from nnopt_ray.search.schedulers import Judge, Verdict
+from nnopt_ray.search.schedulers import Judge
 from nnopt_ray.search.searchers import Asker
-from nnopt_ray.search.space import Params
+from nnopt_ray.search.trial import Trial
 
 # What has no bearing on the trials of a search, and may differ when it is resumed.
 BESIDE = ("resources", "evaluate", "about")
@@ -27,51 +27,9 @@ BESIDE = ("resources", "evaluate", "about")
 DROPPED, GIVEN_UP = "stopped by the scheduler after", "not promoted beyond"  # so many epochs
 
 
-@dataclass(eq=False)
-class Trial:
-    """What is known of one trial. `values` holds the objective of each epoch, from epoch 0."""
-
-    id: str
-    params: Params
-    status: Status = "pending"
-    reason: str = ""
-    cause: str = ""
-    values: list[float] = field(default_factory=list)
-    verdict: Verdict | None = None  # of the scheduler, not carried out yet
-    decided_at: int = 0  # epochs after which it fell
-    best_epoch: int | None = None
-    value: float | None = None
-    seconds: float = 0.0
-    parameters: int = 0
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    history: dict[int, Epoch] = field(default_factory=dict)  # of this process; earlier ones are in history.jsonl
-    deaths: int = 0  # of workers while they had it
-    deaths_alone: int = 0  # while they had no other
-    confirms: str = ""  # the trial that it trains again with another seed
-    slot: int = 0  # in the logical order of a reproducible search: its place, and the round of its first epoch
-    round: int = 0
-    here: int = 0  # epochs that it has done where it is trained now
-    alike: str = ""  # what trials of one shape have in common, see shapes.alike
-    ran_out: bool = False  # it has done its last epoch, and ends by itself
-
-    @property
-    def over(self) -> bool:
-        return self.status in ("finished", "stopped", "failed")
-
-    def row(self) -> TrialRow:
-        return TrialRow(
-            trial=self.id,
-            status=self.status,
-            reason=self.reason,
-            params=self.params,
-            epochs=len(self.values),
-            best_epoch=self.best_epoch,
-            seconds=self.seconds,
-            value=self.value,
-            metrics=self.metrics if not self.parameters else {**self.metrics, "parameters": float(self.parameters)},
-            cause=self.cause,
-            history=tuple(self.history[epoch] for epoch in sorted(self.history)),
-        )
+def folds_of(experiment: Experiment) -> int:
+    """Folds of a trial; 0 where trials are not compared over folds."""
+    return objective_folds(experiment) if experiment.over_folds else 0
 
 
 def page_digest(experiment: Experiment) -> str:
@@ -101,8 +59,11 @@ class Ledger:
         note: Callable[[str], None],
         written: Callable[[str], Iterable[Epoch]] = lambda trial: (),
     ) -> None:
-        """written: the epochs that a trial's folder tells of, for those that ran in an earlier process."""
-        self.experiment = experiment
+        """written: the epochs that a trial's folder tells of, for those that ran in an earlier process.
+
+        Of a search over folds a trial's own results are means, one more with each fold; its folds are `confirming`.
+        """
+        self.experiment, self.folds = experiment, folds_of(experiment)
         self.asker, self.judge, self.journal = asker, judge, journal
         self.trials: dict[str, Trial] = {}
         self.confirming: dict[str, Trial] = {}
@@ -118,7 +79,7 @@ class Ledger:
         self.next_round: dict[int, int] = {}
 
     def find(self, name: str) -> Trial:
-        return self.trials[name] if name in self.trials else self.confirming[name]
+        return self.confirming[name] if name in self.confirming else self.trials[name]
 
     # ── live: decide, then record ────────────────────────────────────────────────────────────────────
 
@@ -166,6 +127,10 @@ class Ledger:
         """A trial that is under way has lost its place and waits for another. Nothing is decided by it."""
         self.journal.append({"event": "laid_down", "trial": trial.id, "worker": worker, "why": why})
 
+    def under_way(self, trial: Trial) -> None:
+        """Of a search over folds: some of the trial's folds are trained, or wait for a place."""
+        self._status(trial, "running")
+
     def result(self, trial: Trial, epoch: Epoch, last: bool = False) -> None:
         """One epoch of a trial came in; `trial.verdict` is set when the scheduler decides about it here.
 
@@ -175,7 +140,7 @@ class Ledger:
         trial.here = epoch.epoch + 1
         if epoch.epoch < len(trial.values):  # done again after a crash: bitwise what is known already
             return
-        value = epoch.metrics[self.experiment.metric]
+        value = epoch.metrics[self.experiment.epoch_metric if trial.confirms else self.experiment.metric]
         said = {"last": True} if last else {}
         self.journal.append({"event": "result", "trial": trial.id, "epoch": epoch.epoch, "value": value, **said})
         trial.ran_out = last
@@ -236,6 +201,8 @@ class Ledger:
         """A trial is over. `cause`: of a failure, as Failure.kind has it, or "worker". `round_`: of a reproducible
         search, the turn in which it gives its place free; None for one that has none."""
         best = self._best_epoch(trial)
+        # A mean over fewer folds is no better or worse than one over all.
+        without_value = ("failed", "stopped") if self.folds and not trial.confirms else ("failed",)
         if len(trial.history) < len(trial.values):  # it was paused, or trained, by a process before this one
             before = {epoch.epoch: epoch for epoch in self._written(trial.id) if epoch.epoch < len(trial.values)}
             trial.history = {**before, **trial.history}
@@ -248,9 +215,10 @@ class Ledger:
                 "status": status,
                 "reason": reason,
                 "cause": cause,
-                "value": None if best is None or status == "failed" else trial.values[best],
+                "value": None if best is None or status in without_value else trial.values[best],
+                "so_far": None if best is None else trial.values[best],
                 "best_epoch": best,
-                "epochs": len(trial.values),
+                "epochs": trial.trained or len(trial.values),
                 "seconds": round(sum(epoch.seconds for epoch in trial.history.values()), 4),
                 "parameters": trial.parameters,
                 "metrics": metrics,
@@ -358,11 +326,15 @@ class Ledger:
     def _result(self, trial: Trial, value: float) -> None:
         trial.values.append(value)
         if trial.confirms:
+            of = self.trials.get(trial.confirms)
+            if of is not None and not of.over:  # a fold of it
+                of.trained += 1
+                self.epochs += 1
             return
-        self.epochs += 1
+        self.epochs += not self.folds
         done = len(trial.values)
         # At its last epoch a trial ends by itself: the judge hears of it from `ended`.
-        inside = done < trial.params.get("train.epochs", self.experiment.train.epochs)
+        inside = done < (self.folds or trial.params.get("train.epochs", self.experiment.train.epochs))
         if not inside or self.judge.next_decision(trial.id, done - 1) != done:
             return
         self.asker.report(trial.id, done, value)
@@ -407,20 +379,23 @@ class Ledger:
             trial.status = event["status"]
             return
         self._status(trial, event["status"])
-        self.epochs_over += len(trial.values)
+        self.epochs_over += trial.trained or len(trial.values)
         last = trial.values[-1] if trial.values and trial.status != "failed" else None
         self.judge.ended(trial.id, len(trial.values), last)
         lost = trial.status == "failed" and trial.cause != "not-a-number"
-        self.asker.tell(trial.id, self._objectives(trial), failed=lost, stopped=trial.status == "stopped")
+        self.asker.tell(
+            trial.id, self._objectives(trial, event.get("so_far")), failed=lost, stopped=trial.status == "stopped"
+        )
         if trial.value is not None and (self.best is None or self._key(trial) < self._key(self.best)):
             self.best = trial
 
-    def _objectives(self, trial: Trial) -> tuple[float, ...] | None:
+    def _objectives(self, trial: Trial, so_far: float | None) -> tuple[float, ...] | None:
         """A number per objective of the page, at the trial's best epoch by the first of them."""
-        if trial.value is None:
+        value = so_far if self.folds and trial.status == "stopped" else trial.value
+        if value is None:
             return None
         facts = {"parameters": float(trial.parameters), "seconds": trial.seconds}
-        found = {**facts, **trial.metrics, self.experiment.metric: trial.value}
+        found = {**facts, **trial.metrics, self.experiment.metric: value}
         return tuple(float(found.get(metric, math.nan)) for _, metric in self.experiment.objectives)
 
     def _key(self, trial: Trial) -> tuple[float, str]:
@@ -438,6 +413,8 @@ class Ledger:
         self.asker.notes.clear()
 
     def _best_epoch(self, trial: Trial) -> int | None:
+        if self.folds and not trial.confirms:
+            return len(trial.values) - 1 if trial.values else None
         finite = [(self._sign * v, i) for i, v in enumerate(trial.values) if math.isfinite(v)]
         return min(finite)[1] if finite else None
 
@@ -445,3 +422,6 @@ class Ledger:
 def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Equal parameters, as JSON tells them."""
     return json.dumps(a, sort_keys=True, default=str) == json.dumps(b, sort_keys=True, default=str)
+
+
+__all__ = ["Ledger", "Trial", "folds_of", "page_digest", "same"]

@@ -67,7 +67,7 @@ def nested(
         chosen = FoldTrial(f"folds/{page.number}/trials/{row.trial}", "", page.number, params)
         weights = folder.trial(row.trial).checkpoints / "best.safetensors"
         each.append(folding.measured(experiment, chosen, row, weights, row.params))
-        watch.note(told(TrialRow(**{**vars(row), "trial": f"{page.number}"}), experiment.metric))
+        watch.note(told(TrialRow(**{**vars(row), "trial": f"search-f{page.number}"}), experiment.metric))
     found = folding.summed_up(experiment, dataset, each, "")
     for sentence in found.sentences:
         watch.note(sentence)

@@ -8,35 +8,37 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nnopt_ray import tables
-from nnopt_ray.errors import RunFailed, UserError
+from nnopt_ray.errors import RunFailed
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.machine import environment
-from nnopt_ray.results import Epoch, TrialRow
-from nnopt_ray.rundir import RunDir, read_lines
+from nnopt_ray.results import TrialRow
+from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import journal as journals
 from nnopt_ray.search import shapes
 from nnopt_ray.search.again import Again
 from nnopt_ray.search.cluster import RaySession
+from nnopt_ray.search.deaths import LOST_WORKER_TRIES, guilty_of, told_of_death
 from nnopt_ray.search.demand import demand_of, seconds_left
 from nnopt_ray.search.display import Display
 from nnopt_ray.search.folds import told
 from nnopt_ray.search.hopeless import Hopeless
-from nnopt_ray.search.ledger import Ledger, Trial, page_digest
+from nnopt_ray.search.ledger import Ledger, Trial, folds_of, page_digest
 from nnopt_ray.search.logical import Turns, places_of, width_of
 from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report
+from nnopt_ray.search.over_folds import OverFolds
 from nnopt_ray.search.seats import HandedOver, Seat, Seats, death
 from nnopt_ray.search.space import most_epochs
+from nnopt_ray.search.trial import written
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset, Task
     from nnopt_ray.pipeline import Watch
 
-LOST_WORKER_TRIES = 3  # a trial whose worker died this often is given up
 AHEAD = 4096  # trials that a searcher which learns nothing is asked for ahead, to find those of one shape
 
 
@@ -48,11 +50,11 @@ class Study:
         search = experiment.search
         self.asker = tables.build("method", search.method).start(experiment)
         judge = tables.build("scheduler", search.scheduler).start(
-            experiment.mode, most_epochs(experiment), experiment.seed, experiment.space
+            experiment.mode, folds_of(experiment) or most_epochs(experiment), experiment.seed, experiment.space
         )
         self.journal = journals.Journal(run.journal)
         earlier = list(journals.read(run.journal))
-        self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note, self._written)
+        self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note, partial(written, run))
         self.queue: deque[Trial] = deque()  # known trials that wait for a place
         self.turns: Turns | None = None
         self.asked_all = False
@@ -64,6 +66,7 @@ class Study:
         self.decided: dict[str, str] = {}
         self.display = Display(experiment, run, self.ledger, watch)
         self.again = Again(experiment, self.ledger, watch, self.rows)
+        self.over_folds = OverFolds(experiment, self.ledger) if experiment.over_folds else None
         self._holding: Callable[[Trial], Seat | None] = lambda trial: None
         with ExitStack() as unopened:
             unopened.callback(self.journal.close)
@@ -73,9 +76,7 @@ class Study:
     def _open(self, earlier: list[journals.Event]) -> None:
         digest = page_digest(self.experiment)
         if not earlier:
-            known: dict[str, str] = environment()["packages"]
-            versions = {name: known[name] for name in ("nnopt-ray", "ray", "optuna", "torch") if name in known}
-            self.journal.append({"event": "study", "page": digest, "versions": versions})
+            self.journal.append(journals.first(digest))
         else:
             self._replay(earlier, digest)
         if self.experiment.search.reproducible:
@@ -83,16 +84,7 @@ class Study:
             self.turns = Turns(self.ledger, places_of(self.experiment, self.asker), *calls)
 
     def _replay(self, earlier: list[journals.Event], digest: str) -> None:
-        if earlier[0].get("event") != "study":
-            raise UserError(f"{self.run_dir.journal} is no journal of a study: it does not begin like one.")
-        pages = [event for event in earlier if event["event"] in ("study", "extended")]
-        if pages[-1].get("page") != digest:
-            raise UserError(
-                f"{self.run_dir.journal} belongs to another page than {self.run_dir.resolved}. "
-                "Put the page back as it was, or start a new run."
-            )
-        widened = any(event.get("space_changed") for event in pages)
-        self.ledger.replay(earlier, anew=widened)
+        self.ledger.replay(earlier, anew=journals.widened(earlier, digest, self.run_dir))
         self.earlier_s = journals.worked_s(earlier)
         self._drop()  # those whose end was decided, and not written down
         waiting = [trial for trial in self.ledger.trials.values() if not trial.over and trial.status != "paused"]
@@ -100,9 +92,6 @@ class Study:
         done = sum(trial.over for trial in self.ledger.trials.values())
         self.journal.append({"event": "resumed", "finished": done, "going_on": len(waiting)})
         self.watch.note(f"Resuming: {done} trials are finished, {len(waiting)} were under way and go on.")
-
-    def _written(self, trial: str) -> Iterator[Epoch]:
-        return (Epoch.from_line(line) for line in read_lines(self.run_dir.trial(trial).history))
 
     def run(self, session: RaySession, should_stop: Callable[[], bool], dataset: Dataset) -> tuple[TrialRow, ...]:
         """Run to the end, or until `should_stop`. Returns a row per trial of the search asked so far."""
@@ -115,6 +104,8 @@ class Study:
             ending.callback(self.journal.close)
             ending.callback(self.display.write, force=True)
             ending.callback(seats.close)
+            if self.over_folds is not None:
+                self.queue = deque(self.over_folds.begin(dataset.shapes.task))
             self._drive(seats, should_stop, deadline)
             self._train_again(seats, should_stop, dataset.shapes.task)
         self.decided |= seats.told()
@@ -178,7 +169,8 @@ class Study:
         return bool(self.queue)
 
     def _demand_of(self, left: int) -> Callable[[int], Demand]:
-        return demand_of(self.experiment, self.asker, left, in_turns=self.turns is not None)
+        found = demand_of(self.experiment, self.asker, left, in_turns=self.turns is not None)
+        return self.over_folds.demand(found) if self.over_folds else found
 
     # ── work for a seat ──────────────────────────────────────────────────────────────────────────────
 
@@ -225,9 +217,8 @@ class Study:
             return self._pick(seat)
         in_flight = self.experiment.search.concurrency
         if in_flight is not None and self.ledger.counts["running"] >= in_flight:
-            return None
-        trial = self._promoted()
-        return trial or self._pick(seat)
+            return self._pick(seat) if self.over_folds and self.queue else None  # folds of what is in flight
+        return self._promoted() or self._pick(seat)
 
     def _pick(self, seat: Seat) -> Trial | None:
         """The first that has the shape of what is in work there, of those that wait and those to come; else the
@@ -246,7 +237,7 @@ class Study:
 
     def _alike_to_come(self, here: set[str]) -> Trial | None:
         """The next new one of these shapes. Those asked before it wait from now on."""
-        if self.turns is not None or self.again.started or self.asker.adaptive or self.asked_all:
+        if self.turns is not None or self.again.started or self.asker.adaptive or self.asked_all or self.over_folds:
             return None
         for index, coming in enumerate(self.ledger.ahead(AHEAD)):
             if self._alike(coming) in here:
@@ -267,7 +258,14 @@ class Study:
             return None
         trial = self.ledger.ask(slot, round_)
         self.asked_all = trial is None
-        return trial
+        return self._spread(trial)
+
+    def _spread(self, trial: Trial | None) -> Trial | None:
+        """Of a search over folds: the first fold of a trial; the others wait."""
+        if trial is None or self.over_folds is None:
+            return trial
+        self.queue.extend(self.over_folds.begun(trial))
+        return self.queue.popleft()
 
     def _promoted(self, slot: int = 0, round_: int = 0) -> Trial | None:
         """A paused trial that goes on. One whose pause was not carried out yet goes on in its lane as if there
@@ -277,7 +275,7 @@ class Study:
             if seat is not None:
                 seat.keep(trial)
             elif trial not in self.queue:
-                return trial
+                return self._spread(trial)
         return None
 
     def _fill_place(self, slot: int, round_: int) -> Trial | None:
@@ -369,18 +367,30 @@ class Study:
         else:
             self.ledger.end(trial, "finished", reason, round_=round_)
         self._told(trial)
+        self._of_fold(trial)
+
+    def _of_fold(self, fold: Trial, failure: Failure | None = None) -> None:
+        """A fold is over: what that says of its trial, where trials are compared over folds."""
+        if self.over_folds is None or not fold.confirms or self.again.started:
+            return
+        if (taken := self.over_folds.take(fold, failure)) is not None:
+            self.queue = deque(each for each in (*taken.more, *self.queue) if each not in taken.gone)
+            if taken.trial.over:
+                self._told(taken.trial)
+            self._drop()
 
     def _told(self, trial: Trial) -> None:
         if not trial.confirms:
             self.watch.trial(trial.row(), self.display.best())
-        elif self.again.folding:
-            self.watch.note(told(trial.row(), self.experiment.metric))
+        elif self.again.started:
+            self.watch.note(told(trial.row(), self.experiment.epoch_metric))
 
     def _failed(self, trial: Trial, failure: Failure, round_: int = 0) -> None:
         if failure.kind == "storage":
             raise RunFailed(failure.message)
         self.ledger.end(trial, "failed", failure.message, failure.kind, round_)
         self._told(trial)
+        self._of_fold(trial, failure)
         self.hopeless.failed(failure)
 
     def _lost(self, seat: Seat, why: str) -> None:
@@ -393,12 +403,7 @@ class Study:
             return
         trials = [trial for trial in had if not trial.over]
         self.evicted.difference_update(trial.id for trial in had)
-        for trial in trials:
-            trial.deaths += 1
-            trial.deaths_alone += len(had) == 1
-        # Of several that died together one may be the cause: each is tried alone before it is given up, and twice, as
-        # the worker that it was given may have been dead before.
-        guilty = [t for t in trials if t.deaths >= LOST_WORKER_TRIES and t.deaths_alone >= min(2, LOST_WORKER_TRIES)]
+        guilty = guilty_of(had)
         if len(had) == 1 and guilty:
             seat.careful = False
             failure = Failure("worker", f"its worker died {trials[0].deaths} times: {why}")
@@ -412,12 +417,7 @@ class Study:
         self.queue.extendleft(reversed(trials))
         seat.careful |= any(trial.deaths >= LOST_WORKER_TRIES - 1 for trial in trials)
         if trials:
-            names = ", ".join(trial.id for trial in trials)
-            many = len(trials) > 1
-            self.watch.note(
-                f"The worker of trial{'s' * many} {names} died ({why}); "
-                f"{'they go on from their checkpoints' if many else 'the trial goes on from its checkpoint'}."
-            )
+            self.watch.note(told_of_death([trial.id for trial in trials], why))
 
     def _rest(self, seats: Seats) -> None:
         """The user stops the study: what is under way is written down for a later resume."""
@@ -433,6 +433,9 @@ class Study:
         """The best few over seeds, then the winner over folds, on the same workers."""
         if not self.closing and (trials := self.again.to_confirm()):
             self._also(seats, should_stop, trials, self._demand_of(len(trials)))
+        if not should_stop() and self.over_folds is not None and (trials := self.again.to_train_whole()):
+            self.closing = False
+            self._also(seats, should_stop, trials, self.again.demand(1))
         if not should_stop() and (trials := self.again.to_fold(task)):
             self.closing = False  # they are trained also where the time of the search has run out
             seats.measure_again()
