@@ -145,8 +145,7 @@ class Study:
         self.display.progress(seats, last=True)
 
     def _left(self) -> int:
-        over = sum(self.ledger.counts[status] for status in ("finished", "stopped", "failed"))
-        return int(self.asker.total - over)
+        return int(self.asker.total) - sum(self.ledger.counts[over] for over in ("finished", "stopped", "failed"))
 
     def _begun(self, workers: int) -> None:
         over = {status: self.ledger.counts[status] for status in ("finished", "stopped", "failed")}
@@ -262,10 +261,10 @@ class Study:
 
     def _spread(self, trial: Trial | None) -> Trial | None:
         """Of a search over folds: the first fold of a trial; the others wait."""
-        if trial is None or self.over_folds is None:
-            return trial
-        self.queue.extend(self.over_folds.begun(trial))
-        return self.queue.popleft()
+        if trial is not None and self.over_folds is not None:
+            self.queue.extend(self.over_folds.begun(trial))
+            return self.queue.popleft()
+        return trial
 
     def _promoted(self, slot: int = 0, round_: int = 0) -> Trial | None:
         """A paused trial that goes on. One whose pause was not carried out yet goes on in its lane as if there
