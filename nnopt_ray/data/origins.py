@@ -41,6 +41,11 @@ def origins(folder: Path) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(frame.features[name].origin if name in frame.features else name for name in of) for of in names)
 
 
+def channels(folder: Path) -> tuple[str, ...]:
+    """The names of the channels of the sequences, the first input of the prepared data in a folder."""
+    return Preprocessing.from_json(rundir.read_json(folder / FILE)).layouts[0].names
+
+
 @dataclass(frozen=True)
 class AsRead:
     """Rows of a table as the source has them.
@@ -87,4 +92,4 @@ def of_table(table: Table, readings: tuple[Reading, ...]) -> AsRead:
     return AsRead(values, orders)
 
 
-__all__ = ["AsRead", "as_read", "of_table", "origins"]
+__all__ = ["AsRead", "as_read", "channels", "of_table", "origins"]

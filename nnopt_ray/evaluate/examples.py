@@ -69,7 +69,7 @@ def described(
     """One row as an example."""
     place = int(source_rows[row])
     if not classes:
-        return Example(row, place, about, f"{target[row].mean():.6g}", f"{outputs[row].mean():.6g}")
+        return Example(row, place, about, f"{target[row].mean():.6g}", f"{outputs[row].mean():.4g}")
     shares = np.nan_to_num(softmax(outputs[row : row + 1]))[0]
     said = int(outputs[row].argmax())
     return Example(row, place, about, classes[int(target[row])], classes[said], float(shares[said]))

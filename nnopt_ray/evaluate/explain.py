@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnopt_ray import rundir, tables
-from nnopt_ray.data.origins import AsRead, as_read
+from nnopt_ray.data.origins import AsRead, as_read, channels
 from nnopt_ray.data.types import Dataset, Shapes
 from nnopt_ray.errors import NnoptError, UserError
 from nnopt_ray.evaluate import examples, metrics, pictures
@@ -300,12 +300,9 @@ def top_words(texts: Iterable[Iterable[Sequence[Any]]], classes: Sequence[str]) 
 
 
 def _sequences(done: Attributions, subject: Subject, shown: int) -> dict[str, Any]:
-    """Each step's attribution and value, of the examples; the longest are thinned to 200 steps by their sums."""
-    from nnopt_ray.data.origins import origins
-
-    length, channels = subject.shapes.inputs[0].shape
-    told = origins(subject.dataset.folder)[0]
-    names = list(told) if len(told) == channels else [f"channel {number + 1}" for number in range(channels)]
+    """Each step's attribution and value, of the examples."""
+    length = subject.shapes.inputs[0].shape[0]
+    names = list(channels(subject.dataset.folder))
     rows = done.rows[:shown]
     inputs = [np.array(subject.dataset.test.inputs[0][row]) for row in rows]
     has_lengths = len(subject.shapes.inputs) > 1

@@ -169,16 +169,14 @@ def _squares(dataset: Dataset) -> tuple[tuple[str, ...], tuple[np.ndarray, ...]]
 
 
 def _spans(dataset: Dataset) -> tuple[tuple[str, ...], tuple[np.ndarray, ...]]:
-    from nnopt_ray.data.origins import origins
+    from nnopt_ray.data.origins import channels as named
 
     length, channels = dataset.shapes.inputs[0].shape
     spans = min(SPANS, length)
     span = np.arange(length) * spans // length
     groups = (span[:, None] * channels + np.arange(channels)).astype(np.int64)
-    told = origins(dataset.folder)[0]
-    named = told if len(told) == channels else tuple(f"channel {number + 1}" for number in range(channels))
     ends = [np.flatnonzero(span == each) for each in range(spans)]
-    names = tuple(f"{name}, steps {at[0] + 1} to {at[-1] + 1}" for at in ends for name in named)
+    names = tuple(f"{name}, steps {at[0] + 1} to {at[-1] + 1}" for at in ends for name in named(dataset.folder))
     stays = (np.full((), -1, dtype=np.int64),) * (len(dataset.shapes.inputs) - 1)  # the lengths
     return names, (groups, *stays)
 

@@ -19,7 +19,10 @@ def heading(example: Mapping[str, Any]) -> str:
     """A row in a line: true 5, predicted 3 (98.0 %), row 412."""
     share = example.get("probability")
     sure = f" ({words.score('accuracy', share)})" if isinstance(share, float) else ""
-    return f"true {example['true']}, predicted {example['predicted']}{sure}, row {example['source_row']}"
+    said = {key: str(example[key]) for key in ("true", "predicted")}
+    if share is None:  # numbers
+        said = {key: words.sign(value) for key, value in said.items()}
+    return f"true {said['true']}, predicted {said['predicted']}{sure}, row {example['source_row']}"
 
 
 def _layout(x: Figure, y: Figure, **more: Any) -> Figure:
@@ -242,12 +245,14 @@ def steps(m: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], place: in
         "data": [*lines, heat],
         "layout": _layout(
             axis("step", anchor="y2"),
-            axis("value, behind the steps of the data", domain=[below + 0.06, 1]),
+            axis("value", domain=[below + 0.06, 1]),
             yaxis2=axis("", domain=[0, below], showgrid=False, autorange="reversed"),
             showlegend=len(names) > 1,
         ),
     }
-    caption = f"Below, orange steps raised {m['of']}, blue ones lowered it."
+    caption = (
+        f"Above, what the network read, behind the steps of the data. Below, orange raised {m['of']}, blue lowered it."
+    )
     title = f"{words.capital(example['about'])}: {heading(example)}"
     return Plot(f"steps-{id_}", title, caption, figure, 340)
 
