@@ -199,7 +199,7 @@ def conclude(
     keep_decision(found, run)
     if folded is not None:
         rundir.write_json(run.evaluated("folds"), folded.to_json())
-    explaining.explain(closed, dataset, where, model, found.predictions["test"], run, note)
+    explaining.explain(closed, dataset, where, model, found.predictions["test"], found.decision, run, note)
     measured = measure(closed, dataset, where, model, baseline, assembly.build_model(closed, dataset), found)
     if experiment.is_search:
         importance.write(experiment, trial_rows(run, experiment), run)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,11 +17,15 @@ from test_report import Tree
 
 import nnopt_ray as nn
 from nnopt_ray import reading
+from nnopt_ray.cli import main
 from nnopt_ray.data.preprocessing import Preprocessing
 from nnopt_ray.data.table import Table
 from nnopt_ray.errors import PageError, UserError
 from nnopt_ray.evaluate import examples
+from nnopt_ray.evaluate.decision import Decision, decided
 from nnopt_ray.evaluate.explain import explainers
+from nnopt_ray.evaluate.explain_features import Shap
+from nnopt_ray.evaluate.explainers import Subject
 from nnopt_ray.report.blocks import Gallery, Plot, Words, within
 from nnopt_ray.report.explained import explained
 from nnopt_ray.report.facts import Facts, facts_from_folder
@@ -236,6 +241,101 @@ def test_new_rows_without_any_date_can_be_read() -> None:
     done = Preprocessing.from_json(read_json(data.folder / "preprocessing.json"))
     rows = {reading.name: pa.nulls(2) for reading in done.readings}
     assert [len(each) for each in done.inputs(Table("new", pa.table(rows)))] == [2, 2]
+
+
+def answered(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main.code(list(arguments))
+    said = capfd.readouterr()
+    return code, said.out, said.err
+
+
+def test_new_rows_are_explained_without_training(
+    runs: dict[str, tuple[RunDir, list[str]]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = runs["mixed"]
+    rows = (FOLDER / "mixed.csv").read_text().splitlines()
+    new = tmp_path / "new.csv"
+    new.write_text("\n".join(line.rpartition(",")[0] for line in [rows[0], *rows[11:31]]))
+    out = tmp_path / "why.html"
+    code, said, _ = answered(
+        capfd, "explain", str(run.root), str(new), "--rows", "4,2", "--method", "shap", "-o", str(out)
+    )
+    assert code == 0
+    assert said.splitlines()[-1] == str(out)
+    age, _, plan, city, signup, vip, _ = rows[15].split(",")
+    for written in (
+        f"age = {age or 'missing'}",
+        f"plan = {plan}",
+        f"city = {city}",
+        f"signup = {signup}",
+        f"vip = {vip}",
+    ):
+        assert written in said
+    parsed = Tree(out.read_text(encoding="utf-8"))
+    assert "nobody has said what is true of them" in parsed.text
+    code, said, _ = answered(capfd, "explain", str(run.root), str(new), "--rows", "4", "--method", "shap", "--json")
+    found = json.loads(said)
+    method = found["methods"][0]
+    predicted = nn.open_run(run.root).predict(pd.read_csv(new))["p_yes"][4]
+    assert sum(method["attributions"][0]) + method["base"][0] == pytest.approx(predicted, abs=1e-6)
+
+
+def test_what_explain_says_of_test_rows_is_what_the_run_said(
+    runs: dict[str, tuple[RunDir, list[str]]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for kind, (run, _) in runs.items():
+        before = told(run)
+        example = before["examples"][0]
+        name = "integrated_gradients" if kind == "tokens" else "shap"
+        code, said, _ = answered(
+            capfd, "explain", str(run.root), "--rows", str(example["source_row"]), "--method", name, "--json"
+        )
+        assert code == 0
+        found = json.loads(said)
+        assert found["examples"][0]["predicted"] == example["predicted"]
+        then = next(m for m in before["methods"] if m["name"] == name)
+        key = {"table": "attributions", "image": "maps", "tokens": "words", "sequence": "steps"}[found["kind"]]
+        if key == "attributions":
+            np.testing.assert_allclose(found["methods"][0][key][0], then[key][0], atol=1e-9)
+        elif key != "maps":
+            assert len(found["methods"][0][key][0]) == len(then[key][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rows", "a"], "--rows takes numbers of rows"),
+        (["--rows", "99999"], "row 99999 of the source is not of the test part"),
+        (["--method", "grad_cam"], "--method: grad_cam explains images"),
+        (["--method", "shape"], "Did you mean 'shap'?"),
+        (["-o", "why.pdf"], "explanations are written as .html or .json"),
+        (["nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_what_cannot_be_explained_is_a_sentence(
+    runs: dict[str, tuple[RunDir, list[str]]], capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    code, _, err = answered(capfd, "explain", str(runs["mixed"][0].root), *arguments)
+    assert code == 2
+    assert said in err
+
+
+def test_temperature_and_threshold_are_in_what_is_explained() -> None:
+    plain = subject("mixed")
+    cold = replace(plain, decision=Decision(temperature=3.0, threshold=0.9, positive=0))
+    assert cold.of == "the probability of no"
+    done = Shap(rows=4).explain(cold)
+    assert done.output is not None
+    shares, _ = decided(plain.outputs[done.rows], cold.decision)
+    np.testing.assert_allclose(done.output, shares[:, 0], atol=1e-6)
+    found = examples.chosen(
+        plain.outputs, said_true(plain), np.arange(len(plain.outputs)), ("no", "yes"), 0, decision=cold.decision
+    )
+    assert all((e.predicted == "no") == (decided(plain.outputs, cold.decision)[0][e.row, 0] >= 0.9) for e in found)
+
+
+def said_true(of: Subject) -> np.ndarray:
+    return np.asarray(of.dataset.test.target)
 
 
 def test_a_damaged_file_of_explanations_costs_nothing_else(runs: dict[str, tuple[RunDir, list[str]]]) -> None:

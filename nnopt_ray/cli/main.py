@@ -16,6 +16,7 @@ from nnopt_ray.cli import (
     answer,
     comparing,
     examining,
+    explaining,
     exporting,
     json_only,
     launching,
@@ -48,6 +49,7 @@ rates.register(app)
 running.register(app)
 showing.register(app)
 predicting.register(app)
+explaining.register(app)
 exporting.register(app)
 comparing.register(app)
 launching.register(app)

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnopt_ray.evaluate.metrics import softmax
+from nnopt_ray.evaluate.decision import Decision, decided
 from nnopt_ray.machine import derived_seed
 
+AS_IS = Decision()
 About = Literal["most confidently wrong", "wrong", "right", "largest error", "drawn by lot", "asked for"]
 
 
@@ -34,18 +35,26 @@ class Example:
 
 
 def chosen(
-    outputs: np.ndarray, target: np.ndarray, source_rows: np.ndarray, classes: tuple[str, ...], seed: int, each: int = 3
+    outputs: np.ndarray,
+    target: np.ndarray,
+    source_rows: np.ndarray,
+    classes: tuple[str, ...],
+    seed: int,
+    each: int = 3,
+    decision: Decision = AS_IS,
 ) -> tuple[Example, ...]:
     """At most `each` rows of each kind, drawn by lot but for the extremes. Of classes the right ones are of different
     classes as far as there are; of numbers there are the largest errors, and rows drawn by lot.
 
-    outputs: logits [rows, classes], or numbers in the user's units [rows, outputs]; target: class indices, or numbers.
+    outputs: logits [rows, classes], or numbers in the user's units [rows, outputs]; target: class indices, or numbers;
+    decision: from the logits to what is said.
     """
     draws = np.random.default_rng(derived_seed(seed, "examples"))
     order = draws.permutation(len(target))
     found: list[tuple[About, np.ndarray]] = []
     if classes:
-        said, sure = outputs.argmax(axis=1), np.nan_to_num(softmax(outputs)).max(axis=1)
+        shares, said = decided(outputs, decision)
+        sure = np.nan_to_num(shares)[np.arange(len(said)), said]
         wrong = order[(said != target)[order]]
         worst = wrong[np.argsort(-sure[wrong], kind="stable")][:each]
         others = wrong[~np.isin(wrong, worst)]
@@ -59,20 +68,29 @@ def chosen(
         worst = order[np.argsort(-off[order], kind="stable")][:each]
         found = [("largest error", worst), ("drawn by lot", order[~np.isin(order, worst)][:each])]
     return tuple(
-        described(int(row), about, outputs, target, source_rows, classes) for about, rows in found for row in rows
+        described(int(row), about, outputs, target, source_rows, classes, decision)
+        for about, rows in found
+        for row in rows
     )
 
 
 def described(
-    row: int, about: About, outputs: np.ndarray, target: np.ndarray, source_rows: np.ndarray, classes: tuple[str, ...]
+    row: int,
+    about: About,
+    outputs: np.ndarray,
+    target: np.ndarray | None,
+    source_rows: np.ndarray,
+    classes: tuple[str, ...],
+    decision: Decision = AS_IS,
 ) -> Example:
-    """One row as an example."""
+    """One row as an example; target: None where nobody knows it, `true` is empty then."""
     place = int(source_rows[row])
     if not classes:
-        return Example(row, place, about, f"{target[row].mean():.6g}", f"{outputs[row].mean():.4g}")
-    shares = np.nan_to_num(softmax(outputs[row : row + 1]))[0]
-    said = int(outputs[row].argmax())
-    return Example(row, place, about, classes[int(target[row])], classes[said], float(shares[said]))
+        true = "" if target is None else f"{target[row].mean():.6g}"
+        return Example(row, place, about, true, f"{outputs[row].mean():.4g}")
+    shares, said = decided(outputs[row : row + 1], decision)
+    true = "" if target is None else classes[int(target[row])]
+    return Example(row, place, about, true, classes[int(said[0])], float(np.nan_to_num(shares)[0, said[0]]))
 
 
 def as_written(examples: tuple[Example, ...], values: Mapping[str, list[Any]] | None) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from nnopt_ray.data.origins import AsRead, as_read, channels
 from nnopt_ray.data.types import Dataset, Shapes
 from nnopt_ray.errors import NnoptError, UserError
 from nnopt_ray.evaluate import examples, metrics, pictures
+from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.evaluate.evaluate import Predictions, measures
 from nnopt_ray.evaluate.examples import Example
 from nnopt_ray.evaluate.explainers import Attributions, Explainer, Importance, Subject, fitting
@@ -41,10 +42,12 @@ QUIET = (
 )
 
 
-def explainers(experiment: Experiment, shapes: Shapes, model: nn.Module | None) -> dict[str, Explainer]:
+def explainers(
+    experiment: Experiment, shapes: Shapes, model: nn.Module | None, place: str = "evaluate.explain"
+) -> dict[str, Explainer]:
     """Those of the page, by their types. Raises UserError for one that does not fit the data or the network.
 
-    model: None where it is not known yet, in a search.
+    model: None where it is not known yet, in a search. place: where they are asked for.
     """
     made: dict[str, Explainer] = {}
     for part in experiment.evaluate.explain:
@@ -53,7 +56,7 @@ def explainers(experiment: Experiment, shapes: Shapes, model: nn.Module | None) 
         if said:
             others = fitting(shapes, experiment.model.type)
             cure = f" For this data and model there are: {', '.join(others)}." if others else ""
-            raise UserError(f"evaluate.explain: {part.type} {said.rstrip('.')}.{cure}")
+            raise UserError(f"{place}: {part.type} {said.rstrip('.')}.{cure}")
         made[part.type] = explainer
     return made
 
@@ -64,13 +67,14 @@ def explain(
     machine: Machine,
     model: nn.Module,
     predictions: Predictions,
+    decision: Decision,
     run: rundir.RunDir,
     note: Callable[[str], None],
 ) -> None:
     """Ask the page's explainers about the winner's test rows, and write what they say."""
     if not experiment.evaluate.explain:
         return
-    found, lines = asked(experiment, dataset, machine, model, predictions, None)
+    found, lines = asked(experiment, dataset, machine, model, predictions, decision)
     for method in found["methods"]:
         if method["error"]:
             note(f"No explanation by {method['name']}: {method['error']}")
@@ -85,15 +89,19 @@ def asked(
     machine: Machine,
     model: nn.Module,
     predictions: Predictions,
-    shown: tuple[Example, ...] | None,
+    decision: Decision,
+    shown: tuple[Example, ...] | None = None,
+    written: AsRead | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What explanations.json holds, and of columns the lines of attributions.parquet.
 
-    shown: the test rows that are explained by themselves; chosen here where they are None.
+    shown: the test rows that are explained by themselves; chosen here where they are None. written: the test rows as
+    the user has them; read from the source again where it is None.
     """
     test = predictions
     if shown is None:
-        shown = examples.chosen(test.outputs, test.target, test.source_rows, dataset.classes, experiment.seed)
+        seed, classes = experiment.seed, dataset.classes
+        shown = examples.chosen(test.outputs, test.target, test.source_rows, classes, seed, decision=decision)
     name = metrics.bare(experiment.metric)
     subject = Subject(
         model.to(machine.device).eval(),
@@ -104,11 +112,12 @@ def asked(
         shown,
         measures(experiment, dataset)[name],
         f"val_{name}",
+        decision,
     )
     methods: list[dict[str, Any]] = []
     lines: list[dict[str, Any]] = []
-    values = None
-    if subject.kind == "table":
+    values = written
+    if subject.kind == "table" and values is None:
         values = _values(experiment, dataset, test.source_rows)
     for part in experiment.evaluate.explain:
         begun, method = time.monotonic(), {"name": part.type, "keys": dict(part.keys), "error": ""}

@@ -15,6 +15,7 @@ from pydantic import Field
 from nnopt_ray.data.types import Rows, Shapes
 from nnopt_ray.evaluate import coalitions
 from nnopt_ray.evaluate.coalitions import Coalitions
+from nnopt_ray.evaluate.decision import decided
 from nnopt_ray.evaluate.explain_gradients import TABLE_ROWS, folded, moved, scored
 from nnopt_ray.evaluate.explainers import Attributions, Explainer, Importance, Subject, differentiable, drawing
 from nnopt_ray.evaluate.features import Features, Replaced, columns
@@ -183,6 +184,10 @@ class Permutation(Explainer):
         def measured(changed: tuple[np.ndarray, ...]) -> float:
             rows = Rows(changed, part.target, part.source_rows)
             said = predict(subject.model, rows, subject.dataset, subject.machine)
+            if subject.dataset.classes:
+                _, chosen = decided(said, subject.decision)
+                of_decisions = getattr(subject.metric, "of_decisions", False)
+                said = np.eye(said.shape[1])[chosen] if of_decisions else subject.decision.logits(said)
             return sign * float(subject.metric(said, true))
 
         names, groups = columns(subject.dataset)

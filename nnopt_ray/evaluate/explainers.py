@@ -17,7 +17,8 @@ import numpy as np
 
 from nnopt_ray import tables
 from nnopt_ray.data.types import Dataset, Rows, Shapes
-from nnopt_ray.evaluate.examples import Example
+from nnopt_ray.evaluate.decision import Decision, decided
+from nnopt_ray.evaluate.examples import AS_IS, Example
 from nnopt_ray.evaluate.features import Features, features_of, kind_of
 from nnopt_ray.machine import Machine, derived_seed, seed_torch
 
@@ -49,7 +50,8 @@ class Subject:
     """A trained network and the rows that it is asked about. It is in evaluation mode, on the machine's device.
 
     outputs: what it says of the test part, as evaluate.predict gives it. examples: test rows that are shown by
-    themselves. metric: what is measured on the validation part, by its name `measured`.
+    themselves. metric: what is measured on the validation part, by its name `measured`. decision: from the logits of
+    classes to what is said.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Subject:
     examples: tuple[Example, ...]
     metric: Metric
     measured: str
+    decision: Decision = AS_IS
 
     @property
     def shapes(self) -> Shapes:
@@ -103,30 +106,37 @@ class Subject:
         of = self.dataset.test if part is None else part
         return tuple(torch.from_numpy(np.array(each[rows])).to(self.machine.device) for each in of.inputs)
 
+    @property
+    def positive(self) -> int | None:
+        """Of a table with two classes the one whose probability is explained whatever is predicted: the one that is
+        looked for, else the second."""
+        if self.kind != "table" or len(self.dataset.classes) != 2:
+            return None
+        return 1 if self.decision.positive is None else self.decision.positive
+
     @cached_property
     def asked(self) -> np.ndarray:
-        """int64 [test rows]: the class whose probability is explained: the predicted one, of a table with two classes
-        the second one. 0 where numbers are predicted."""
+        """int64 [test rows]: the class whose probability is explained, `positive` or the predicted one; 0 where numbers
+        are predicted."""
         if not self.dataset.classes:
             return np.zeros(len(self.outputs), dtype=np.int64)
-        if self.kind == "table" and len(self.dataset.classes) == 2:
-            return np.ones(len(self.outputs), dtype=np.int64)
-        said: np.ndarray = self.outputs.argmax(axis=1)
-        return said
+        if self.positive is not None:
+            return np.full(len(self.outputs), self.positive, dtype=np.int64)
+        return decided(self.outputs, self.decision)[1]
 
     @property
     def of(self) -> str:
         """What is explained, in words."""
         if not self.dataset.classes:
             return "the prediction" + (", the mean over its steps" if self.shapes.outputs > 1 else "")
-        if self.kind == "table" and len(self.dataset.classes) == 2:
-            return f"the probability of {self.dataset.classes[1]}"
+        if self.positive is not None:
+            return f"the probability of {self.dataset.classes[self.positive]}"
         return "the probability of the predicted class"
 
     def answer(self, inputs: tuple[Tensor, ...], asked: Tensor) -> Tensor:
         """float32 [rows]: what is explained: the probability of the class asked for, int64 [rows]; or the number in
         the user's units, the mean of several."""
-        said = self.model(*inputs).float()
+        said = self.model(*inputs).float() / self.decision.temperature
         if self.dataset.classes:
             share: Tensor = said.softmax(1).gather(1, asked[:, None])[:, 0]
             return share
@@ -135,7 +145,7 @@ class Subject:
     def score(self, inputs: tuple[Tensor, ...], asked: Tensor) -> Tensor:
         """As `answer`, but of classes the log odds of the one asked for: log(p / (1 - p)), whose gradient does not
         vanish where the network is sure."""
-        said = self.model(*inputs).float()
+        said = self.model(*inputs).float() / self.decision.temperature
         if not self.dataset.classes:
             return self._user_units(said)
         import torch

@@ -30,7 +30,12 @@ UNDER_TEST = (
 
 
 def explained(facts: Facts) -> Section | None:
-    found = facts.evaluated.get("explanations")
+    """The section of the report."""
+    return section(facts.evaluated.get("explanations"), UNDER_TEST)
+
+
+def section(found: Any, under: str) -> Section | None:
+    """What `evaluate.explain.asked` found, as a section. under: a sentence about the rows."""
     if not isinstance(found, Mapping) or not found.get("methods"):
         return None
     kind, methods = str(found.get("kind")), [m for m in found["methods"] if not m.get("error")]
@@ -40,7 +45,7 @@ def explained(facts: Facts) -> Section | None:
             "What moved the network, not what moves the world: an attribution says how the network comes to its "
             f"answer, whether that is right or wrong, and never that one thing causes another. {CAUTIONS.get(kind, '')}"
         )
-        blocks += [Text(told), Text(UNDER_TEST, "muted")]
+        blocks += [Text(told), Text(under, "muted")]
     build = {"table": _columns, "image": _images, "tokens": _texts, "sequence": _sequences}.get(kind)
     if build is not None:
         blocks += build(found, methods)

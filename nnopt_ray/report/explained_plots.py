@@ -22,7 +22,8 @@ def heading(example: Mapping[str, Any]) -> str:
     said = {key: str(example[key]) for key in ("true", "predicted")}
     if share is None:  # numbers
         said = {key: words.sign(value) for key, value in said.items()}
-    return f"true {said['true']}, predicted {said['predicted']}{sure}, row {example['source_row']}"
+    true = f"true {said['true']}, " if said["true"] else ""
+    return f"{true}predicted {said['predicted']}{sure}, row {example['source_row']}"
 
 
 def _layout(x: Figure, y: Figure, **more: Any) -> Figure:

@@ -139,6 +139,16 @@ class Predictor:
         from nnopt_ray.evaluate.outputs import predict
 
         trained = self.trained
+        inputs, empty, _ = self.inputs(table, noticed, faults)
+        rows = len(empty)
+        said = predict(trained.model, Rows(inputs, np.zeros(rows), np.arange(rows)), trained.dataset, trained.machine)
+        return said, empty
+
+    def inputs(
+        self, table: Table, noticed: Noticed, faults: Mapping[int, str]
+    ) -> tuple[tuple[np.ndarray, ...], np.ndarray, Table]:
+        """What the network reads of the rows; bool [rows], those that have no prediction; the rows as they are read."""
+        trained = self.trained
         chosen = noticed.chosen(tidy(table))
         frame, gaps = noticed.filled(trained.preprocessing.frame(chosen, noticed.before))
         inputs = trained.preprocessing.arrays(frame, chosen)
@@ -147,8 +157,7 @@ class Predictor:
         empty[: len(gaps)] = gaps
         empty[list(faults)] = True
         noticed.seen(rows, faults, int(empty.sum()))
-        said = predict(trained.model, Rows(inputs, np.zeros(rows), np.arange(rows)), trained.dataset, trained.machine)
-        return said, empty
+        return inputs, empty, chosen
 
 
 __all__ = ["CHUNK", "Predicted", "Predictor"]
