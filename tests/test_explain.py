@@ -99,8 +99,10 @@ def test_attributions_of_columns_are_a_table_in_the_users_values(
         written = rows[line.source_row][heads.index(str(line.column))] or "missing"
         assert line.value == written, line
     shap = table[table.method == "shap"].groupby("source_row").attribution.sum()
-    predicted = pq.read_table(run.predictions).to_pandas().set_index("source_row")["p_yes"]
     method = next(m for m in told(run)["methods"] if m["name"] == "shap")
+    looked_for = method["of"].removeprefix("the probability of ")
+    assert looked_for in ("yes", "no")
+    predicted = pq.read_table(run.predictions).to_pandas().set_index("source_row")[f"p_{looked_for}"]
     np.testing.assert_allclose(shap + method["base"][0], predicted[shap.index], atol=1e-5)
 
 
@@ -276,7 +278,7 @@ def test_new_rows_are_explained_without_training(
     code, said, _ = answered(capfd, "explain", str(run.root), str(new), "--rows", "4", "--method", "shap", "--json")
     found = json.loads(said)
     method = found["methods"][0]
-    predicted = nn.open_run(run.root).predict(pd.read_csv(new))["p_yes"][4]
+    predicted = nn.open_run(run.root).predict(pd.read_csv(new))[f"p_{method['of'].split()[-1]}"][4]
     assert sum(method["attributions"][0]) + method["base"][0] == pytest.approx(predicted, abs=1e-6)
 
 
