@@ -31,6 +31,7 @@ ORDER = (
     "machine",
     "section",
     "recipe",
+    "rows",
     "experiment",
     "results",
     "holding",
