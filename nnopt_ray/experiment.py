@@ -230,7 +230,11 @@ class Search(Section):
 class Evaluate(Section):
     """What is measured at the end, on the test part, once."""
 
-    metrics: tuple[str, ...] | Literal["auto"] = Field(default="auto", description="auto: all that fit the task")
+    metrics: tuple[str, ...] | Literal["auto"] = Field(
+        default="auto",
+        description="auto: all that fit the task; or a list, `auto` among them, and package.module:Class for one of "
+        "your own",
+    )
     bootstrap: Annotated[int, Field(ge=0)] = Field(
         default=1000, description="resamples of the test rows for intervals; 0: no intervals"
     )

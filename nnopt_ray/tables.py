@@ -35,6 +35,7 @@ class Room:
     contract: str  # "module:Class" that every part must be a subclass of
     about: str
     number: tuple[str, str] | None = None  # the part and its key that a number alone stands for
+    checked: str = ""  # "module:function" that refuses a user's part which leaves open what must be known of it
     adapter: str = ""  # "module:function" that makes a part of another class that users have, or answers None
 
 
@@ -98,7 +99,13 @@ ROOMS: dict[str, Room] = {
             "nnopt_ray.search.schedulers:Scheduler",
             "which trials stop early",
         ),
-        Room("metric", "nnopt_ray.evaluate:METRICS", "nnopt_ray.evaluate.metrics:Metric", "how good predictions are"),
+        Room(
+            "metric",
+            "nnopt_ray.evaluate:METRICS",
+            "nnopt_ray.evaluate.metrics:Metric",
+            "how good predictions are",
+            checked="nnopt_ray.evaluate.own:check",
+        ),
         Room(
             "threshold",
             "nnopt_ray.evaluate:THRESHOLDS",
@@ -209,6 +216,8 @@ def _find(room: str, name: str) -> Any:
             f"'{name}' is no {room}: it must be a subclass of "
             f"{contract.__module__}.{contract.__qualname__}, and is {_kind(part)}."
         )
+    if name not in names and ROOMS[room].checked:
+        load(ROOMS[room].checked)(part, name)
     return part
 
 
@@ -297,9 +306,16 @@ def build(room: str, part: Part, *supplied: Any) -> Any:
 
 
 def own_parts(node: Any) -> Iterator[str]:
-    """Every `type: package.module:Class` and `function: package.module:function` of a page, given as plain data."""
+    """Every `type: package.module:Class`, `function: package.module:function` and metric of its own that a page,
+    given as plain data, names."""
     if isinstance(node, Mapping):
         yield from (str(node[key]) for key in ("type", "function") if ":" in str(node.get(key, "")))
+        for key in ("objective", "metrics", "monitor"):
+            said = node.get(key)
+            named = [said] if isinstance(said, str) else said if isinstance(said, (list, tuple)) else []
+            for one in named:
+                if isinstance(one, str) and ":" in one:
+                    yield one.split()[-1].removeprefix("cv_").removeprefix("val_")
         for value in node.values():
             yield from own_parts(value)
     elif isinstance(node, (list, tuple)):

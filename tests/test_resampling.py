@@ -263,7 +263,7 @@ def test_a_metric_that_is_called_for_each_resample_is_measured_on_fewer_of_them(
 ) -> None:
     monkeypatch.setattr(intervals, "CALLED_ROWS", 300 * 120)
     said, true = sample("regression", 300, 1)
-    metrics = {"mine": Median(), "mae": metric_for("mae")}
+    metrics = {"mine": metric_for(f"{__name__}:Median"), "mae": metric_for("mae")}
     drawn = resample(metrics, said, true, resamples=500, seed=1)
     assert (len(drawn["mine"].values), len(drawn["mae"].values)) == (120, 500)
     whole = resample({"mine": Median()}, said, true, resamples=120, seed=1)["mine"].values

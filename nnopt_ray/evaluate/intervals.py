@@ -25,6 +25,7 @@ BLOCK = 2**20
 # fewer resamples than the second number. A call of numpy takes about 10 ns a row.
 CALLED_ROWS = 2 * 10**7
 CALLED_LEAST = 100
+CALLED_S = 5.0  # seconds for one metric of one model, going by its last call
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def blocks(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 def resamples_of(metric: Metric, rows: int, resamples: int) -> int:
     """How many of the resamples a metric is measured on: all, unless it has to be called for each."""
-    if type(metric).resampler is not Metric.resampler or resamples <= CALLED_LEAST:
+    if not metric.called or resamples <= CALLED_LEAST:
         return resamples
-    return max(CALLED_LEAST, min(resamples, CALLED_ROWS // rows))
+    in_time = int(CALLED_S / metric.seconds) if metric.seconds * resamples > CALLED_S else resamples
+    return max(CALLED_LEAST, min(resamples, CALLED_ROWS // rows, in_time))
 
 
 def resample(
@@ -158,5 +160,7 @@ def gain(
     narrower than two intervals side by side suggest.
     """
     sign = 1.0 if mode == "max" else -1.0
+    both = min(len(one_resampled), len(other_resampled))  # the first ones are the same resamples
+    one_resampled, other_resampled = one_resampled[:both], other_resampled[:both]
     low, high = interval(sign * (one_resampled - other_resampled), confidence) or (float("nan"), float("nan"))
     return Gain(sign * (one - other), low, high)

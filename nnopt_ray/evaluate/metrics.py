@@ -48,6 +48,8 @@ class Metric:
 
     mode: Mode
     tasks: tuple[str, ...]
+    called: bool = False  # once for each resample, as nobody knows more of it
+    seconds: float = 0.0  # that the last call took, where it is called so
     of_decisions: bool = False  # it looks at the predicted class only, which the page's threshold decides
 
     def __call__(self, outputs: np.ndarray, target: np.ndarray) -> float:
@@ -135,8 +137,12 @@ def metric_for(name: str) -> Metric:
 
     Raises PartError when there is none.
     """
-    metric: Metric = tables.find("metric", bare(name))()
-    return metric
+    found = bare(name)
+    metric: Metric = tables.find("metric", found)()
+    if found in tables.table("metric"):
+        return metric
+    own: Metric = tables.load("nnopt_ray.evaluate.own:Own")(metric, found)
+    return own
 
 
 def direction(name: str) -> Mode:
@@ -157,10 +163,12 @@ def for_task(task: str) -> list[str]:
 def chosen(names: tuple[str, ...] | Literal["auto"], objective: str, task: str) -> dict[str, Metric]:
     """The metrics that a run measures beside the loss, by name, the objective's among them.
 
-    `names` is evaluate.metrics of the page, `objective` its metric (`val_f1`). Raises PartError for an
+    `names` is evaluate.metrics of the page, in which `auto` stands for all that fit, `objective` its metric
+    (`val_f1`). Raises PartError for an
     unknown one, UserError for one that does not measure this task.
     """
-    wanted = for_task(task) if names == "auto" else [bare(name) for name in names]
+    listed = ("auto",) if names == "auto" else names
+    wanted = [one for name in listed for one in (for_task(task) if name == "auto" else [bare(name)])]
     found: dict[str, Metric] = {}
     for name in dict.fromkeys([*wanted, bare(objective)]):
         metric = metric_for(name)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from nnopt_ray import tables
+from nnopt_ray.errors import PartError
 from nnopt_ray.experiment import CV, SCALARS, TRIAL_FACTS, Range, count, plain, ranges
 from nnopt_ray.reading.closing import close_tree
 from nnopt_ray.reading.explaining import check_explainers
@@ -119,6 +120,11 @@ def _one_objective(tree: Mapping[str, Any], said: str, way: Way, path: str, plac
 
     words = said.split()
     metrics = list(tables.table("metric"))
+    own = words[-1].removeprefix(CV).removeprefix("val_") if words and ":" in words[-1] else ""
+    if own and (own_fault := _own_fault(own)):
+        fault(own_fault)
+        return
+    metrics += [own] if own else []
     if len(words) == 1 and words[0].removeprefix("val_") in metrics:
         fault(f"must say the direction: '{_better(words[0])}'.")
         return
@@ -156,10 +162,19 @@ def _one_objective(tree: Mapping[str, Any], said: str, way: Way, path: str, plac
 def _better(metric: str) -> str:
     """ "minimize val_loss": a metric of either part as an objective; "" for none."""
     name = metric.removeprefix("val_").removeprefix("train_")
-    if name not in tables.table("metric"):
+    if name not in tables.table("metric") and (":" not in name or _own_fault(name)):
         return ""
     verb = "minimize" if tables.find("metric", name).mode == "min" else "maximize"
     return f"{verb} val_{name}"
+
+
+def _own_fault(name: str) -> str:
+    """What is wrong with a metric that the page brings itself; empty where nothing is."""
+    try:
+        tables.find("metric", name)
+    except PartError as error:
+        return str(error)
+    return ""
 
 
 def _not_for_task(tree: Mapping[str, Any], name: str) -> str | None:
@@ -178,9 +193,12 @@ def _monitors(tree: Mapping[str, Any], places: Places) -> None:
     for way, path, value in _nodes(tree.get("train"), ("train",), "train"):
         if "monitor" not in path.rpartition(".")[2] or not isinstance(value, str):
             continue
-        if value in names:
+        own = _own_fault(value.removeprefix("val_")) if ":" in value else None
+        if own:
+            places.add(way, path, own)
+        elif value in names or (own == "" and not value.startswith("val_")):
             places.add(way, path, f"a metric of the validation part begins with val_: 'val_{value}'.")
-        elif value not in recorded:
+        elif value not in recorded and own is None:
             places.add(way, path, f"no epoch records {shown(value)}.{tables.suggestion(value, recorded)}")
         elif value.startswith("val_"):
             wrong = _not_for_task(tree, value.removeprefix("val_"))
@@ -268,6 +286,11 @@ def _evaluated(tree: Mapping[str, Any], places: Places) -> None:
         if not isinstance(name, str):
             continue
         way, path = ("evaluate", "metrics", index), f"evaluate.metrics.{index}"
+        if name == "auto" or ":" in name:
+            fault = "" if name == "auto" else _own_fault(name) or _not_for_task(tree, name)
+            if fault or name in listed[:index]:
+                places.add(way, path, fault or f"'{name}' is listed twice. Remove one.")
+            continue
         bare = name.removeprefix("val_").removeprefix("test_")
         if name not in names and bare in names:
             places.add(way, path, f"metrics are named here without their part: '{bare}'.")

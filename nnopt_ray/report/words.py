@@ -56,8 +56,8 @@ def metric_name(metric: str) -> str:
         return f"cross-validated {metric_name(base(metric))}"
     head, _, rest = metric.partition("_")
     if head in PARTS and rest:
-        return f"{PARTS[head]} {NAMES.get(rest, rest)}"
-    return NAMES.get(metric, metric)
+        return f"{PARTS[head]} {metric_name(rest)}"
+    return NAMES.get(metric, metric.rpartition(":")[2])  # of one's own, its class
 
 
 def capital(text: str) -> str:
