@@ -342,13 +342,16 @@ HOSTILE = (
     "a' onmouseover='alert(4)' x=\"",
     '<a href="javascript:alert(5)">x</a>',
     "%{customdata}<b>\u2028</b>",
+    "\u202eשלום \u2067עולם\u2069 مرحبا 👩‍👩‍👧 🤖 \u0000\ufffd",
+    "x" * 300 + "|`*_[a](b)",
 )
 
 
 def hostile() -> Facts:
     """Bad text wherever a user's text can stand."""
     every = " ".join(HOSTILE)
-    experiment = page(name=every)
+    about = {"purpose": every, "owner": HOSTILE[0], "limits": HOSTILE[8], "licence": HOSTILE[9]}
+    experiment = page(name=every, about=about)
     found = classification(experiment=experiment, classes=HOSTILE)
     rows = tuple(
         replace(row, trial=f"{row.trial}{HOSTILE[i % 8]}", reason=every, params={**row.params, every: HOSTILE[i % 8]})
@@ -383,7 +386,9 @@ def hostile() -> Facts:
         decided={every: every},
     )
     history = tuple(replace(epoch, events=(every,)) for epoch in found.history)
+    names = ("name", "title", "sentence", "page", "follows")
+    diagnosis = {"found": [dict.fromkeys(names, text) | {"severity": "high", "evidence": {}} for text in HOSTILE]}
     return replace(
         found, rows=rows, summary=summary, result=result, history=history, environment={every: {every: [every]}},
-        missing=(every,),
+        missing=(every,), evaluated={"diagnosis": diagnosis},
     )  # fmt: skip

@@ -260,7 +260,7 @@ def markdown(facts: Facts) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown takes for nothing else within a line: its marks escaped, HTML too."""
-    return re.sub(r"([\\`*_\[\]|<>~&#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]|<>~&#])", r"\\\1", " ".join(words.harmless(text).split()))
 
 
 __all__ = ["Entry", "card", "entries", "findings", "markdown"]

@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from nnopt_ray.report import words
+
 Figure = dict[str, Any]
 
 
@@ -22,7 +24,7 @@ def label(text: object, longest: int = 60) -> str:
 
 def cut(text: str, longest: int) -> str:
     """On one line, and shortened."""
-    plain = " ".join(text.split())
+    plain = " ".join(words.harmless(text).split())
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 

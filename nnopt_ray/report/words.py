@@ -43,6 +43,16 @@ PARTS = {"val": "validation", "train": "training", "test": "test"}
 NBSP = "\u00a0"
 
 
+# Marks that turn the direction of all that follows, ours too, and bytes that no page may hold.
+_TURNING = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+_CONTROL = dict.fromkeys([*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F], "\ufffd")
+
+
+def harmless(text: str) -> str:
+    """Text of a user without the characters that would change the text around it; letters of any script stay."""
+    return text.translate(_TURNING | _CONTROL)
+
+
 def base(metric: str) -> str:
     """val_loss → loss, cv_val_loss → loss."""
     metric = metric.removeprefix("cv_")

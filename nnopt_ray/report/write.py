@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nnopt_ray import rundir
+from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Parallel, Plot, Section
 from nnopt_ray.report.card import markdown
 from nnopt_ray.report.facts import Facts, facts_from_folder
@@ -125,6 +126,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda shown: words.harmless(shown) if type(shown) is str else shown,
     )
     made.filters["drawn"] = drawn
     return made

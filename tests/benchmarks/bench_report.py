@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_report.py
 
-The facts are drawn (report_example); folders are written, read back and made into pages. Times are medians of five, each
-without the first, which imports. 5 % of a minute are 3 s, and they are for the evaluation too.
+The facts are drawn (report_example); folders are written, read back and made into pages. Times are medians of five,
+without a first one, which imports. 5 % of a minute are 3 s, and they are for the evaluation too.
 """
 
 from __future__ import annotations
