@@ -15,18 +15,20 @@ MISSED = 0.5  # recall below which a rare class is lost: more of its rows are gi
 FEWEST_ROWS = 5  # of a class among validation and test rows; of fewer nothing can be said
 # Northcutt et al. 2021 (confident learning): errors that a model is sure of point at labels. Where classes overlap, the
 # rows that it is surest about are the ones it gets right; where labels are wrong at random, it errs as often there as
-# elsewhere. Measured: a rate among the surest quarter of at most 0.3 of the rate among all on digits, breast_cancer and
-# wine as they are; 0.8 to 1 of it with a tenth of their labels made wrong.
+# elsewhere. Measured on moons, two normal clouds and a logistic model of 1,400 rows each: among the surest quarter 0 to
+# 0.46 of the rate among all, and 0.66 to 1.2 with 5 to 20 % of the labels flipped; in clouds so near each other that
+# the skill is 0.4, up to 0.68 without a wrong label.
 SURE_ERRORS = 0.03
-AS_ELSEWHERE = 0.5
+AS_ELSEWHERE = 0.6
 FEWEST_ERRORS = 5
-LEARNED = 0.5  # skill without which a network's sureness says nothing
+LEARNED = 0.45  # skill without which a network's sureness says nothing
 COPIED = 0.01  # of the validation or test rows
 FEWEST_COPIES = 5
 MORE = 10.0  # times what is expected by chance, where columns have few values
 # LeCun et al. 1998, "Efficient BackProp", section 4.3: inputs of mean 0 and like size are learned from fastest.
 # Standard scaling gives 1; pixels as bytes have some 100.
 UNSCALED = 30.0
+LAST = ("encode", "tokenize")  # steps that stand behind the scaling of numbers
 UNLIKE = 1000.0  # the largest column over the smallest
 
 
@@ -203,7 +205,8 @@ def unscaled_inputs(case: Case) -> Found:
         said = f"The {large} is given to the network in numbers of size {number(most)} (root mean square)"
     else:
         said = f"'{large}' comes in numbers of size {number(most)} (root mean square), '{small}' of {number(least)}"
-    line = case.line("data.steps", [*steps, {"type": "scale"}]) if not scaled else None
+    first = next((at for at, step in enumerate(steps) if step["type"] in LAST), len(steps))
+    line = case.line("data.steps", [*steps[:first], {"type": "scale"}, *steps[first:]]) if not scaled else None
     sentence = f"{said}: networks learn fastest, and at the usual learning rates, from numbers of size 1."
     evidence = {"largest": large, "size": most, "smallest": small, "smallest_size": least, "threshold": UNSCALED}
     return (Diagnosis("Scale the inputs", sentence, "middle", evidence, line),)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from nnopt_ray import reading
+from nnopt_ray import reading, tables
 from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Experiment, Range, plain
 
@@ -88,9 +88,33 @@ class Line:
     def text(self) -> str:
         """`lr: {log: [0.0001, 1.0]}   # in train.optimizer`: the line, and where it stands."""
         key = self.path.rpartition(".")[2]
-        line: str = yaml.safe_dump({key: plain(self.value)}, default_flow_style=True, sort_keys=False, width=1000)
+        value = _short(self.path, plain(self.value))
+        line: str = yaml.safe_dump({key: value}, default_flow_style=True, sort_keys=False, width=1000)
         inside = self.branch.rpartition(".")[0].replace("=", ", choice ")
         return f"{line.strip()[1:-1]}   # in {inside}" if inside else line.strip()[1:-1]
+
+
+ROOMS = {"data.steps": "step", "data.quality": "check"}  # lists of parts
+
+
+def _short(path: str, value: Any) -> Any:
+    """A list of parts as people write it: without the keys that have their defaults, a part without keys as a word."""
+    if path not in ROOMS or not isinstance(value, list):
+        return value
+    return [_short_part(ROOMS[path], part) if isinstance(part, Mapping) and "type" in part else part for part in value]
+
+
+def _short_part(room: str, part: Mapping[str, Any]) -> Any:
+    try:
+        fields = tables.keys(room, part["type"]).model_fields
+    except UserError:  # a part of the user's own that is no longer there
+        return part
+    kept = {
+        key: value
+        for key, value in part.items()
+        if key != "type" and not (key in fields and plain(fields[key].default) == value)
+    }
+    return {"type": part["type"], **kept} if kept else part["type"]
 
 
 def valid(experiment: Experiment, tree: Any) -> bool:
