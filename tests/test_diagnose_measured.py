@@ -254,7 +254,16 @@ def test_of_more_than_is_read_rows_are_drawn_evenly(monkeypatch: pytest.MonkeyPa
     found = same_rows.copies(dataset(rows(1000, 0, fine), rows(80, 0, fine[:80]), rows(10, 1)))
     assert found is not None
     assert found.looked_at == {"train": 100, "validation": 80, "test": 10}
+    assert found.learned == 0.1
     assert 4 <= found.rows["validation"] <= 12
+
+
+def test_of_many_copies_some_are_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(same_rows, "COMPARED", 20)
+    fine = np.random.default_rng(1).normal(size=(500, 6)).astype(np.float32)
+    found = same_rows.copies(dataset(rows(500, 0, fine), rows(300, 0, fine[:300]), rows(10, 2)))
+    assert found is not None
+    assert found.rows == {"validation": 300, "test": 0}
 
 
 # --- columns ----------------------------------------------------------------------------------------

@@ -151,16 +151,17 @@ def copies_across_parts(case: Case) -> Found:
     copies = case.measured.copies if case.measured is not None else None
     if copies is None:
         return None
-    shares = {part: copies.rows[part] / copies.looked_at[part] for part in copies.rows if copies.looked_at[part]}
+    looked_at = {part: copies.looked_at[part] * copies.learned for part in copies.rows}
+    shares = {part: min(1.0, copies.rows[part] / count) for part, count in looked_at.items() if count}
     worst = max(shares, key=lambda part: shares[part], default=None)
     if worst is None or shares[worst] < max(COPIED, MORE * copies.chance) or copies.rows[worst] < FEWEST_COPIES:
         return ()
     first = next((each for each in copies.first if each[2] == worst), None)
     told = f" (row {first[0]} is row {first[1]} again, for one)" if first is not None else ""
-    sentence = (
-        f"{copies.rows[worst]:,} of {copies.looked_at[worst]:,} {worst} rows ({percent(shares[worst])}) are training "
-        f"rows too{told}: the network has seen them, and its score is too kind."
-    )
+    said = f"{copies.rows[worst]:,} of {copies.looked_at[worst]:,}"
+    if copies.learned < 1:
+        said = f"About {percent(shares[worst])} of the"
+    sentence = f"{said} {worst} rows are training rows too{told}: the network has seen them, and its score is too kind."
     evidence = {
         "rows": dict(copies.rows), "looked_at": dict(copies.looked_at), "share": shares[worst], "threshold": COPIED,
         "by_chance": copies.chance,

@@ -12,8 +12,9 @@ from nnopt_ray.data.types import Dataset, Rows
 from nnopt_ray.evaluate.probe import evenly
 
 WORDS = 64  # 4-byte words of a row that are compared first; what agrees in them is compared whole
-READ_BYTES = 256 << 20  # read of a part at most; of a larger one, rows spread evenly over it
-COMPARED = 10_000  # pairs that are compared whole
+# Of a part at most; of a larger one rows spread evenly over it serve. Half a second on one core.
+READ_BYTES, READ_WORDS = 256 << 20, 2**22
+COMPARED = 2_000  # pairs that are compared whole; of more, the share among these is taken for all
 COUNTED_ROWS = 2048  # on which it is counted how often two rows have the same value
 # Columns that depend on each other agree together: the chance that all do is taken as if half of them did alone.
 DEPENDENT = 0.5
@@ -23,12 +24,14 @@ DEPENDENT = 0.5
 class Copies:
     """rows: part (validation, test) → rows that are a training row too; looked_at: part → rows that were compared.
 
+    learned: the share of the training rows that they were compared with.
     chance: the share that is expected to be so where columns have few values.
     first: (number in the source, number in the source of the training row that is the same, part).
     """
 
     rows: Mapping[str, int]
     looked_at: Mapping[str, int]
+    learned: float
     chance: float
     first: tuple[tuple[int, int, str], ...]
 
@@ -49,10 +52,11 @@ def copies(dataset: Dataset, named: int = 5) -> Copies | None:
         asked = _looked_at(rows)
         looked_at[part] = len(asked)
         pairs = _pairs(hashes[order], order, _hashes(_words(rows, asked, words)))
-        same = [(asked[one], kept[other]) for one, other in pairs if _same(rows, asked[one], train, kept[other])]
-        found[part] = len({int(one) for one, _ in same})
+        compared = [pairs[at] for at in evenly(len(pairs), COMPARED)] if pairs else []
+        same = [(asked[one], kept[other]) for one, other in compared if _same(rows, asked[one], train, kept[other])]
+        found[part] = round(len(same) * len(pairs) / len(compared)) if compared else 0
         first += [(int(rows.source_rows[one]), int(train.source_rows[other]), part) for one, other in same[:named]]
-    return Copies(found, looked_at, _chance(train, words), tuple(first[:named]))
+    return Copies(found, looked_at, len(kept) / len(train), _chance(train, words), tuple(first[:named]))
 
 
 def _width(rows: Rows) -> int:
@@ -61,8 +65,9 @@ def _width(rows: Rows) -> int:
 
 
 def _looked_at(rows: Rows) -> np.ndarray:
-    row_bytes = 4 * max(1, _width(rows))
-    return evenly(len(rows), max(1, READ_BYTES // row_bytes)) if len(rows) else np.zeros(0, dtype=np.int64)
+    width = max(1, _width(rows))
+    most = min(READ_BYTES // (4 * width), READ_WORDS // min(width, WORDS))
+    return evenly(len(rows), max(1, most)) if len(rows) else np.zeros(0, dtype=np.int64)
 
 
 def _words(rows: Rows, chosen: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -108,7 +113,7 @@ def _pairs(known: np.ndarray, order: np.ndarray, asked: np.ndarray) -> list[tupl
     """(row asked about, training row) with equal hashes, the first training row of each."""
     at = np.searchsorted(known, asked)
     hits = np.flatnonzero((at < len(known)) & (known[np.minimum(at, len(known) - 1)] == asked))
-    return [(int(row), int(order[at[row]])) for row in hits[:COMPARED]]
+    return [(int(row), int(order[at[row]])) for row in hits]
 
 
 def _same(rows: Rows, one: int, train: Rows, other: int) -> bool:
