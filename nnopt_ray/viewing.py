@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray.errors import RunFolderError, UserError
-from nnopt_ray.report import words
+from nnopt_ray.report import insight, words
 from nnopt_ray.report.blocks import Plot, within
 from nnopt_ray.report.facts import Facts
 from nnopt_ray.report.sections import SECTIONS
@@ -108,6 +108,45 @@ class Views:
         rows held out, failed (why). Raises RunFolderError where the page asks for no folds.
         """
         return _listed_of(_part_of(self._facts(), "folds"), "each")
+
+    @property
+    def importance(self) -> pd.DataFrame:
+        """Which searched values matter: a row an objective, group of trials and value.
+
+        Columns: objective, among (`all`, or the option that the trials took), trials, value, branch, share (of the
+        forest's variance), low and high (the middle of its trees), told (more than chance), explained (R²).
+        """
+        return insight.importance(self._facts())
+
+    @property
+    def marginals(self) -> pd.DataFrame:
+        """How the objective follows each value, over all others: objective, among, branch, at, mean, low, high."""
+        return insight.marginals(self._facts())
+
+    @property
+    def slices(self) -> pd.DataFrame:
+        """What each trial chose, against the objective as it can be compared: trial, branch, value, chose, score."""
+        return insight.slices(self._facts())
+
+    @property
+    def timeline(self) -> pd.DataFrame:
+        """Who trained what, and when: trial, worker, begin_s, end_s (of the search), first and last epoch."""
+        return insight.timeline(self._facts())
+
+    @property
+    def workers(self) -> pd.DataFrame:
+        """The workers' time in seconds: there_s is busy_s and idle_s, NaN where an old journal does not tell."""
+        return insight.workers(self._facts())
+
+    @property
+    def savings(self) -> pd.DataFrame:
+        """What the scheduler left out, in a row: the fields of evaluate.savings.Savings."""
+        return insight.savings(self._facts())
+
+    @property
+    def optimism(self) -> pd.DataFrame:
+        """How far the validation score flatters, in a row or none: the fields of evaluate.optimism.Optimism."""
+        return insight.optimism(self._facts())
 
     def figures(self) -> dict[str, str]:
         """The plots of the report: name → title, in its order."""

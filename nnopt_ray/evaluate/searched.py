@@ -128,7 +128,7 @@ def scale(value: Value, said: Sequence[Any]) -> Scale:
         low, high = float(value.opened.values[0]), float(value.opened.values[1])
         cells = {"int": 0.5, "log_int": 0.5, "step": float(value.opened.values[-1]) / 2}
         return Scale(low, high, value.opened.kind in ("log", "log_int"), cells.get(value.opened.kind, 0.0))
-    if not all(is_number(each) for each in said):
+    if not said or not all(is_number(each) for each in said):
         return Scale(labels=tuple(dict.fromkeys(str(each) for each in said)))
     low, high = float(min(said)), float(max(said))
     return Scale(low, high, low > 0 and high / low > 30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nnopt_ray.evaluate.savings import Savings, savings
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Block, Cell, Fold, Head, Section, Table, Text
 from nnopt_ray.report.course import Course
@@ -18,7 +19,7 @@ TAKEOVERS = 200  # rows of their table
 def conduct(facts: Facts) -> Section | None:
     if not facts.experiment.is_search or not facts.rows:
         return None
-    blocks: list[Block] = [Text(sentence) for sentence in (*_decided(facts), saving(facts))]
+    blocks: list[Block] = [Text(sentence) for sentence in (*_decided(facts), saving(facts), risk(facts)) if sentence]
     if facts.course.resumed:
         blocks.append(Text(f"The search was taken up again {words.plural(facts.course.resumed, 'time')}.", "muted"))
     blocks.append(_ends(facts))
@@ -39,26 +40,29 @@ def _decided(facts: Facts) -> list[str]:
     return found
 
 
+def savings_of(facts: Facts) -> Savings:
+    return savings(facts.rows, facts.experiment.metric, facts.experiment.mode, lambda row: _limit(facts, row))
+
+
 def saving(facts: Facts) -> str:
-    """What the scheduler left out, in epochs; how that compares with what was trained."""
-    experiment, course = facts.experiment, facts.course
-    whole = sum(_limit(facts, row) for row in facts.rows)
-    done = sum(row.epochs for row in facts.rows)
+    """What the scheduler left out, in epochs and time; how that compares with what was trained."""
+    experiment, course, found = facts.experiment, facts.course, savings_of(facts)
     scheduler = experiment.search.scheduler.type
-    trained = f"{words.plural(len(facts.rows), 'trial')} trained {done:,} of at most {whole:,} epochs"
+    trained = f"{words.plural(len(facts.rows), 'trial')} trained {found.trained:,} of at most {found.whole:,} epochs"
     if scheduler == "none":
         return f"{words.capital(trained)}; no scheduler stopped any."
-    ended = [row for row in facts.rows if row.status == "stopped"]
-    left = sum(_limit(facts, row) - row.epochs for row in ended)
     told = [f"{words.capital(trained)}."]
-    if ended:
+    if found.stopped:
         stopping = experiment.train.early_stopping is not None
         most = "at most " if stopping else ""
         tail = ", fewer where early stopping would have ended them sooner" if stopping else ""
-        share = f"{100 * left / whole:.0f}{words.NBSP}%"
+        share = f"{100 * found.left / found.whole:.0f}{words.NBSP}%"
         told.append(
-            f"{scheduler} stopped {len(ended):,} of them, which left out {most}{left:,} epochs ({share} of all){tail}."
+            f"{scheduler} stopped {found.stopped:,} of them, which left out {most}{found.left:,} epochs ({share} of "
+            f"all){tail}."
         )
+        if found.left_s > 0:
+            told.append(f"At each trial's own pace that is {most}{words.duration(found.left_s)} of training.")
     if course.pauses:
         told.append(
             f"Trials paused {words.plural(course.pauses, 'time')} and were taken up again "
@@ -67,6 +71,40 @@ def saving(facts: Facts) -> str:
     if course.takeovers:
         told.append(f"{words.plural(len(course.takeovers), 'time')} a trial went on with the weights of a better one.")
     return " ".join(told)
+
+
+def risk(facts: Facts) -> str:
+    """Whether what the scheduler saw foretold the end; empty where it stopped none."""
+    found = savings_of(facts)
+    if found.rung is None:
+        return ""
+    after = words.plural(found.rung, "epoch")
+    if found.agreed is None or found.low is None or found.high is None:
+        told = (
+            f"Whether stopping after {after} foretells the end cannot be told: only "
+            f"{words.plural(found.both, 'trial')} went on to an end of its own." if found.both == 1 else
+            f"Whether stopping after {after} foretells the end cannot be told: only "
+            f"{words.plural(found.both, 'trial')} went on to an end of their own."
+        )  # fmt: skip
+    else:
+        agreed = f"{found.agreed:.2f} ({found.low:.2f} to {found.high:.2f})".replace("-", "−")
+        trust = (
+            "the order at the stop was largely that of the end"
+            if found.low > 0.5
+            else "the order at the stop said something of the end"
+            if found.low > 0
+            else "these trials do not show that the order at the stop says anything of the end"
+        )
+        told = (
+            f"Of the {found.both} trials that went on, the rank after {after} and the rank at the end agree by "
+            f"{agreed} (Spearman): {trust}. They are the better ones, among which ranks agree less than among all."
+        )
+    if found.stopped_there and found.rung > 1:
+        told += (
+            f" {found.faster} of the {found.stopped_there} trials that were stopped after {after} were then improving "
+            "faster than half of those that went on."
+        )
+    return told
 
 
 def _limit(facts: Facts, row: TrialRow) -> int:

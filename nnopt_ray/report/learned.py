@@ -9,6 +9,7 @@ from nnopt_ray.report.blocks import Block, Cell, Fold, Head, Plot, Row, Section,
 from nnopt_ray.report.facts import Facts
 from nnopt_ray.report.figure import axis, label, layout
 from nnopt_ray.report.slices import conditions, slices
+from nnopt_ray.report.validation_curve import validation_curve
 
 OPEN = 8  # slices that are not folded away: the most important
 MOST = 60  # slices at all
@@ -21,7 +22,8 @@ def learned(facts: Facts) -> Section | None:
         return None
     found = importance.read(facts.evaluated.get("importance"))
     first = found[0] if found else None
-    blocks: list[Block] = []
+    alone = validation_curve(facts)
+    blocks: list[Block] = [] if alone is None else [alone]
     if first is not None:
         blocks += [Text(sentence) for sentence in sentences(first)]
         blocks += _pictured(first)

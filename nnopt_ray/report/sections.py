@@ -27,6 +27,7 @@ from nnopt_ray.report.folded import folded
 from nnopt_ray.report.found import found, notes_of
 from nnopt_ray.report.learned import learned
 from nnopt_ray.report.learning import learning
+from nnopt_ray.report.optimistic import optimistic
 from nnopt_ray.report.parallel import parallel
 from nnopt_ray.report.summary import baseline_name, headline, span, summary
 from nnopt_ray.report.tradeoffs import tradeoffs
@@ -323,6 +324,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "diagnosed": diagnosed,
     "winner": winner,
     "confirmed": confirmed,
+    "optimistic": optimistic,
     "folded": folded,
     "tradeoffs": tradeoffs,
     "calibrated": calibrated,
@@ -343,7 +345,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
 # Sections that belong together stand one after another and are one entry of the page's navigation.
 CHAPTERS = {
     "Diagnosis": ("diagnosed",),
-    "Scores": ("winner", "confirmed", "folded", "sized", "tradeoffs", "calibrated", "decided"),
+    "Scores": ("winner", "confirmed", "optimistic", "folded", "sized", "tradeoffs", "calibrated", "decided"),
     "Learning": ("learning",),
     "Search": ("trials", "learned", "conduct"),
     "Predictions": ("mistakes", "classes", "slices", "explained"),
