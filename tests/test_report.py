@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import report_example as example
 from hypothesis import given
@@ -664,3 +666,25 @@ def test_every_text_and_line_colour_stands_out(scheme: str) -> None:
             assert (other + 0.05) / (one + 0.05) >= 4.5, f"{name} on {ground} in {scheme}"
     one, other = sorted((luminance(colours["--bad"]), luminance(colours["--bad-soft"])))
     assert (other + 0.05) / (one + 0.05) >= 4.5
+
+
+def test_of_several_targets_the_first_is_drawn_and_said_to_be(tmp_path: Path) -> None:
+    found = example.regression()
+    run = example.folder(found, tmp_path)
+    assert found.points is not None
+    columns = {f"{what}_{at}": [at + 0.5] * 120 for at in range(3) for what in ("true", "predicted")}
+    columns |= {"part": ["test"] * 60 + ["validation"] * 60, "true_0": list(range(120))}
+    pq.write_table(pa.table(columns), run.predictions)
+    points = facts_from_folder(run).points
+    assert points is not None
+    assert (points.targets, points.rows, points.true) == (3, 60, tuple(range(60)))
+    plot = next(b for b in blocks(replace(found, points=points)) if isinstance(b, Plot) and b.id == "predicted")
+    assert plot.figure["layout"]["xaxis"]["title"]["text"] == "true progression, 1 of 3"
+
+
+def test_a_search_of_failures_alone_draws_nothing() -> None:
+    found = facts("search")
+    rows = tuple(replace(row, status="failed", value=None, metrics={}) for row in found.rows)
+    section = SECTIONS["trials"](replace(found, rows=rows, result=None))
+    assert section is not None
+    assert not [block for block in section.blocks if isinstance(block, (Row, Plot))]

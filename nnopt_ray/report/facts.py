@@ -44,6 +44,7 @@ class Points:
     true: tuple[float, ...]
     predicted: tuple[float, ...]
     rows: int
+    targets: int = 1  # of the network; these are the first one's
 
 
 @dataclass(frozen=True)
@@ -338,21 +339,19 @@ def _unfinished_row(run: RunDir, trial: str, told: Mapping[str, Any], experiment
 
 
 def _points(run: RunDir) -> Points | None:
-    """An even sample of the winner's test predictions (columns part, true, predicted)."""
+    """An even sample of the winner's test predictions, of several targets of the first (the next time point)."""
     if not run.predictions.is_file():
         return None
     import pyarrow.parquet as pq
 
-    table = pq.read_table(run.predictions)
-    if not {"part", "true", "predicted"} <= set(table.column_names):  # several targets: no one scatter
+    names = pq.read_schema(run.predictions).names
+    several = sum(name.startswith("predicted_") for name in names)
+    wanted = ["true_0", "predicted_0"] if several else ["true", "predicted"]
+    if not {"part", *wanted} <= set(names):
         return None
-    table = table.select(["part", "true", "predicted"]).to_pydict()
-    pairs = [
-        (float(true), float(predicted))
-        for part, true, predicted in zip(table["part"], table["true"], table["predicted"], strict=True)
-        if part == "test"
-    ]
-    return thinned(pairs)
+    table = pq.read_table(run.predictions, columns=wanted, filters=[("part", "=", "test")])
+    true, predicted = (table[name].cast("float64").to_pylist() for name in wanted)
+    return replace(thinned(list(zip(true, predicted, strict=True))), targets=several or 1)
 
 
 def thinned(pairs: list[tuple[float, float]]) -> Points:

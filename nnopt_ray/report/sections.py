@@ -140,8 +140,11 @@ def trials(facts: Facts) -> Section | None:
     if not facts.experiment.is_search or not facts.rows:
         return None
     blocks: list[Block] = []
-    figures = [curves.search_history(facts), curves.all_curves(facts)]
-    blocks.append(Row(tuple(figure for figure in figures if figure is not None)))
+    if any(usable(row) for row in facts.rows):
+        figures = [curves.search_history(facts), curves.all_curves(facts)]
+        blocks.append(Row(tuple(figure for figure in figures if figure is not None)))
+    else:
+        blocks.append(Text("No trial has a value yet, so there is nothing to draw.", "muted"))
     crossing = parallel(facts)
     if crossing is not None:
         blocks.append(crossing)
@@ -228,6 +231,8 @@ def mistakes(facts: Facts) -> Section | None:
     test = facts.winner.get("test")
     if facts.task == "regression" and facts.points is not None and facts.points.true:
         target = facts.summary.target if facts.summary else "target"
+        if facts.points.targets > 1:
+            target = f"{target}, 1 of {facts.points.targets}"
         figures = (predictions.predicted_true(facts.points, target), predictions.residuals(facts.points, target))
         return Section("Predictions on the test part", (Row(figures),))
     if test is None or not test.confusion:
