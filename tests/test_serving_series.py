@@ -79,7 +79,7 @@ def test_texts_come_as_tables_lines_files_and_lists(of_texts: RunDir, texts: lis
 
 def test_the_decision_of_the_run_is_applied(of_texts: RunDir, texts: list[str]) -> None:
     before = runs.open_run(of_texts.root).predict(texts)
-    place = of_texts.best / "decision.json"
+    place = of_texts.decision
     threshold = float(before["p_good"].quantile(0.8))
     rundir.write_json(place, {"temperature": 2.0, "threshold": threshold, "positive": 1})
     try:
@@ -96,7 +96,10 @@ def test_a_line_without_text_is_a_row_without_a_prediction(of_texts: RunDir, tmp
     told = Predictor(of_texts).write(tmp_path / "new.txt", tmp_path / "out.csv")
     found = pd.read_csv(tmp_path / "out.csv")
     assert found["predicted"].isna().tolist() == [False, True, True, False]
-    assert "2 rows cannot be read (row 1: it is empty; row 2: it is empty)." in told.notes
+    assert told.notes == (
+        "2 rows cannot be read (row 1: it is empty; row 2: it is empty).",
+        "2 rows of 4 without a prediction: its place is empty.",
+    )
 
 
 # Sequences
@@ -221,12 +224,31 @@ def test_the_times_of_the_steps_go_on_as_those_before(times: Any, following: lis
     assert told in interval.sentence
 
 
-def test_a_language_task_is_refused(tmp_path: Path) -> None:
+def test_a_language_model_says_how_probable_it_finds_texts(tmp_path: Path) -> None:
+    import torch
+
+    from nnopt_ray.data import tokenizer
+
     (tmp_path / "text.txt").write_text("\n".join(" ".join(WORDS) for _ in range(40)))
-    data = (
-        "{source: {type: text_lines, path: text.txt}, task: language_modelling, "
-        "steps: [{type: tokenize, method: characters, length: 16}]}"
-    )
-    run = trained(tmp_path, data, "{type: gpt, depth: 1, width: 8, heads: 2}")
-    with pytest.raises(UserError, match="predicts the tokens of texts"):
+    steps = "steps: [{type: tokenize, method: characters, length: 16}]"
+    data = f"{{source: {{type: text_lines, path: text.txt}}, task: language_modelling, {steps}}}"
+    run = trained(tmp_path, data, "{type: gpt, depth: 1, width: 8, heads: 2, dropout: 0.0}")
+    (tmp_path / "new.txt").write_text("red car\n\nold slow green tree house\n")
+    found = predicted(run, tmp_path / "new.txt", tmp_path)
+    words = tokenizer.load(run.data / "preprocessing.json", lowercase=False)
+    stream = [*next(words.encode(["red car"])).tolist(), words.special["[SEP]"]]
+    logits = runs.open_run(run.root).model()(torch.tensor([stream[:-1]]))
+    expected = torch.nn.functional.cross_entropy(logits[0], torch.tensor(stream[1:])).item()
+    assert found["log_loss"][0] == pytest.approx(expected, rel=1e-5)
+    assert found["perplexity"][0] == pytest.approx(np.exp(expected), rel=1e-5)
+    assert found["tokens"].tolist()[::2] == [len("red car"), len("old slow green tree house")]
+    assert np.isnan(found["perplexity"][1])
+
+
+def test_masked_tokens_are_no_task_for_new_texts(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(" ".join(WORDS) for _ in range(40)))
+    steps = "steps: [{type: tokenize, method: words, length: 16}]"
+    data = f"{{source: {{type: text_lines, path: text.txt}}, task: masked_language_modelling, {steps}}}"
+    run = trained(tmp_path, data, "{type: bert, depth: 1, width: 8, heads: 2}")
+    with pytest.raises(UserError, match="predicts tokens that are masked"):
         Predictor(run)

@@ -48,7 +48,7 @@ def content(data: Data, table: Table, described: str) -> store.Content:
     if tokens is None or len(fitted.frame.features) != 1:
         raise DataError(f"data.task: {data.task} reads one text and nothing else. {CURE}")
     masked = data.task == "masked_language_modelling"
-    made = {part: _blocks(tokens, parts[part], masked) for part in PARTS}
+    made = {part: blocks(tokens, parts[part], masked) for part in PARTS}
     seed = data.split.keys.get("seed") or 0
     if masked:
         copies = {part: data.masks if part == "train" else 1 for part in PARTS}
@@ -131,7 +131,7 @@ def _with_text(table: Table, column: str) -> tuple[Table, np.ndarray]:
 Blocks = tuple[np.ndarray, np.ndarray, np.ndarray]  # input and target, int64 [blocks, length], and row of each block
 
 
-def _blocks(tokens: Tokens, rows: np.ndarray, masked: bool) -> Blocks:
+def blocks(tokens: Tokens, rows: np.ndarray, masked: bool) -> Blocks:
     """The texts of these rows, an end token ([SEP]) after each, in blocks; the last one is filled up.
 
     Of next-token blocks the target is the token behind each; the last token of a block is the first of the next.

@@ -68,6 +68,8 @@ def explained(
 
     predictor = Predictor(run)
     trained = predictor.trained
+    if trained.kind == "language":
+        raise UserError(f"{run.root} says what comes next in a text, which no explainer takes apart.")
     experiment = _with_methods(trained.experiment, trained.dataset.shapes, methods)
     explainers(experiment, trained.dataset.shapes, trained.model, "--method" if methods else "evaluate.explain")
     dataset, written = trained.dataset, None

@@ -26,6 +26,7 @@ TAKES = {
     "images": "an array [rows, channels, height, width], a list of PIL images, or a path",
     "sequences": "an array [rows, length, channels], a data frame as in training, or a path",
     "windows": "a data frame of time points, or a path",
+    "language": "a list of texts, a data frame, or a path",
 }
 
 
@@ -59,7 +60,7 @@ def predicted(predictor: Predictor, data: Any) -> pd.DataFrame:
         found = pa.concat_tables(done)
     _warn(noticed)
     frame: pd.DataFrame = found.to_pandas()
-    if "row" in frame and frame.columns[1].startswith("predicted"):
+    if "row" in frame and (frame.columns[1].startswith("predicted") or trained.kind == "language"):
         frame = frame.drop(columns="row")
     return frame if index is None else frame.set_index(index)
 

@@ -70,16 +70,20 @@ class Noticed:
                 raise DataError(f"--keep: {origin} has no column '{name}'.{hint(name, names)}")
         self._extra |= dict.fromkeys(extra)
 
-    def chosen(self, table: Table) -> Table:
-        """The tidy table with the columns that are read. Raises DataError where one is missing, or where images and
-        sequences are not like those of the training data."""
+    def chosen(self, table: Table, faults: Collection[int] = ()) -> Table:
+        """The tidy table with the columns that are read. faults: rows with nothing in them, of which no more is said.
+
+        Raises DataError where a column is missing, or where images and sequences are not like those of the training
+        data.
+        """
         self.names(table.origin, table.names)
         table = replace(self._with_channels(table), columns=table.columns.select(self.needed))
         self._trained.preprocessing.check(table)
         for name in self.needed:
-            nulls = table.columns.column(name).null_count
-            if nulls and name in self._whole:
-                self._lacking[name] += nulls
+            column = table.columns.column(name)
+            if column.null_count and name in self._whole:
+                missing = column.is_null().to_numpy()
+                self._lacking[name] += int(missing.sum() - missing[list(faults)].sum())
         return table
 
     def _with_channels(self, table: Table) -> Table:
@@ -158,7 +162,7 @@ class Noticed:
                 f"training and {'are' if several else 'is'} not read."
             )
         for name, count in self._lacking.items():
-            if name not in self._gaps:
+            if count and name not in self._gaps:
                 said.append(
                     f"{_rows(count)} lack{'s' * (count == 1)} '{name}', as no row of the training data did; what the "
                     "steps put for a missing value is taken."

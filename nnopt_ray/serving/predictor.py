@@ -37,15 +37,15 @@ class Predicted:
 class Predictor:
     """The best network of a finished run, with its preprocessing.
 
-    Raises RunFolderError when the run has no best model, UserError for a run of a language task.
+    Raises RunFolderError when the run has no best model, UserError for a run that predicts masked tokens.
     """
 
     def __init__(self, run: RunDir) -> None:
         self.trained = Trained.of(run)
-        if self.trained.kind == "language":
+        if self.trained.dataset.shapes.task == "masked_language_modelling":
             raise UserError(
-                f"{run.root} predicts the tokens of texts, and `nnopt predict` is for rows that have a class or a "
-                "number. In Python, `run.model()` gives the network, and of a gpt `.sample(...)` goes on with a text."
+                f"{run.root} predicts tokens that are masked, and new texts have none. In Python, `run.model()` gives "
+                "the network, which later pages start from by `train: {from: ...}`."
             )
 
     def write(
@@ -105,13 +105,17 @@ class Predictor:
     def columns(
         self, table: Table, noticed: Noticed | None = None, faults: Mapping[int, str] | None = None
     ) -> dict[str, Any]:
-        """`predicted`, and of classes `p_<class>` each; of several numbers `predicted_0`, `predicted_1`, ...: Arrow
-        arrays of all rows, null where there is no prediction.
+        """`predicted`, and of classes `p_<class>` each; of several numbers `predicted_0`, `predicted_1`, ...; of a
+        language model what `perplexity.columns` gives: Arrow arrays of all rows, null where there is no prediction.
 
         Raises DataError, naming missing and mistyped columns, when the table is not like the training data.
         """
         import pyarrow as pa
 
+        if self.trained.kind == "language":
+            from nnopt_ray.serving import perplexity
+
+            return perplexity.columns(self.trained, table, noticed or Noticed(self.trained), faults or {})
         said, empty = self.outputs(table, noticed or Noticed(self.trained), faults or {})
         mask = empty if empty.any() else None
         classes = self.trained.dataset.classes
@@ -149,7 +153,7 @@ class Predictor:
     ) -> tuple[tuple[np.ndarray, ...], np.ndarray, Table]:
         """What the network reads of the rows; bool [rows], those that have no prediction; the rows as they are read."""
         trained = self.trained
-        chosen = noticed.chosen(tidy(table))
+        chosen = noticed.chosen(tidy(table), faults)
         frame, gaps = noticed.filled(trained.preprocessing.frame(chosen, noticed.before))
         inputs = trained.preprocessing.arrays(frame, chosen)
         rows = len(inputs[0])

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from nnopt_ray.data.types import Dataset
 
-DECISION = "decision.json"
 Kind = Literal["rows", "images", "sequences", "windows", "language"]
 
 
@@ -42,8 +41,8 @@ class Trained:
         """Raises RunFolderError when the run has no best model, or its preparation is damaged."""
         experiment, dataset, model = assembly.best_model(run)
         preprocessing = Preprocessing.from_json(rundir.read_json(run.data_of_best / FILE))
-        place = run.best / DECISION
-        decision = Decision.from_json(rundir.read_json(place)) if place.is_file() else Decision()
+        decided = run.decision.is_file()
+        decision = Decision.from_json(rundir.read_json(run.decision)) if decided else Decision()
         return cls(run.root, experiment, dataset, model, preprocessing, assembly.machine_for(experiment), decision)
 
     @property
@@ -69,7 +68,7 @@ class Trained:
     def text(self) -> str | None:
         """The column of text, where the network reads nothing else."""
         readings = self.preprocessing.readings
-        alone = len(readings) == 1 and self.kind == "rows" and readings[0].kind == "text"
+        alone = len(readings) == 1 and self.kind in ("rows", "language") and readings[0].kind == "text"
         return readings[0].name if alone else None
 
     @property
