@@ -131,6 +131,7 @@ def test_the_worst_of_an_ill_run_is_its_illness_or_goes_with_it(ran: Ran, name: 
     assert ranks == sorted(ranks)
     for each in found:
         assert not each["follows"] or each["follows"] in names
+        assert not each["follows"] or not each["page"]
 
 
 # --- healthy runs -----------------------------------------------------------------------------------
@@ -283,7 +284,9 @@ def test_the_report_and_the_program_tell_the_findings(ran: Ran) -> None:
     shown = CliRunner().invoke(app, ["show", str(run.root)])
     assert shown.exit_code == 0
     assert "high    Lower the learning rate. In the first epoch" in shown.stdout
+    assert shown.stdout.count("on the page: ") == 1
     assert "on the page: lr: 0.01   # in train.optimizer" in shown.stdout
+    assert "(Goes with: learning rate too high.)" in shown.stdout
 
 
 # --- the long form ----------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from nnopt_ray.evaluate.diagnosis import SEVERITIES, Case, Diagnosis, Found, Sev
 
 Rule = Callable[[Case], Found]
 
-# What follows from what: where the cause was found too, the consequence is told after all others, as low.
+# What follows from what: where the cause was found too, the consequence is told after all others, as low,
+# and without a line of the page.
 CAUSES: Mapping[str, tuple[str, ...]] = {
     "underfit": (
         "learning_rate_too_high", "learning_rate_too_low", "still_improving", "stopped_too_early", "class_imbalance",
@@ -87,7 +88,8 @@ def diagnose(case: Case) -> Diagnosed:
 def _following(each: Diagnosis, names: set[str]) -> Diagnosis:
     cause = next((cause for cause in CAUSES.get(each.name, ()) if cause in names), "")
     low: Severity = "low"
-    return replace(each, follows=cause, severity=low) if cause else each
+    # Two changes at once would hide which of them helped.
+    return replace(each, follows=cause, severity=low, line=None) if cause else each
 
 
 def in_words(name: str) -> str:

@@ -121,6 +121,9 @@ def lines(found: Sequence[Finding]) -> list[str]:
     """For a terminal: what to do and why, and below it the line of the page."""
     said = []
     for each in found:
+        if each.follows:
+            said.append(f"{each.severity:<7} {each.sentence} (Goes with: {in_words(each.follows)}.)")
+            continue
         said.append(f"{each.severity:<7} {each.title}. {each.sentence}")
         if each.page:
             said.append(f"{'':<7} on the page: {each.page}")
