@@ -14,6 +14,7 @@ from nnopt_ray.train.augmenting import Augmenter
 from nnopt_ray.train.batches import Batch, Placed, batch_sizes
 from nnopt_ray.train.mixing import Mixed, Mixer
 from nnopt_ray.train.sampling import sampling_of
+from nnopt_ray.train.sharding import Shard
 
 Changed = tuple[tuple[Tensor, ...], Tensor, Mixed]  # inputs, target, and what else the loss is of
 
@@ -21,15 +22,17 @@ Changed = tuple[tuple[Tensor, ...], Tensor, Mixed]  # inputs, target, and what e
 class Feed:
     """The training rows of a page, epoch by epoch; all that is random follows from the seed and the epoch.
 
+    shard: which piece of each batch is read, where several processes train together.
+
     Attributes:
-        sizes: rows of each batch of an epoch.
+        sizes: rows of each batch of an epoch, of all processes together.
         decided: what was chosen here, in words.
 
     Raises UserError for data that cannot be drawn, augmented or mixed so.
     """
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, placed: Placed) -> None:
-        train = experiment.train
+    def __init__(self, experiment: Experiment, dataset: Dataset, placed: Placed, shard: Shard | None = None) -> None:
+        train, self._shard = experiment.train, shard
         self.sizes = batch_sizes(len(dataset.train), train.batch_size)
         self._rows, self._seed = placed.train, experiment.seed
         self._sampling = sampling_of(experiment, dataset)
@@ -44,7 +47,10 @@ class Feed:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, augmented where the page says so."""
-        rows = self._rows.batches(self.sizes, self.order(epoch))
+        sizes, order = self.sizes, self.order(epoch)
+        if self._shard is not None:
+            sizes, order = self._shard.mine(sizes, order)
+        rows = self._rows.batches(sizes, order)
         if not self.augmenter.parts:
             yield from rows
             return
@@ -53,7 +59,7 @@ class Feed:
 
     def augmenting_seed(self, epoch: int, number: int) -> int:
         """What the changes to a batch are drawn from, whatever was drawn before."""
-        return derived_seed(self._seed, "augment", epoch, number)
+        return derived_seed(self._seed, "augment", epoch, number, *self._rank)
 
     def mixed(self, epoch: int) -> Iterator[Changed]:
         """The batches of an epoch, mixed too where the page says so."""
@@ -63,7 +69,11 @@ class Feed:
 
     def mixing(self, epoch: int) -> Generator:
         """What the mixtures of an epoch are drawn from, batch by batch."""
-        return Mixer.draws(derived_seed(self._seed, "mix", epoch))
+        return Mixer.draws(derived_seed(self._seed, "mix", epoch, *self._rank))
+
+    @property
+    def _rank(self) -> tuple[int, ...]:
+        return () if self._shard is None or not self._shard.rank else (self._shard.rank,)
 
     def changed(self, inputs: tuple[Tensor, ...], target: Tensor) -> Changed:
         """Any batch, augmented and mixed: an example of what a step is of."""

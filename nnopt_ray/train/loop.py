@@ -39,6 +39,7 @@ from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.precision import LossScale
 from nnopt_ray.train.rates import Rates
 from nnopt_ray.train.schedules import Schedule
+from nnopt_ray.train.sharding import Shard
 from nnopt_ray.train.state import State
 from nnopt_ray.train.tally import Broken, Tally, no_number
 from nnopt_ray.train.validate import Metric, Validation
@@ -61,6 +62,7 @@ class Trainer:
         machine: device, precision and threads.
         metrics: name → metric of the validation part, recorded as val_NAME beside val_loss.
         placed: the data where training reads it (`batches.place`), to share it among trainers.
+        shard: this process's part in a training by several; each has a Trainer of the same page.
 
     Attributes:
         epoch: epochs completed.
@@ -81,8 +83,9 @@ class Trainer:
         machine: Machine,
         metrics: Mapping[str, Metric],
         placed: batches.Placed | None = None,
+        shard: Shard | None = None,
     ) -> None:
-        self.experiment, self.dataset, self.machine = experiment, dataset, machine
+        self.experiment, self.dataset, self.machine, self._shard = experiment, dataset, machine, shard
         self.placed = placed or batches.place(dataset, machine)
         train, shapes = experiment.train, dataset.shapes
         counts = (
@@ -98,10 +101,15 @@ class Trainer:
         self._take_weights()
         self._forward = Forward(self.model, shapes, machine, experiment.model.type)
 
-        self.feed = Feed(experiment, dataset, self.placed)
+        self.feed = Feed(experiment, dataset, self.placed, shard)
         self.sizes = self.feed.sizes
         self.validation = Validation(
-            dataset, self.placed.validation, self.loss, metrics, batches.evaluation_size(shapes, train.batch_size)
+            dataset,
+            self.placed.validation,
+            self.loss,
+            metrics,
+            batches.evaluation_size(shapes, train.batch_size),
+            shard,
         )
         self.watch = Watch(experiment, self.schedule, {name: metric.mode for name, metric in metrics.items()})
         self._every = train.accumulate
@@ -127,6 +135,8 @@ class Trainer:
 
     def _take_weights(self) -> None:
         self.weights = FlatWeights(self.model)
+        if self._shard is not None:
+            self._shard.take_over(self.weights)
         self.slots = self.optimizer.slots(self.weights.flat)
         self.step = 0  # optimizer steps taken, also by the run that this one continues
         self.base_lr = self.optimizer.lr  # what a plateau lowers
@@ -238,14 +248,9 @@ class Trainer:
         tally = Tally(self._every)
         for number, (inputs, target, mixed) in enumerate(self.feed.mixed(self.epoch)):
             gradient.zero_()
-            if self.compiled is not None:
-                loss = self.compiled(inputs, target, mixed)
-            else:
-                loss = self._loss_of(inputs, target, mixed, number == 0)
-            (loss if self.scale is None else loss * self.scale.value).backward()  # type: ignore[no-untyped-call]
-            if number == 0:
-                self.weights.check()
-            weight = self.loss.weight(target)
+            loss, weight = self._backward(inputs, target, mixed, number == 0)
+            if self._shard is not None:
+                loss, weight = self._shard.reduce(loss, weight)
             step = number // self._every
             due = self.gather(number, weight) and (self.scale is None or self._finite(self.scale, step))
             norm = self.descend(step) if due else None
@@ -254,7 +259,24 @@ class Trainer:
             if number % LOOK_EVERY_STEPS == LOOK_EVERY_STEPS - 1:
                 self._look(tally.settle())
         self._look(tally.settle())
+        if self._shard is not None:
+            self._shard.average(buffer for _, buffer in self.model.named_buffers())
         return tally.loss, tally.norm, self.last_lr()
+
+    def _backward(
+        self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed, first: bool
+    ) -> tuple[Tensor, float | Tensor]:
+        """The gradient of a batch, into `weights.gradient` → its loss and what it counts."""
+        if not len(target):  # this process's piece of a small batch
+            return torch.zeros((), device=target.device), 0.0
+        if self.compiled is not None:
+            loss = self.compiled(inputs, target, mixed)
+        else:
+            loss = self._loss_of(inputs, target, mixed, first)
+        (loss if self.scale is None else loss * self.scale.value).backward()  # type: ignore[no-untyped-call]
+        if first:
+            self.weights.check()
+        return loss, self.loss.weight(target)
 
     def _loss_of(self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed = (), check: bool = False) -> Tensor:
         """The loss of a batch in training. check: look at the outputs before anything is made of them."""
@@ -301,7 +323,8 @@ class Trainer:
 
     def noise_seed(self) -> int:
         """What dropout in this epoch is drawn from."""
-        return derived_seed(self.experiment.seed, "noise", self.epoch)
+        rank = self._shard.rank if self._shard is not None else 0
+        return derived_seed(self.experiment.seed, "noise", self.epoch, *([rank] if rank else []))
 
     def _seed_noise(self) -> None:
         """Dropout draws from torch; a network of one's own may draw from NumPy or Python too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.train import language
-from nnopt_ray.train.batches import Part, evaluation_sizes
+from nnopt_ray.train.batches import Batch, Part, evaluation_sizes
 from nnopt_ray.train.losses import Loss
+from nnopt_ray.train.sharding import Shard
 
 Forward = Callable[[tuple[Tensor, ...]], Tensor]
 
@@ -45,12 +46,21 @@ class Validation:
 
     Accuracy and mean absolute error are added up on the device, batch by batch. For any other metric the
     outputs of all rows are brought to the CPU as one array; of a language task, what `language.told` makes of them.
+
+    shard: where several processes measure together. The batches are those of one process and are shared out whole, and
+    what each gave is added up in their order, so that the values are those of one process with the same weights.
     """
 
     def __init__(
-        self, dataset: Dataset, part: Part, loss: Loss, metrics: Mapping[str, Metric], rows_a_batch: int
+        self,
+        dataset: Dataset,
+        part: Part,
+        loss: Loss,
+        metrics: Mapping[str, Metric],
+        rows_a_batch: int,
+        shard: Shard | None = None,
     ) -> None:
-        self.dataset, self.part, self.loss = dataset, part, loss
+        self.dataset, self.part, self.loss, self._shard = dataset, part, loss, shard
         self.rows_a_batch = rows_a_batch
         own = {"classification": "accuracy", "regression": "mae"}.get(dataset.shapes.task, "")
         self.names = [name for name in metrics if name != "loss"]  # val_loss is always there
@@ -64,9 +74,43 @@ class Validation:
         """val_loss, then val_NAME in the order of the metrics. NaN where the outputs are not finite."""
         found = self.begin()
         with torch.no_grad():
-            for inputs, target in self.part.batches(evaluation_sizes(self.part.rows, self.rows_a_batch)):
+            for inputs, target in self._batches():
                 self.add(found, forward(inputs), target)
-            return self.end(found)
+            return self.end(found if self._shard is None else self._together(found, self._shard))
+
+    def _batches(self) -> Iterator[Batch]:
+        sizes = evaluation_sizes(self.part.rows, self.rows_a_batch)
+        if self._shard is None:
+            return self.part.batches(sizes)
+        mine = self._shard.share_out(len(sizes))
+        first = sum(sizes[: mine.start])
+        return self.part.batches(sizes[mine], torch.arange(first, first + sum(sizes[mine])))
+
+    def _together(self, found: Collected, shard: Shard) -> Collected:
+        """What the batches of all processes gave, in the order of the batches."""
+        device = self.part.device
+
+        def column(numbers: list[Tensor]) -> list[Tensor]:
+            mine = torch.stack(numbers) if numbers else torch.zeros(0, device=device)
+            return list(shard.gathered(mine.to(torch.float64)))
+
+        weights = torch.tensor(found.weights, dtype=torch.float64, device=device)
+        outputs = []
+        if self.others:
+            shape = self._outputs_shape()
+            none = torch.zeros((0, *shape), device=device)
+            outputs = [shard.gathered(torch.cat([none, *(each.float() for each in found.outputs)]))]
+        return Collected(
+            losses=column(found.losses),
+            weights=shard.gathered(weights).tolist(),
+            own=column(found.own) if self.own is not None else [],
+            outputs=outputs,
+        )
+
+    def _outputs_shape(self) -> tuple[int, ...]:
+        """Of a row of what `add` collects: logits or values, of a language task what `language.told` gives."""
+        shapes = self.dataset.shapes
+        return (*shapes.inputs[0].shape, 3) if shapes.is_language else (shapes.outputs,)
 
     def begin(self) -> Collected:
         return Collected([], [], [], [])

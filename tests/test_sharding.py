@@ -1,0 +1,128 @@
+"""Several processes that train one network, against one process: real processes, real collectives (gloo)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as processes
+from hypothesis import given
+from hypothesis import strategies as some
+
+from nnopt_ray import assembly, reading
+from nnopt_ray.train.loop import Trainer
+from nnopt_ray.train.sharding import LEAST_ROWS, Shard
+
+
+class Piece(Shard):
+    """One of so many, without a group."""
+
+    def __init__(self, rank: int, workers: int) -> None:
+        self.rank, self.workers = rank, workers
+
+
+@given(some.lists(some.integers(1, 40), min_size=1, max_size=6), some.integers(1, 9), some.integers(0, 2**31))
+def test_all_pieces_together_are_the_rows_of_one_process(sizes: list[int], workers: int, seed: int) -> None:
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
+    taken = [Piece(rank, workers).mine(sizes, order) for rank in range(workers)]
+    for number, batch in enumerate(torch.split(order, sizes)):
+        own = [torch.split(rows, mine)[number].tolist() for mine, rows in taken]
+        assert sum(own, []) == batch.tolist()
+        filled = [len(each) for each in own if each]
+        assert max(filled) - min(filled) <= 1
+        if sizes[number] >= LEAST_ROWS:
+            assert min(filled) >= LEAST_ROWS, "batch norm has no deviation of a single row"
+
+
+@given(some.integers(0, 50), some.integers(1, 9))
+def test_batches_without_training_are_shared_out_whole_and_in_order(count: int, workers: int) -> None:
+    shares = [range(count)[Piece(rank, workers).share_out(count)] for rank in range(workers)]
+    assert [number for share in shares for number in share] == list(range(count))
+
+
+PAGE: dict[str, Any] = {
+    "name": "shared",
+    "seed": 3,
+    "objective": "minimize val_loss",
+    "data": {"source": {"type": "sklearn", "name": "digits"}, "steps": ["scale"]},
+    "model": {"type": "mlp", "widths": [32], "norm": "none", "dropout": 0.0},
+    "train": {"epochs": 4, "batch_size": 64, "clip_norm": 1.0, "optimizer": {"type": "adam", "lr": 0.01}},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adam": {},
+    "accumulate": {"train.accumulate": 3, "train.optimizer": {"type": "sgd", "lr": 0.1, "momentum": 0.9}},
+    "class weights": {"train.loss": {"type": "cross_entropy", "class_weights": "balanced"}},
+    "uneven": {"train.batch_size": 5, "train.epochs": 1},
+    "ranking": {"objective": "maximize val_roc_auc"},
+}
+
+
+def page_of(folder: Path, name: str) -> Any:
+    settings = [f"{path}={reading_value(value)}" for path, value in VARIANTS[name].items()]
+    file = folder / "page.yaml"
+    if not file.is_file():
+        import yaml
+
+        file.write_text(yaml.safe_dump(PAGE))
+    return reading.load(file, set=settings)
+
+
+def reading_value(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+def train(page: Any, shard: Shard | None = None) -> Trainer:
+    torch.set_num_threads(1)
+    dataset = assembly.data_of(page)
+    trainer = Trainer(page, dataset, assembly.machine_for(page), assembly.metrics_for(page, dataset), shard=shard)
+    while not trainer.done:
+        trainer.run_epoch()
+    return trainer
+
+
+def one_of_several(rank: int, workers: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NNOPT_CACHE": f"{folder}/cache"}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=workers)
+    told = {}
+    for name in VARIANTS:
+        trainer = train(page_of(Path(folder), name), Shard())
+        told[name] = {
+            "weights": trainer.weights.flat.clone(),
+            "epochs": [{**epoch.metrics, "norm": epoch.grad_norm} for epoch in trainer.history],
+        }
+    torch.save(told, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """What two processes came to."""
+    folder = tmp_path_factory.mktemp("together")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page_of(folder, "adam")
+    processes.spawn(one_of_several, (2, port, str(folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    return folder, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_two_processes_are_one_but_for_rounding(
+    together: tuple[Path, list[dict[str, Any]]], name: str, one_thread: None
+) -> None:
+    folder, told = together
+    alone = train(page_of(folder, name))
+    first, second = (each[name] for each in told)
+    assert torch.equal(first["weights"], second["weights"]), "the processes went different ways"
+    assert first["epochs"] == second["epochs"]
+    for mine, theirs in zip(alone.history, first["epochs"], strict=True):
+        for metric, value in {**mine.metrics, "norm": mine.grad_norm}.items():
+            assert theirs[metric] == pytest.approx(value, rel=2e-3, abs=2e-4), (mine.epoch, metric)
+    difference = (alone.weights.flat - first["weights"]).norm() / alone.weights.flat.norm()
+    assert difference < 2e-3
