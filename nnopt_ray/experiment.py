@@ -275,8 +275,18 @@ class Evaluate(Section):
 class Resources(Section):
     """What one trial uses. As many trials run at once as the machine or cluster holds."""
 
-    workers: Annotated[int, Field(ge=1, le=1)] = Field(
-        default=1, description="processes that train one network together"
+    workers: Annotated[Count | tuple[Count, Count], Fixed("a search gives each trial one worker")] = Field(
+        default=1,
+        description="processes that train one network together; [2, 8]: as many as there are, and on with fewer when a "
+        "node is lost",
+    )
+    batch: Annotated[Literal["global", "per_worker"], Fixed("it says what a batch is")] = Field(
+        default="global",
+        description="what train.batch_size is with several workers: global, of all together, so that they take the "
+        "steps that one would; per_worker, of each",
+    )
+    lr_scaling: Annotated[Literal["none", "linear", "sqrt"], Fixed("it belongs to resources.batch")] = Field(
+        default="none", description="with batch: per_worker, how the learning rate grows with the number of workers"
     )
     cpus_per_worker: Count = Field(default=1, description="CPU cores, and the threads torch uses")
     gpus_per_worker: NonNegative = Field(default=0.0, description="GPUs, or a fraction of one")
@@ -289,6 +299,16 @@ class Resources(Section):
         default="auto",
         description="auto: a search on one machine begins in this process, and Ray joins when there is enough to do",
     )
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The fewest and the most workers that train one network."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+    @property
+    def together(self) -> bool:
+        """Whether several workers train one network."""
+        return self.worker_range[1] > 1
 
 
 TRIAL_FACTS = ("parameters", "seconds")  # objectives beside the first that are facts of a trial, the fewer the better

@@ -280,14 +280,15 @@ def run_single(
     dataset: Dataset,
     watch: Watch,
     should_stop: Callable[[], bool] = never,
-    cross_validated: Callable[[TrialRow], Folded | None] = lambda row: None,
+    cross_validated: Callable[[TrialRow], Folded | None] | None = None,
+    together: Callable[[], TrialRow] | None = None,
 ) -> RunResult:
-    """The straight line for a page with nothing to search."""
+    """The straight line for a page with nothing to search. together: trains the network by several workers."""
     began = time.monotonic()
-    row = train_one(experiment, run, dataset, watch, should_stop)
+    row = together() if together is not None else train_one(experiment, run, dataset, watch, should_stop)
     if should_stop():
         raise Interrupted("stopped")
-    folded = cross_validated(row)
+    folded = cross_validated(row) if cross_validated is not None else None
     seconds = time.monotonic() - began
     return conclude(experiment, run, dataset, (row,), seconds, decided_data(dataset), folded=folded, note=watch.note)
 

@@ -45,6 +45,16 @@ class TrialDir:
     def error(self) -> Path:
         return self.root / "error.txt"
 
+    @property
+    def outcome(self) -> Path:
+        """What the workers say that trained one network together."""
+        return self.root / "outcome.json"
+
+    @property
+    def stop(self) -> Path:
+        """There while these workers are asked to stop."""
+        return self.root / "stop"
+
 
 @dataclass(frozen=True)
 class RunDir:

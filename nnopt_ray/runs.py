@@ -261,9 +261,12 @@ def _report_again(folder: RunDir) -> None:
 
 def _ray_for(experiment: Experiment, address: str | None) -> AbstractContextManager[RaySession | None]:
     """Ray starts while the data is prepared; a single training needs none."""
-    if not experiment.is_search:
+    if not experiment.is_search and not experiment.resources.together:
         return nullcontext()
     from nnopt_ray.search.cluster import RaySession
+
+    if not experiment.is_search:
+        return RaySession(address, experiment.resources, None)
     from nnopt_ray.search.seats import begins_here
     from nnopt_ray.search.worker import Worker
 
@@ -292,10 +295,11 @@ def _go(
                 dataset = pipeline.placed(dataset, folder, watch)
             else:
                 dataset = _data_of(experiment, folder, watch)
-            if session is not None:
+            if experiment.is_search:
+                assert session is not None
                 _search(experiment, folder, dataset, session, watch, should_stop)
             else:
-                _single(experiment, folder, dataset, watch, should_stop)
+                _single(experiment, folder, dataset, watch, should_stop, session)
         except (KeyboardInterrupt, Interrupted) as error:
             raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.root}") from error
         except OSError as error:
@@ -341,15 +345,33 @@ def _data_of(experiment: Experiment, folder: RunDir, watch: Watch) -> Dataset:
 
 
 def _single(
-    experiment: Experiment, folder: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool]
+    experiment: Experiment,
+    folder: RunDir,
+    dataset: Dataset,
+    watch: Watch,
+    should_stop: Callable[[], bool],
+    session: RaySession | None,
 ) -> None:
     def cross_validated(row: TrialRow) -> Folded | None:
         from nnopt_ray.search import folds
 
         return folds.alone(experiment, folder, dataset, row, watch, should_stop)
 
-    chosen = {} if experiment.evaluate.folds is None else {"cross_validated": cross_validated}
-    pipeline.run_single(experiment, folder, dataset, watch, should_stop, **chosen)
+    def together() -> TrialRow:
+        from nnopt_ray import distributed
+
+        assert session is not None
+        return distributed.train(experiment, folder, watch, should_stop, session)
+
+    pipeline.run_single(
+        experiment,
+        folder,
+        dataset,
+        watch,
+        should_stop,
+        cross_validated=None if experiment.evaluate.folds is None else cross_validated,
+        together=together if experiment.resources.together else None,
+    )
 
 
 def _search(

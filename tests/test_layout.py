@@ -52,6 +52,7 @@ ORDER = (
     "log",
     "reporting",
     "search",
+    "distributed",
     "runs",
     "starting",
     "scaling",
@@ -68,7 +69,7 @@ RAY_DOORS = {
     "search/median.py",
     "search/cluster.py",
     "search/seats.py",
-    "train/distributed.py",
+    "distributed.py",
     "launch/ray_jobs.py",
 }
 

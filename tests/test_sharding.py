@@ -31,7 +31,7 @@ def test_all_pieces_together_are_the_rows_of_one_process(sizes: list[int], worke
     taken = [Piece(rank, workers).mine(sizes, order) for rank in range(workers)]
     for number, batch in enumerate(torch.split(order, sizes)):
         own = [torch.split(rows, mine)[number].tolist() for mine, rows in taken]
-        assert sum(own, []) == batch.tolist()
+        assert [row for each in own for row in each] == batch.tolist()
         filled = [len(each) for each in own if each]
         assert max(filled) - min(filled) <= 1
         if sizes[number] >= LEAST_ROWS:

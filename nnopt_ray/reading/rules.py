@@ -13,6 +13,7 @@ from nnopt_ray.reading.explaining import check_explainers
 from nnopt_ray.reading.folds import check_folds, folds_of_a_trial
 from nnopt_ray.reading.methods import check_method, check_starts
 from nnopt_ray.reading.places import Places, Way, dotted, shown
+from nnopt_ray.reading.together import check_together
 from nnopt_ray.reading.training import check_training
 
 NOT_TOLD = ("random", "quasi_random")  # methods that ask for points whatever came of the last ones
@@ -58,6 +59,7 @@ def check(tree: Mapping[str, Any], places: Places, closed: Close) -> None:
     _confirm(tree, bool(opened), places)
     _bit_for_bit(tree, places)
     _lanes(tree, places)
+    check_together(tree, bool(opened) or method == "manual", places)
 
 
 def _at(node: Any, *keys: str) -> Any:

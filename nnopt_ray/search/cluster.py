@@ -54,9 +54,10 @@ class RaySession:
     """
 
     def __init__(
-        self, address: str | None, resources: Resources, worker: type, *arguments: Any, at_once: bool = True
+        self, address: str | None, resources: Resources, worker: type | None, *arguments: Any, at_once: bool = True
     ) -> None:
-        """`worker(*arguments)` is what an actor of this session is; the first ones start with the session.
+        """`worker(*arguments)` is what an actor of this session is; the first ones start with the session. None where
+        others make the actors.
 
         at_once: start now; else `start` does, if it is ever called.
         """
@@ -123,6 +124,8 @@ class RaySession:
 
     def _prestart(self) -> None:
         """On this machine workers start at once; on a cluster only when the study knows how many it needs."""
+        if self._worker is None:
+            return
         cluster = self._cluster()
         fits = cluster.embedded and cluster.cpus >= self._resources.cpus_per_worker
         if fits and cluster.gpus >= self._resources.gpus_per_worker:

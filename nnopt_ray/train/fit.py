@@ -17,6 +17,7 @@ from nnopt_ray.rundir import TrialDir
 from nnopt_ray.train import checkpoints, state
 from nnopt_ray.train.batches import Placed
 from nnopt_ray.train.loop import Trainer
+from nnopt_ray.train.sharding import Shard
 from nnopt_ray.train.state import State
 from nnopt_ray.train.validate import Metric
 
@@ -43,9 +44,10 @@ class TrialRun:
         *,
         on_note: Callable[[str], None] | None = None,
         placed: Placed | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self.trial = trial
-        self.trainer = Trainer(experiment, dataset, machine, metrics, placed)
+        self.trainer = Trainer(experiment, dataset, machine, metrics, placed, shard)
         keeping = experiment.train.checkpoint
         self._writer = checkpoints.Writer(trial, keeping.every, keeping.keep)
         self._writer.sweep()

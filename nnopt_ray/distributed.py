@@ -1,0 +1,249 @@
+"""Several workers train the one network of a page: Ray Train's TorchTrainer places them, joins them to a group and
+starts them anew when one is lost; what they do is the core's work (`train.loop`), each on its piece of every batch.
+
+The first worker writes history and checkpoints into the trial's folder, as a training by one process does, and all
+go on from there after a loss. This process reads the history as it grows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnopt_ray import assembly, reading, rundir
+from nnopt_ray.errors import NnoptError, NotANumber, RunFailed, UserError
+from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.pipeline import SINGLE, Watch
+from nnopt_ray.results import Epoch, TrialRow
+from nnopt_ray.rundir import RunDir, TrialDir, read_lines
+
+if TYPE_CHECKING:
+    from nnopt_ray.search.cluster import RaySession
+    from nnopt_ray.train.fit import TrialRun
+    from nnopt_ray.train.loop import Trainer
+    from nnopt_ray.train.sharding import Shard
+
+LOSSES = 3  # times that workers are started anew
+LOOK_EVERY_S = 0.2
+
+
+def train(
+    experiment: Experiment,
+    run: RunDir,
+    watch: Watch,
+    should_stop: Callable[[], bool],
+    session: RaySession,
+) -> TrialRow:
+    """One training by `resources.workers` workers, from its newest checkpoint when there is one.
+
+    The data lie in the run folder. Raises UserError when the cluster does not hold so many workers or a node does not
+    see the run folder, NotANumber and RunFailed as a training by one process.
+    """
+    trial = run.trial(SINGLE)
+    if not trial.page.is_file():
+        rundir.write_text(trial.page, reading.dump(experiment))
+    least, most = experiment.resources.worker_range
+    cluster = session.cluster()
+    held = cluster.workers(experiment.resources)
+    if held < least:
+        raise UserError(
+            f"resources.workers asks for {least} workers of {experiment.resources.cpus_per_worker} CPUs and "
+            f"{experiment.resources.gpus_per_worker:g} GPUs, and {cluster.sentence()} holds {held}. Lower it."
+        )
+    watch.begin(total=1, workers=min(held, most), over={})
+    for file in (trial.stop, trial.outcome):
+        file.unlink(missing_ok=True)
+    shown = sum(1 for _ in read_lines(trial.history))
+    told = _Told(trial, watch, shown)
+    ended = threading.Event()
+    failures: list[BaseException] = []
+    thread = threading.Thread(target=_fitted, args=(experiment, run, ended, failures), daemon=True)
+    thread.start()
+    while not ended.wait(LOOK_EVERY_S):
+        told.look()
+        if should_stop() and not trial.stop.is_file():
+            rundir.write_text(trial.stop, "")
+    thread.join()
+    told.look()
+    trial.stop.unlink(missing_ok=True)
+    shutil.rmtree(trial.root / "ray_train", ignore_errors=True)
+    return _row(trial, failures)
+
+
+class _Told:
+    """Hands on what the first worker writes: new epochs, and where training went on after a loss."""
+
+    def __init__(self, trial: TrialDir, watch: Watch, shown: int) -> None:
+        self._trial, self._watch, self._shown = trial, watch, shown
+        self._resumed = sum(1 for _ in read_lines(trial.resumed))
+
+    def look(self) -> None:
+        for line in list(read_lines(self._trial.resumed))[self._resumed :]:
+            self._resumed += 1
+            self._watch.note(f"Training goes on with epoch {line['epoch']}.")
+        for line in read_lines(self._trial.history):
+            if line["epoch"] >= self._shown:
+                self._shown = line["epoch"] + 1
+                self._watch.epoch(Epoch.from_line(line))
+
+
+def _row(trial: TrialDir, failures: list[BaseException]) -> TrialRow:
+    if not trial.outcome.is_file():
+        why = " ".join(str(failures[0]).split())[:500] if failures else "no worker said why"
+        raise RunFailed(f"the workers ended without a result: {why}. What was done is kept.")
+    said = rundir.read_json(trial.outcome)
+    if said["error"]:
+        kind = {"NotANumber": NotANumber, "UserError": UserError}.get(said["kind"], RunFailed)
+        raise kind(said["error"])
+    history = tuple(Epoch.from_line(line) for line in read_lines(trial.history))
+    best = said["best_epoch"]
+    return TrialRow(
+        trial=SINGLE,
+        status="finished",
+        reason=said["reason"],
+        params={},
+        epochs=len(history),
+        best_epoch=best,
+        seconds=sum(epoch.seconds for epoch in history),
+        value=said["value"],
+        metrics=history[best].metrics,
+        history=history,
+    )
+
+
+def _fitted(experiment: Experiment, run: RunDir, ended: threading.Event, failures: list[BaseException]) -> None:
+    """Let Ray Train work to the end; in a thread, as it waits for it."""
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less on one machine
+    try:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        resources = experiment.resources
+        least, most = resources.worker_range
+        gpus = resources.gpus_per_worker
+        per_worker = {"CPU": float(resources.cpus_per_worker), **({"GPU": gpus} if gpus else {})}
+        TorchTrainer(
+            _work,
+            train_loop_config={
+                "tree": plain(experiment.tree),
+                "file": str(experiment.file) if experiment.file else None,
+                "root": str(run.root),
+                "import_paths": list(sys.path),
+            },
+            scaling_config=ScalingConfig(
+                num_workers=least if least == most else (least, most), use_gpu=gpus > 0, resources_per_worker=per_worker
+            ),
+            # Two workers that share a GPU have no NCCL between them.
+            torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
+            run_config=RunConfig(
+                name="ray_train",
+                storage_path=str(run.trial(SINGLE).root),
+                failure_config=FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES),
+            ),
+        ).fit()
+    except BaseException as error:  # the caller tells it
+        failures.append(error)
+    finally:
+        ended.set()
+
+
+# ── in the workers ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def scaled(experiment: Experiment, workers: int) -> Experiment:
+    """The page as so many workers train it: where `resources.batch` is per_worker the batch is that of all of them, and
+    the learning rate follows `resources.lr_scaling` (linear: Goyal et al. 2017; sqrt: Krizhevsky 2014)."""
+    resources = experiment.resources
+    if resources.batch == "global" or workers == 1:
+        return experiment
+    factor = {"none": 1.0, "linear": float(workers), "sqrt": workers**0.5}[resources.lr_scaling]
+    tree = plain(experiment.tree)
+    optimizer = {**tree["train"]["optimizer"], "lr": tree["train"]["optimizer"]["lr"] * factor}
+    tree["train"] = {**tree["train"], "batch_size": tree["train"]["batch_size"] * workers, "optimizer": optimizer}
+    return reading.from_tree(tree, experiment.file)
+
+
+def _work(told: Mapping[str, Any]) -> None:
+    """What each worker does."""
+    sys.path.extend(path for path in told["import_paths"] if path not in sys.path)
+    from nnopt_ray.train.sharding import Shard
+
+    shard = Shard()
+    trial = RunDir(Path(told["root"])).trial(SINGLE)
+    try:
+        _trained(told, shard, trial)
+    except NnoptError as error:
+        # All workers meet it alike; the first tells it, and none is started anew.
+        if shard.rank == 0:
+            kind = next(kind.__name__ for kind in (NotANumber, UserError, NnoptError) if isinstance(error, kind))
+            rundir.write_json(trial.outcome, {"error": str(error), "kind": kind})
+
+
+def _trained(told: Mapping[str, Any], shard: Shard, trial: TrialDir) -> None:
+    from dataclasses import replace
+
+    import torch.distributed as dist
+
+    from nnopt_ray.search.node_store import open_on_node
+    from nnopt_ray.train.fit import TrialRun
+    from nnopt_ray.train.loop import Trainer
+
+    page = reading.from_tree(told["tree"], Path(told["file"]) if told["file"] else None)
+    experiment = scaled(page, shard.workers)
+    where = assembly.machine_for(experiment)
+    if where.device != "cpu":
+        from ray.train.torch import get_device
+
+        where = replace(where, device=str(get_device()))
+    dataset, _ = open_on_node(RunDir(Path(told["root"])).data)
+    made = (experiment, dataset, where, assembly.metrics_for(experiment, dataset))
+    writes: TrialRun | None = None
+    if shard.rank == 0:  # it clears away half-written checkpoints, so it is there first
+        writes = TrialRun(*made, trial, shard=shard)
+        if writes.epoch:
+            rundir.append(trial.resumed, json.dumps({"epoch": writes.epoch}) + "\n")
+    dist.barrier()
+    trainer = writes.trainer if writes is not None else _resumed(Trainer(*made, shard=shard), trial)
+    _epochs(trainer, writes, shard, trial)
+
+
+def _resumed(trainer: Trainer, trial: TrialDir) -> Trainer:
+    from nnopt_ray.train import checkpoints
+
+    found = checkpoints.newest(trial, lambda note: None)
+    if found is not None:
+        trainer.load_state(found)
+    return trainer
+
+
+def _epochs(trainer: Trainer, writes: TrialRun | None, shard: Shard, trial: TrialDir) -> None:
+    """Epoch after epoch; after each the first worker writes, and all hear whether to go on."""
+    failed: NnoptError | None = None
+    while not trainer.done:
+        epoch = trainer.run_epoch()
+        try:
+            if writes is not None:
+                writes.take(epoch)
+        except NnoptError as error:
+            failed = error
+        if shard.agreed(failed is not None or trial.stop.is_file()):
+            break
+    if writes is None:
+        return
+    if failed is not None:
+        raise failed
+    if not trainer.done:
+        writes.close("stopped")
+    fit = writes.finish()
+    said = {"error": "", "best_epoch": fit.best_epoch, "value": fit.value, "reason": fit.reason}
+    rundir.write_json(trial.outcome, {**said, "workers": shard.workers, "ended": time.time()})
+
+
+__all__ = ["scaled", "train"]
