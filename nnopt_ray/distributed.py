@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +41,13 @@ def train(
     watch: Watch,
     should_stop: Callable[[], bool],
     session: RaySession,
+    decided: dict[str, str],
 ) -> TrialRow:
     """One training by `resources.workers` workers, from its newest checkpoint when there is one.
 
-    The data lie in the run folder. Raises UserError when the cluster does not hold so many workers or a node does not
-    see the run folder, NotANumber and RunFailed as a training by one process.
+    The data lie in the run folder. decided: is told how many workers there were, and what a batch was. Raises UserError
+    when the cluster does not hold so many workers or a node does not see the run folder, NotANumber and RunFailed as a
+    training by one process.
     """
     trial = run.trial(SINGLE)
     if not trial.page.is_file():
@@ -62,6 +65,10 @@ def train(
         file.unlink(missing_ok=True)
     shown = sum(1 for _ in read_lines(trial.history))
     told = _Told(trial, watch, shown)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less on one machine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own imports warn about its own deprecations
+        import ray.train.torch  # noqa: F401
     ended = threading.Event()
     failures: list[BaseException] = []
     thread = threading.Thread(target=_fitted, args=(experiment, run, ended, failures), daemon=True)
@@ -74,7 +81,16 @@ def train(
     told.look()
     trial.stop.unlink(missing_ok=True)
     shutil.rmtree(trial.root / "ray_train", ignore_errors=True)
-    return _row(trial, failures)
+    row = _row(trial, failures)
+    decided["workers"] = _sentence(experiment, int(rundir.read_json(trial.outcome)["workers"]), cluster.sentence())
+    return row
+
+
+def _sentence(experiment: Experiment, workers: int, where: str) -> str:
+    size = scaled(experiment, workers).train.batch_size
+    own = experiment.resources.batch == "per_worker"
+    each = f"{experiment.train.batch_size} rows each, {size} in all" if own else f"pieces of a batch of {size} rows"
+    return f"{workers} that trained the network together on {where}: {each}"
 
 
 class _Told:
@@ -120,7 +136,6 @@ def _row(trial: TrialDir, failures: list[BaseException]) -> TrialRow:
 
 def _fitted(experiment: Experiment, run: RunDir, ended: threading.Event, failures: list[BaseException]) -> None:
     """Let Ray Train work to the end; in a thread, as it waits for it."""
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less on one machine
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer

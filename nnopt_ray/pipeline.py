@@ -282,15 +282,20 @@ def run_single(
     should_stop: Callable[[], bool] = never,
     cross_validated: Callable[[TrialRow], Folded | None] | None = None,
     together: Callable[[], TrialRow] | None = None,
+    decided: Mapping[str, str] | None = None,
 ) -> RunResult:
-    """The straight line for a page with nothing to search. together: trains the network by several workers."""
+    """The straight line for a page with nothing to search.
+
+    together: trains the network by several workers. decided: what was, beside the data, when that is over.
+    """
     began = time.monotonic()
     row = together() if together is not None else train_one(experiment, run, dataset, watch, should_stop)
     if should_stop():
         raise Interrupted("stopped")
     folded = cross_validated(row) if cross_validated is not None else None
     seconds = time.monotonic() - began
-    return conclude(experiment, run, dataset, (row,), seconds, decided_data(dataset), folded=folded, note=watch.note)
+    decided = decided_data(dataset) | dict(decided or {})
+    return conclude(experiment, run, dataset, (row,), seconds, decided, folded=folded, note=watch.note)
 
 
 def decided_data(dataset: Dataset) -> dict[str, Any]:

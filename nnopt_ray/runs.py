@@ -361,14 +361,16 @@ def _single(
         from nnopt_ray import distributed
 
         assert session is not None
-        return distributed.train(experiment, folder, watch, should_stop, session)
+        return distributed.train(experiment, folder, watch, should_stop, session, decided)
 
+    decided: dict[str, str] = {}
     pipeline.run_single(
         experiment,
         folder,
         dataset,
         watch,
         should_stop,
+        decided=decided,
         cross_validated=None if experiment.evaluate.folds is None else cross_validated,
         together=together if experiment.resources.together else None,
     )

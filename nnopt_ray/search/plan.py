@@ -267,7 +267,7 @@ def epoch_budget(experiment: Experiment, trials: int) -> Span:
 def _workers(experiment: Experiment, trials: int) -> tuple[int, str]:
     """Workers on this machine. Raises UserError when not one fits."""
     resources = experiment.resources
-    if not experiment.is_search:
+    if not experiment.is_search and not resources.together:
         return 1, "a single training runs in one process"
     gpus = 0
     if resources.gpus_per_worker > 0:
@@ -279,6 +279,9 @@ def _workers(experiment: Experiment, trials: int) -> tuple[int, str]:
     needs = f"{resources.cpus_per_worker} CPU{'s' * (resources.cpus_per_worker != 1)}"
     needs += f" and {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else ""
     holds = f"{there.cpus:g} CPUs" + (f" and {gpus} GPUs" if resources.gpus_per_worker else "")
+    if resources.together:
+        least, most = resources.worker_range
+        return min(fits, most), f"that train the network together, {least} at least; this machine holds {fits} ({holds})"
     if fits > trials:
         return trials, f"one a trial; this machine holds {fits} ({holds}, {needs} each)"
     return fits, f"as many as this machine holds: {holds}, {needs} each"

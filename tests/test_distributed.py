@@ -1,0 +1,164 @@
+"""One network trained by several workers that Ray Train starts: the same training, also when a worker is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import nnopt_ray as nn
+from nnopt_ray import distributed, reading
+from nnopt_ray.results import Epoch
+
+# Ray Data warns of its own defaults; Ray Train brings it in.
+pytestmark = pytest.mark.filterwarnings("ignore:`use_.*` is deprecated")
+
+PARTS = """
+import os, time
+import torch
+
+class Slow(torch.nn.Module):
+    def __init__(self, shapes, *, pids: str, wrong: bool = False):
+        super().__init__()
+        open(os.path.join(pids, str(os.getpid())), "w").close()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(shapes.features, 16), torch.nn.ReLU(), torch.nn.Linear(16, shapes.outputs + wrong)
+        )
+
+    def forward(self, x):
+        if self.training:
+            time.sleep(0.02)
+        return self.layers(x)
+"""
+PAGE: dict[str, Any] = {
+    "name": "together",
+    "seed": 5,
+    "data": {"source": {"type": "sklearn", "name": "iris"}, "steps": ["scale"]},
+    "model": {"type": "slow_parts:Slow", "pids": "PIDS"},
+    "train": {"epochs": 24, "batch_size": 8, "checkpoint": {"every": 1}, "optimizer": {"type": "adam", "lr": 0.01}},
+    "evaluate": {"bootstrap": 0},
+    "resources": {"workers": 2},
+}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "slow_parts.py").write_text(PARTS)
+    (tmp_path / "pids").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.yaml").write_text(yaml.safe_dump(PAGE).replace("PIDS", str(tmp_path / "pids")))
+    return tmp_path
+
+
+def workers(here: Path) -> set[int]:
+    return {int(file.name) for file in (here / "pids").iterdir()} - {os.getpid()}
+
+
+class Noting(nn.Watch):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.epochs: list[int] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch.epoch)
+
+
+@pytest.mark.ray
+def test_two_workers_are_one_and_a_lost_one_costs_nothing(here: Path) -> None:
+    def kill_one() -> None:
+        while len(watch.epochs) < 5:
+            if over.wait(0.05):
+                return
+        os.kill(max(workers(here)), signal.SIGKILL)
+
+    watch, over = Noting(), threading.Event()
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        run = nn.run(nn.load("page.yaml"), here / "out", watch=watch)
+    finally:
+        over.set()
+        killer.join()
+    assert len(workers(here)) >= 3, "no worker was started anew"
+    assert any(note.startswith("Training goes on with epoch ") for note in watch.notes), watch.notes
+    assert watch.epochs == list(range(24)), "an epoch was told twice or not at all"
+    told = run.path / "trials" / "0001" / "history.jsonl"
+    alone = nn.run(nn.load("page.yaml", set={"resources.workers": 1}), here / "out")
+    mine = (alone.path / "trials" / "0001" / "history.jsonl").read_text().splitlines()
+    for one, other in zip(map(yaml.safe_load, told.read_text().splitlines()), map(yaml.safe_load, mine), strict=True):
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-3)
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-3)
+    assert run.result["test"]["accuracy"] == alone.result["test"]["accuracy"]
+    assert "2" in run.result["decided"]["workers"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_it_is_stopped_and_goes_on(here: Path) -> None:
+    watch = Noting()
+    with pytest.raises(nn.Interrupted):
+        nn.run(nn.load("page.yaml"), here / "out", watch=watch, should_stop=lambda: len(watch.epochs) >= 4)
+    path = next((here / "out").iterdir())
+    first = len(watch.epochs)
+    assert first < 24
+    again = Noting()
+    run = nn.resume(path, watch=again)
+    assert again.epochs == list(range(first, 24))
+    assert run.finished
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_fault_of_the_page_is_told_once_and_no_worker_is_started_anew(here: Path) -> None:
+    with pytest.raises(nn.UserError, match="must return one tensor of shape"):
+        nn.run(nn.load("page.yaml", set={"model.wrong": True}), here / "out")
+    assert len(workers(here)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_more_workers_than_there_is_room_for_are_refused_with_what_there_is(here: Path) -> None:
+    with pytest.raises(nn.UserError, match=r"asks for 500 workers.*embedded Ray"):
+        nn.run(nn.load("page.yaml", set={"resources.workers": 500}), here / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train.optimizer.lr": {"log": [1e-3, 1e-1]}, "search.trials": 3}, "resources.workers: a search gives"),
+        ({"evaluate.folds": 3}, "resources.workers: the folds"),
+        ({"resources.workers": [4, 2]}, r"resources.workers: the fewest come first: write \[2, 4\]"),
+        ({"resources.workers": [1, 2], "resources.batch": "per_worker"}, "resources.batch: where the workers"),
+        ({"resources.lr_scaling": "linear"}, "resources.lr_scaling: the batch does not grow"),
+        ({"resources.workers": 0}, "resources.workers"),
+    ],
+)
+def test_what_does_not_go_together_is_told_before_it_starts(here: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(nn.PageError, match=said):
+        nn.load("page.yaml", set=changes)
+
+
+@pytest.mark.parametrize(
+    ("batch", "rule", "size", "lr"),
+    [
+        ("global", "none", 8, 0.01),
+        ("per_worker", "none", 32, 0.01),
+        ("per_worker", "linear", 32, 0.04),
+        ("per_worker", "sqrt", 32, 0.02),
+    ],
+)
+def test_the_batch_and_the_rate_of_four_workers(here: Path, batch: str, rule: str, size: int, lr: float) -> None:
+    said = {"resources.workers": 4, "resources.batch": batch, "resources.lr_scaling": rule}
+    made = distributed.scaled(reading.load("page.yaml", set=said), 4)
+    assert made.train.batch_size == size
+    assert made.train.optimizer["lr"] == pytest.approx(lr)
+    alone = distributed.scaled(reading.load("page.yaml", set=said), 1)
+    assert (alone.train.batch_size, alone.train.optimizer["lr"]) == (8, 0.01)
