@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,21 @@ def _sentence(experiment: Experiment, workers: int, where: str) -> str:
     own = experiment.resources.batch == "per_worker"
     each = f"{experiment.train.batch_size} rows each, {size} in all" if own else f"pieces of a batch of {size} rows"
     return f"{workers} that trained the network together on {where}: {each}"
+
+
+def session_for(experiment: Experiment, address: str | None) -> AbstractContextManager[RaySession | None]:
+    """Ray starts while the data is prepared; a single training needs none."""
+    if not experiment.is_search and not experiment.resources.together:
+        return nullcontext()
+    from nnopt_ray.search.cluster import RaySession
+
+    if not experiment.is_search:
+        return RaySession(address, experiment.resources, None)
+    from nnopt_ray.search.seats import begins_here
+    from nnopt_ray.search.worker import Worker
+
+    at_once = not begins_here(experiment, address)
+    return RaySession(address, experiment.resources, Worker, list(sys.path), at_once=at_once)
 
 
 class _Told:
@@ -261,4 +277,4 @@ def _epochs(trainer: Trainer, writes: TrialRun | None, shard: Shard, trial: Tria
     rundir.write_json(trial.outcome, {**said, "workers": shard.workers, "ended": time.time()})
 
 
-__all__ = ["scaled", "train"]
+__all__ = ["scaled", "session_for", "train"]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import assembly, holding, pipeline, reading, rundir, tables
+from nnopt_ray.distributed import session_for
 from nnopt_ray.errors import Interrupted, NnoptError, RunFailed, RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.log import Logged
@@ -152,7 +152,7 @@ def run(
     on; without it, and outside a Ray job, an embedded Ray. Raises RunFailed, UserError, and
     Interrupted when `should_stop` became true.
     """
-    with telling_own_faults(experiment), _ray_for(experiment, address) as session:
+    with telling_own_faults(experiment), session_for(experiment, address) as session:
         dataset = pipeline.prepared(experiment)
         folder = pipeline.begin(experiment, Path(out) if out is not None else default_parent())
         return _go(experiment, folder, dataset, session, watch or Watch(), should_stop)
@@ -182,7 +182,7 @@ def resume(
         if not RunDir(found.path).report.is_file():  # there was no room for it
             _report_again(RunDir(found.path))
         return found
-    with _ray_for(found.experiment, address) as session:
+    with session_for(found.experiment, address) as session:
         return _go(found.experiment, RunDir(found.path), None, session, watch or Watch(), should_stop)
 
 
@@ -257,21 +257,6 @@ def _report_again(folder: RunDir) -> None:
 
     with holding.holding(folder):
         write.write(folder, write.facts_from_folder(folder))
-
-
-def _ray_for(experiment: Experiment, address: str | None) -> AbstractContextManager[RaySession | None]:
-    """Ray starts while the data is prepared; a single training needs none."""
-    if not experiment.is_search and not experiment.resources.together:
-        return nullcontext()
-    from nnopt_ray.search.cluster import RaySession
-
-    if not experiment.is_search:
-        return RaySession(address, experiment.resources, None)
-    from nnopt_ray.search.seats import begins_here
-    from nnopt_ray.search.worker import Worker
-
-    at_once = not begins_here(experiment, address)
-    return RaySession(address, experiment.resources, Worker, list(sys.path), at_once=at_once)
 
 
 def reopen(folder: RunDir) -> Experiment:

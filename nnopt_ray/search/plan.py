@@ -281,7 +281,8 @@ def _workers(experiment: Experiment, trials: int) -> tuple[int, str]:
     holds = f"{there.cpus:g} CPUs" + (f" and {gpus} GPUs" if resources.gpus_per_worker else "")
     if resources.together:
         least, most = resources.worker_range
-        return min(fits, most), f"that train the network together, {least} at least; this machine holds {fits} ({holds})"
+        told = f"that train the network together, {least} at least; this machine holds {fits} ({holds})"
+        return min(fits, most), told
     if fits > trials:
         return trials, f"one a trial; this machine holds {fits} ({holds}, {needs} each)"
     return fits, f"as many as this machine holds: {holds}, {needs} each"
