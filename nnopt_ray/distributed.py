@@ -152,6 +152,8 @@ def _row(trial: TrialDir, failures: list[BaseException]) -> TrialRow:
 
 def _fitted(experiment: Experiment, run: RunDir, ended: threading.Event, failures: list[BaseException]) -> None:
     """Let Ray Train work to the end; in a thread, as it waits for it."""
+    from ray.exceptions import RayError
+
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -179,7 +181,7 @@ def _fitted(experiment: Experiment, run: RunDir, ended: threading.Event, failure
                 failure_config=FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES),
             ),
         ).fit()
-    except BaseException as error:  # the caller tells it
+    except (RuntimeError, ValueError, OSError, RayError) as error:  # TrainingFailedError is a RuntimeError
         failures.append(error)
     finally:
         ended.set()
