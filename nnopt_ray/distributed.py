@@ -153,11 +153,10 @@ def _row(trial: TrialDir, failures: list[BaseException]) -> TrialRow:
 def _fitted(experiment: Experiment, run: RunDir, ended: threading.Event, failures: list[BaseException]) -> None:
     """Let Ray Train work to the end; in a thread, as it waits for it."""
     from ray.exceptions import RayError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     try:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
         resources = experiment.resources
         least, most = resources.worker_range
         gpus = resources.gpus_per_worker
@@ -181,7 +180,7 @@ def _fitted(experiment: Experiment, run: RunDir, ended: threading.Event, failure
                 failure_config=FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES),
             ),
         ).fit()
-    except (RuntimeError, ValueError, OSError, RayError) as error:  # TrainingFailedError is a RuntimeError
+    except (TrainingFailedError, RuntimeError, ValueError, OSError, RayError) as error:
         failures.append(error)
     finally:
         ended.set()

@@ -50,11 +50,12 @@ def verbs() -> set[str]:
 
 @pytest.fixture
 def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that holds the README's own model as my_pkg/nets.py and is the current directory."""
-    code = next(block for block in blocks("python") if "class Net" in block)
+    """A folder that holds the README's own model and metric in my_pkg and is the current directory."""
     (tmp_path / "my_pkg").mkdir()
     (tmp_path / "my_pkg" / "__init__.py").write_text("")
-    (tmp_path / "my_pkg" / "nets.py").write_text(code)
+    for name, part in (("nets", "class Net"), ("scores", "class Profit")):
+        code = next(block for block in blocks("python") if part in block)
+        (tmp_path / "my_pkg" / f"{name}.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
