@@ -30,6 +30,7 @@ MARKS = (
 def learning(facts: Facts) -> Section | None:
     if not facts.history:
         return None
+    title = f"Learning curves of {'the winner' if facts.result is not None else 'the best so far'}"
     best = facts.best.best_epoch if facts.best else None
     happened = events(facts)
     blocks: list[Block] = []
@@ -38,14 +39,14 @@ def learning(facts: Facts) -> Section | None:
         blocks.append(Text(f"{ended}: {facts.best.reason.rstrip('.')}. Epochs count from 0."))
     table = _table(facts.history, best, happened)
     if len(facts.history) == 1:  # a point is no curve
-        return Section("Learning curves of the winner", (*blocks, Text(_loss_sentence(facts.history, best)), table))
+        return Section(title, (*blocks, Text(_loss_sentence(facts.history, best)), table))
     metric = metric_curves(facts.history, best)
     clip = (facts.best.params if facts.best else {}).get("train.clip_norm", facts.experiment.train.clip_norm)
     rate = rate_curve(facts.history, best, clip)
     blocks.append(loss_curves(facts.history, best, happened))
     blocks.append(Row((rate,) if metric is None else (metric, rate)))
     blocks.append(Fold("Every epoch in numbers", (table,)))
-    return Section("Learning curves of the winner", tuple(blocks))
+    return Section(title, tuple(blocks))
 
 
 def events(facts: Facts) -> dict[int, list[str]]:

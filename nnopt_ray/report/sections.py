@@ -50,7 +50,8 @@ def winner(facts: Facts) -> Section | None:
     params = facts.result.best_values if facts.result else (facts.best.params if facts.best else {})
     if params:
         blocks.append(_values_table(facts, params))
-    return Section("Winner against baseline", tuple(blocks)) if blocks else None
+    title = "Winner against baseline" if test is not None else "The best so far"
+    return Section(title, tuple(blocks)) if blocks else None
 
 
 def _notes(scores: Mapping[str, Scores]) -> tuple[str, ...]:
