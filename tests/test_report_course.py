@@ -18,6 +18,7 @@ from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Fold, Plot, Table, Text
 from nnopt_ray.report.conduct import conduct, saving
 from nnopt_ray.report.course import Course, Presence, Stint, between, course_of, merged, worked
+from nnopt_ray.report.curves import search_history
 from nnopt_ray.report.facts import Facts, trial_rows
 from nnopt_ray.report.timeline import STINTS, idle_words, placed
 from nnopt_ray.results import TrialRow
@@ -66,6 +67,27 @@ def test_the_course_of_a_search_that_was_killed_and_resumed() -> None:
         ("a", "b", 1, {"x": 3})
     ]
     assert (course.pauses, course.promotions, course.resumed, course.confirming) == (1, 1, 1, (1, 1))
+
+
+def test_the_history_marks_resumes_the_baseline_and_other_seeds() -> None:
+    events = [
+        event(0, "asked", "a"),
+        event(1, "resumed"),
+        event(2, "asked", "b"),
+        event(3, "asked", "b-s1", confirms="b"),
+        event(4, "extended"),
+    ]
+    course = course_of(events)
+    assert (course.resumed_at, course.extended_at) == ((1,), (2,))
+    facts = replace(example.classification(), course=course)
+    plot = search_history(facts)
+    shapes = plot.figure["layout"]["shapes"]
+    assert [(shape["x0"], shape["line"]["dash"]) for shape in shapes] == [(1.5, "dot"), (2.5, "dash")]
+    traces = {trace["name"]: trace for trace in plot.figure["data"]}
+    assert traces["baseline"]["y"] == [facts.baseline["validation"].metrics["loss"]] * 2
+    assert facts.result is not None
+    assert facts.result.confirm is not None
+    assert traces["over seeds"]["y"] == [value for each in facts.result.confirm.contestants for value in each.values]
 
 
 def test_seconds_count_work_as_the_study_itself_counts_it() -> None:

@@ -49,7 +49,8 @@ class Takeover:
 
 @dataclass(frozen=True)
 class Course:
-    """`confirming`: (trainings, epochs) of the confirmation. `resumed`: how often the search was taken up again."""
+    """`confirming`: (trainings, epochs) of the confirmation. `resumed`: how often the search was taken up again.
+    `resumed_at`, `extended_at`: how many trials had been asked for then."""
 
     stints: tuple[Stint, ...] = ()
     presences: tuple[Presence, ...] = ()
@@ -57,6 +58,8 @@ class Course:
     pauses: int = 0
     promotions: int = 0
     resumed: int = 0
+    resumed_at: tuple[int, ...] = ()
+    extended_at: tuple[int, ...] = ()
     confirming: tuple[int, int] = (0, 0)
 
     @property
@@ -182,6 +185,8 @@ class _Reading:
         self._takeovers: list[Takeover] = []
         self._confirming: set[str] = set()
         self._counts = {"paused": 0, "promoted": 0, "resumed": 0}
+        self._asked = 0
+        self._at: dict[str, list[int]] = {"resumed": [], "extended": []}
         self._began: float | None = None
         self._last = self._gaps = 0.0
 
@@ -195,6 +200,9 @@ class _Reading:
             self._began = self._last
         if kind in self._counts:
             self._counts[kind] += 1
+        if kind in self._at:
+            self._at[kind].append(self._asked)
+        self._asked += kind == "asked" and not event.get("confirms")
         if kind == "worker":
             self._worker(event)
         elif kind == "asked" and event.get("confirms"):
@@ -255,5 +263,7 @@ class _Reading:
             pauses=self._counts["paused"],
             promotions=self._counts["promoted"],
             resumed=self._counts["resumed"],
+            resumed_at=tuple(self._at["resumed"]),
+            extended_at=tuple(self._at["extended"]),
             confirming=(len(self._confirming), epochs),
         )

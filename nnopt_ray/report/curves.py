@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nnopt_ray.report import words
 from nnopt_ray.report.blocks import Plot
 from nnopt_ray.report.facts import Facts, incumbents, usable
-from nnopt_ray.report.figure import axis, clean, label, layout, line, scale
+from nnopt_ray.report.figure import Figure, axis, clean, label, layout, line, scale
 from nnopt_ray.results import Epoch, TrialRow
 
 TOLD = 1000  # trials up to which every point of the search tells its values: 300 bytes each
@@ -66,13 +66,17 @@ def search_history(facts: Facts) -> Plot:
             "hoverinfo": "skip",
         }
     )
-    values = [row.value for row in facts.rows if usable(row)]
+    beside, known, told = _beside(facts, order)
+    traces += beside
+    values = [*(row.value for row in facts.rows if usable(row)), *known]
     failed = sum(row.status == "failed" for row in facts.rows)
+    shapes = _taken_up(facts)
     figure = {
         "data": traces,
         "layout": layout(
             axis("trial, in the order they were suggested", tickformat="d"),
             axis(label(words.metric_name(metric)), **scale(values)),
+            **({"shapes": shapes} if shapes else {}),
         ),
     }
     last = order[steps[-1][0]] if steps else 0
@@ -81,7 +85,63 @@ def search_history(facts: Facts) -> Plot:
         f"{'lower' if mode == 'min' else 'higher'} is better."
         + (f" {words.plural(failed, 'failed trial has', 'failed trials have')} no point." if failed else "")
     )
-    return Plot("search", "The search, trial by trial", sentence, figure, height=340)
+    if shapes:
+        told += " Dotted: the search was taken up again (an extension is dashed)."
+    return Plot("search", "The search, trial by trial", f"{sentence}{told}", figure, height=340)
+
+
+def _beside(facts: Facts, order: Mapping[str, int]) -> tuple[list[Figure], list[float], str]:
+    """The baseline's value and what the confirmed trials gave with other seeds: traces, values, and what to see."""
+    traces: list[Figure] = []
+    known: list[float] = []
+    told = ""
+    simple = facts.baseline.get("validation")
+    level = simple.metrics.get(words.base(facts.experiment.metric)) if simple is not None else None
+    if level is not None and math.isfinite(level) and facts.experiment.metric.startswith("val_"):
+        known.append(level)
+        dash = {"color": "--train", "width": 1.5, "dash": "dash"}
+        ends: Figure = {"x": [1, max(2, len(facts.rows))], "y": [level, level]}
+        traces.append({"type": "scatter", "mode": "lines", "name": "baseline", **ends, "line": dash})
+    confirmed = facts.result.confirm.contestants if facts.result is not None and facts.result.confirm else ()
+    again = [
+        (order[each.trial], value)
+        for each in confirmed
+        if each.trial in order
+        for value in each.values
+        if math.isfinite(value)
+    ]
+    if again:
+        known += [value for _, value in again]
+        told = " Crosses: the best ones trained again with other seeds."
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "over seeds",
+                "x": [at for at, _ in again],
+                "y": [value for _, value in again],
+                "hovertemplate": "trial %{x}, another seed<br>%{y:.4g}<extra></extra>",
+                "marker": {"symbol": "x-thin-open", "color": "--third", "size": 8},
+            }
+        )
+    return traces, known, told
+
+
+def _taken_up(facts: Facts) -> list[Figure]:
+    """A line between the trials before and after a resume or an extension."""
+    moments = dict.fromkeys(facts.course.resumed_at, "dot") | dict.fromkeys(facts.course.extended_at, "dash")
+    return [
+        {
+            "type": "line",
+            "x0": at + 0.5,
+            "x1": at + 0.5,
+            "yref": "paper",
+            "y0": 0,
+            "y1": 1,
+            "line": {"color": "--muted", "width": 1, "dash": dash},
+        }
+        for at, dash in moments.items()
+    ]
 
 
 def _trial_text(row: TrialRow, short: bool) -> str:
