@@ -49,11 +49,23 @@ class Small(nn.Module):
         return self.head(self.again(self.second(self.relu(self.first(x)))).mean((2, 3)))
 
 
-def test_grad_cam_is_what_its_formula_says() -> None:
+class Reused(Small):
+    """The same, by one ReLU that is called twice and writes into what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.again(self.second(self.again(self.first(x)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("network", [Small, Reused])
+def test_grad_cam_is_what_its_formula_says(network: type[Small]) -> None:
     """Selvaraju et al. 2017, equations 1 and 2: of this network the mean gradient of a map is its last weight over the
     number of pixels, as the head reads the maps' means."""
     torch.manual_seed(1)
-    model = Small()
+    model = network()
     asked = subject("image", model)
     with quiet():
         done = GradCam(layer="again").explain(asked)
@@ -115,12 +127,13 @@ def test_guided_gradients_are_captums_and_the_same_for_functions_in_place() -> N
     from captum.attr import GuidedBackprop
 
     torch.manual_seed(2)
-    model, same = Small(), Small(functions=True)
+    model, same, reused = Small(), Small(functions=True), Reused()
     same.load_state_dict(model.state_dict())
+    reused.load_state_dict(model.state_dict())
     images = torch.randn(3, 3, 12, 12, requires_grad=True)
     with quiet():
         expected = GuidedBackprop(model).attribute(images, 1)
-    for network in (model, same):
+    for network in (model, same, reused):
         with guided_relus() as met:
             (found,) = torch.autograd.grad(network(images)[:, 1].sum(), images)
         assert len(met) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -235,6 +236,18 @@ def test_words_that_go_leave_no_gap_and_the_frame_stays() -> None:
     assert set(none[2:].tolist()) == {features.padding}
     without = features.perturbed(row, np.arange(len(names))[None] != 1)[0][0]
     assert features.read.shown(without.numpy()).split() == " ".join(names[:1] + names[2:]).split()
+
+
+@pytest.mark.parametrize("explainer", [Shap(), Lime(), IntegratedGradients()])
+def test_a_text_without_words_has_no_attributions(explainer: Shap | Lime | IntegratedGradients) -> None:
+    asked = subject("tokens")
+    tokens = np.array(asked.dataset.test.inputs[0])
+    row = asked.examples[0].row
+    tokens[row, 1], tokens[row, 2:] = tokens[0][tokens[0] != 0][-1], 0  # [CLS] [SEP], then padding
+    bare = replace(asked.dataset, test=replace(asked.dataset.test, inputs=(tokens,)))
+    with quiet():
+        done = explainer.explain(replace(asked, dataset=bare))
+    assert values(done)[0].shape == (0,)
 
 
 def test_a_long_text_is_explained_in_spans() -> None:

@@ -63,7 +63,7 @@ def shapley_kernel(features: int, most: int, seed: int) -> Coalitions:
         for key, times in drawn.items():
             found.append(np.frombuffer(key, dtype=bool))
             weights.append(rest * times / every)
-    present = np.array(found, dtype=bool).reshape(-1, features)
+    present = np.array(found, dtype=bool).reshape(len(found), features)
     shares = np.array(weights)
     return Coalitions(present, shares / shares.sum() if len(shares) else shares, exact)
 
@@ -105,10 +105,10 @@ def neighbours(features: int, samples: int, width: float, seed: int) -> Coalitio
     `width` (Ribeiro et al. 2016, arXiv:1602.04938; the kernel of their package, whose width is 0.75)."""
     draws = np.random.default_rng(seed)
     present = np.ones((samples, features), dtype=bool)
-    for row in present[1:]:  # the first is the row as it is
+    for row in present[1:] if features else ():  # the first is the row as it is
         row[draws.choice(features, size=draws.integers(1, features + 1), replace=False)] = False
     gone = (~present).sum(axis=1)
-    return Coalitions(present, np.sqrt(np.exp(-gone / (width**2 * features))), False)
+    return Coalitions(present, np.sqrt(np.exp(-gone / (width**2 * max(features, 1)))), False)
 
 
 def local_linear(values: np.ndarray, chosen: Coalitions, alpha: float) -> tuple[np.ndarray, np.ndarray]:

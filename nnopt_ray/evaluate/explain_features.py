@@ -82,7 +82,7 @@ class Shap(Explainer):
             if count not in every:
                 every[count] = coalitions.shapley_kernel(count, most, derived_seed(subject.seed, "shap", count))
             chosen, asked = every[count], int(subject.asked[row])
-            ends = asked_about(subject, features, own, np.array([[False] * count, [True] * count]), asked)
+            ends = asked_about(subject, features, own, np.array([[False] * count, [True] * count], dtype=bool), asked)
             middle = asked_about(subject, features, own, chosen.present, asked)
             values.append(coalitions.shapley(middle[None], ends[:1], ends[1:], chosen)[0] if count else np.empty(0))
             names.append(features.names(own))

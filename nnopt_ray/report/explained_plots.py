@@ -56,10 +56,10 @@ def importance(m: Mapping[str, Any], name: str, number: int) -> Plot:
     if deviation:
         of = f"by how much {words.metric_name(m['metric'])} is worse"
         caption = f"{words.capital(of)} when the column's values change places; the line is one deviation.{more}"
-        x = of
+        x = f"worse by, {words.metric_name(m['metric'])}"
     else:
         caption = f"By how much a column moves {m['of']}, up or down, the mean over {m['rows']} test rows.{more}"
-        x = f"mean size of its part in {m['of']}"
+        x = "mean size of its part"
     ticks: Figure = {
         "tickmode": "array",
         "tickvals": bar["y"],
