@@ -262,6 +262,11 @@ class Evaluate(Section):
         description="cross-validate the result: train it anew on the rows outside the test part but a fold of them, "
         "and measure it on that fold; a number is for as many folds",
     )
+    sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] | Literal["auto"] | None = Field(
+        default=None,
+        description="train the result on these shares of the training rows too, with three seeds each, and tell from "
+        "the validation scores what more rows would bring; auto: 0.1, 0.2, 0.4, 0.7 and 1, as far as classes allow",
+    )
     nested: bool = Field(
         default=False,
         description="of a search: search anew inside each fold, so that no choice has seen the rows that it is "

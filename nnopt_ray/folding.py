@@ -7,6 +7,7 @@ measured   one fold, by the network of its best epoch and by the baseline
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nnopt_ray import assembly, reading, tables
 from nnopt_ray.experiment import Experiment
+from nnopt_ray.machine import derived_seed
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset, Task
     from nnopt_ray.evaluate.folded import Folded, FoldScores
+    from nnopt_ray.evaluate.sized import Sized
     from nnopt_ray.results import TrialRow
     from nnopt_ray.tables import Part
 
 FOLD = "data.fold"  # its path on the page
-OF_THE_WHOLE = {"evaluate.folds": None, "evaluate.nested": False}  # what the page of a fold says of itself
+SHARE = "data.train_share"
+OF_THE_WHOLE = {
+    "evaluate.folds": None,
+    "evaluate.sizes": None,
+    "evaluate.nested": False,
+}  # what the page of a fold says of itself
+
+
+SEEDS = 3  # of each share of the training rows
+AUTO_SHARES = (0.1, 0.2, 0.4, 0.7, 1.0)
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,48 @@ def planned(experiment: Experiment, trial: str, params: Mapping[str, Any], task:
 def changes(kind: Part, number: int, held_out: Literal["test", "validation"] = "test") -> dict[str, Any]:
     """What the page of a fold has otherwise than the page."""
     return {**OF_THE_WHOLE, FOLD: {"number": number, "held_out": held_out, "of": kind.page()}}
+
+
+def sized(experiment: Experiment, trial: str, params: Mapping[str, Any], dataset: Dataset) -> list[FoldTrial]:
+    """The trainings of one trial on growing shares of its training rows, each with the same seeds; `number` is that of
+    the share, from 1."""
+    drawn = [derived_seed(experiment.seed, "sizes", number) for number in range(1, SEEDS + 1)]
+    return [
+        FoldTrial(f"{trial}-n{place}-s{number}", trial, place, {**params, **OF_THE_WHOLE, SHARE: share, "seed": seed})
+        for place, share in enumerate(shares(experiment, dataset), start=1)
+        for number, seed in enumerate(drawn, start=1)
+    ]
+
+
+def shares(experiment: Experiment, dataset: Dataset) -> tuple[float, ...]:
+    """Those that a page asks for, ascending; of `auto` such as leave 20 rows, and 2 of each class."""
+    import numpy as np
+
+    asked = experiment.evaluate.sizes
+    if asked is None:
+        return ()
+    if asked != "auto":
+        return tuple(sorted(set(asked)))
+    rows, classes = len(dataset.train), dataset.shapes.task == "classification"
+    rarest = int(np.unique(dataset.train.target, return_counts=True)[1].min()) if classes else rows
+    return tuple(share for share in AUTO_SHARES if share * rows >= 20 and share * rarest >= 2)
+
+
+def sizes_summed_up(
+    experiment: Experiment, pages: Sequence[FoldTrial], rows: Mapping[str, TrialRow], counts: Mapping[int, int]
+) -> Sized:
+    """All sizes together. counts: number of a share → its training rows."""
+    from nnopt_ray.evaluate import sized
+
+    found = []
+    for place in sorted({page.number for page in pages}):
+        own = [page for page in pages if page.number == place]
+        values = [rows[page.id].value for page in own]
+        numbers = [math.nan if value is None else value for value in values]
+        found.append(sized.size(own[0].params[SHARE], counts[place], numbers))
+    seed = derived_seed(experiment.seed, "sizes")
+    confidence, trial = experiment.evaluate.confidence, pages[0].of_trial
+    return sized.summed_up(found, experiment.epoch_metric, experiment.mode, confidence, trial, seed)
 
 
 def prepared(experiment: Experiment, pages: Iterable[FoldTrial]) -> list[Dataset]:
@@ -138,4 +192,15 @@ def summed_up(experiment: Experiment, dataset: Dataset, each: Sequence[FoldScore
     )
 
 
-__all__ = ["FoldTrial", "changes", "kind_of", "measured", "planned", "prepared", "summed_up"]
+__all__ = [
+    "FoldTrial",
+    "changes",
+    "kind_of",
+    "measured",
+    "planned",
+    "prepared",
+    "shares",
+    "sized",
+    "sizes_summed_up",
+    "summed_up",
+]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.evaluate.evaluation import Evaluation
     from nnopt_ray.evaluate.folded import Folded
+    from nnopt_ray.evaluate.sized import Sized
 
 SINGLE = "0001"  # the id of the one trial of a run that searches nothing
 
@@ -89,6 +90,8 @@ def prepared(experiment: Experiment) -> Dataset:
     if experiment.evaluate.folds is not None:  # what cannot be divided is refused before anything trains
         params = assembly.some_params(experiment)
         folding.prepared(experiment, folding.planned(experiment, SINGLE, params, dataset.shapes.task))
+    if experiment.evaluate.sizes is not None:
+        folding.prepared(experiment, folding.sized(experiment, SINGLE, assembly.some_params(experiment), dataset))
     model = None
     if not experiment.is_search:  # of a search, a network that cannot be built is a failed trial
         assembly.machine_for(experiment)
@@ -154,6 +157,7 @@ def conclude(
     decided: Mapping[str, str],
     confirmation: Confirmation | None = None,
     folded: Folded | None = None,
+    sized: Sized | None = None,
     trained: TrialRow | None = None,
     note: Callable[[str], None] = silent,
 ) -> RunResult:
@@ -199,6 +203,8 @@ def conclude(
     keep_decision(found, run)
     if folded is not None:
         rundir.write_json(run.evaluated("folds"), folded.to_json())
+    if sized is not None:
+        rundir.write_json(run.evaluated("sizes"), sized.to_json())
     explaining.explain(closed, dataset, where, model, found.predictions["test"], found.decision, run, note)
     measured = measure(closed, dataset, where, model, baseline, assembly.build_model(closed, dataset), found)
     if experiment.is_search:
@@ -280,7 +286,7 @@ def run_single(
     dataset: Dataset,
     watch: Watch,
     should_stop: Callable[[], bool] = never,
-    cross_validated: Callable[[TrialRow], Folded | None] | None = None,
+    beside: Callable[[TrialRow], tuple[Folded | None, Sized | None]] = lambda row: (None, None),
     together: Callable[[], TrialRow] | None = None,
     decided: Mapping[str, str] | None = None,
 ) -> RunResult:
@@ -292,10 +298,10 @@ def run_single(
     row = together() if together is not None else train_one(experiment, run, dataset, watch, should_stop)
     if should_stop():
         raise Interrupted("stopped")
-    folded = cross_validated(row) if cross_validated is not None else None
+    folded, sized = beside(row)
     seconds = time.monotonic() - began
     decided = decided_data(dataset) | dict(decided or {})
-    return conclude(experiment, run, dataset, (row,), seconds, decided, folded=folded, note=watch.note)
+    return conclude(experiment, run, dataset, (row,), seconds, decided, None, folded, sized, note=watch.note)
 
 
 def decided_data(dataset: Dataset) -> dict[str, Any]:

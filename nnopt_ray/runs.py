@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nnopt_ray.data.examine import Examination
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.evaluate.folded import Folded
+    from nnopt_ray.evaluate.sized import Sized
     from nnopt_ray.search.cluster import RaySession
     from nnopt_ray.search.study import Study
     from nnopt_ray.train.lr_range import LrRange
@@ -337,10 +338,13 @@ def _single(
     should_stop: Callable[[], bool],
     session: RaySession | None,
 ) -> None:
-    def cross_validated(row: TrialRow) -> Folded | None:
+    def beside(row: TrialRow) -> tuple[Folded | None, Sized | None]:
+        if experiment.evaluate.folds is None and experiment.evaluate.sizes is None:
+            return None, None
         from nnopt_ray.search import folds
 
-        return folds.alone(experiment, folder, dataset, row, watch, should_stop)
+        asked = experiment, folder, dataset, row, watch, should_stop
+        return folds.alone(*asked), folds.sizes_alone(*asked)
 
     def together() -> TrialRow:
         from nnopt_ray import distributed
@@ -356,7 +360,7 @@ def _single(
         watch,
         should_stop,
         decided=decided,
-        cross_validated=None if experiment.evaluate.folds is None else cross_validated,
+        beside=beside,
         together=together if experiment.resources.together else None,
     )
 
@@ -381,6 +385,12 @@ def _search(
     if experiment.evaluate.folds is not None and not should_stop():
         folded = _cross_validated(experiment, folder, dataset, study, session, watch, should_stop)
     session.close()
+    sized = None
+    if study.again.sizing and not should_stop():
+        from nnopt_ray.search.folds import sizes_concluded
+
+        trained = {trial.id: trial.row() for trial in study.ledger.confirming.values()}
+        sized = sizes_concluded(experiment, study.again.sizing, trained, watch)
     if should_stop():
         raise Interrupted("stopped")
     confirmation = _confirmed(experiment, dataset, study, watch)
@@ -398,7 +408,9 @@ def _search(
         )
         watch.note(f"{decided['test'][:1].upper()}{decided['test'][1:]}.")
     whole = None if study.again.whole is None else study.again.whole.row()
-    pipeline.conclude(experiment, folder, dataset, rows, seconds, decided, confirmation, folded, whole, watch.note)
+    pipeline.conclude(
+        experiment, folder, dataset, rows, seconds, decided, confirmation, folded, sized, whole, watch.note
+    )
 
 
 def _cross_validated(

@@ -350,7 +350,9 @@ def parts_of(data: Data, table: Table, target: Target, parts: Parts) -> Parts:
     if data.train_share is not None:
         wanted = max(1, round(data.train_share * len(parts["train"])))
         kind = tables.build("fold", settled(BY_DEFAULT, data, target.task))
-        parts = {**parts, "train": kind.share(table, target, parts["train"], wanted)}
+        train = kind.share(table, target, parts["train"], wanted)
+        _refuse_lost(data.train_share, target, parts["train"], train)
+        parts = {**parts, "train": train}
     return parts
 
 
@@ -391,6 +393,16 @@ def _refuse_absent(kind: Folds, number: int, target: Target, train: np.ndarray, 
             f"evaluate.folds: {named} rows that fold {number} holds out, and none that it learns from. Use another "
             "number of folds or another type, merge the class with another, or find more such rows."
         )
+
+
+def _refuse_lost(share: float, target: Target, before: np.ndarray, train: np.ndarray) -> None:
+    if target.task == "classification":
+        lost = np.setdiff1d(target.values[before], target.values[train])
+        if len(lost):
+            raise DataError(
+                f"data.train_share: {share:g} of the training rows are {len(train)}, and none is of the class "
+                f"{target.classes[int(lost[0])]!r}. Use a larger share (evaluate.sizes)."
+            )
 
 
 __all__ = ["BY_DEFAULT", "FOLDS", "Folds", "parts_of", "settled"]

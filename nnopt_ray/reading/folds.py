@@ -24,10 +24,27 @@ def check_folds(tree: Mapping[str, Any], places: Places) -> None:
     if isinstance(folds, Mapping) and isinstance(fold, Mapping):
         message = "the page is one fold already (data.fold), and folds of a fold are none. Take one of the two away."
         places.add(("evaluate", "folds"), "evaluate.folds", message)
+    if evaluate.get("sizes") is not None:
+        _sizes(evaluate["sizes"], data, places)
     if evaluate.get("nested") is True:
         _nested(tree, folds, places)
     if folds_of_a_trial(tree):
         _objective(tree, places)
+
+
+def _sizes(sizes: Any, data: Mapping[str, Any], places: Places) -> None:
+    way, path = ("evaluate", "sizes"), "evaluate.sizes"
+    if isinstance(sizes, list) and len(set(map(str, sizes))) < 2:
+        places.add(
+            way, path, "one share of the training rows shows nothing. Name two at least, such as [0.25, 0.5, 1]."
+        )
+    if str(data.get("task")).endswith("language_modelling"):
+        rule = "a language task counts its loss by token of a vocabulary that each share would have of its own"
+        places.add(way, path, f"{rule}. Take it away.")
+    for key in ("fold", "train_share"):
+        if data.get(key) is not None:
+            message = f"the page learns from a part of its rows already (data.{key}). Take one of the two away."
+            places.add(way, path, message)
 
 
 def folds_of_a_trial(tree: Mapping[str, Any]) -> int:

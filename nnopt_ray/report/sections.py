@@ -29,6 +29,7 @@ from nnopt_ray.report.learned import learned
 from nnopt_ray.report.learning import learning
 from nnopt_ray.report.optimistic import optimistic
 from nnopt_ray.report.parallel import parallel
+from nnopt_ray.report.sized import sized
 from nnopt_ray.report.summary import baseline_name, headline, span, summary
 from nnopt_ray.report.tradeoffs import tradeoffs
 from nnopt_ray.results import Scores, TrialRow
@@ -332,6 +333,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "confirmed": confirmed,
     "optimistic": optimistic,
     "folded": folded,
+    "sized": sized,
     "tradeoffs": tradeoffs,
     "calibrated": calibrated,
     "decided": decided,

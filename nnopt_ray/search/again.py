@@ -9,13 +9,13 @@ import math
 from collections.abc import Callable
 
 from nnopt_ray import folding
-from nnopt_ray.data.types import Task
+from nnopt_ray.data.types import Dataset
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.folding import FoldTrial
 from nnopt_ray.pipeline import Watch, best_of
 from nnopt_ray.results import TrialRow
 from nnopt_ray.search.confirm import ConfirmTrial, collected, planned, verdict
-from nnopt_ray.search.folds import begun
+from nnopt_ray.search.folds import begun, say_sizes
 from nnopt_ray.search.ledger import Ledger, Trial
 from nnopt_ray.search.messages import Demand
 from nnopt_ray.search.space import most_epochs
@@ -25,7 +25,7 @@ class Again:
     """Plans these trainings; the study carries them out.
 
     Attributes:
-        confirming, folding: what was planned, finished or not.
+        confirming, folding, sizing: what was planned, finished or not.
         whole: of a search over folds, the winner's training on the page's own training part.
         started: trials of the search are over, and these are trained.
     """
@@ -36,6 +36,7 @@ class Again:
         self.experiment, self.ledger, self.watch, self._rows = experiment, ledger, watch, rows
         self.confirming: list[ConfirmTrial] = []
         self.folding: list[FoldTrial] = []
+        self.sizing: list[FoldTrial] = []
         self.whole: Trial | None = None
         self.started = False
 
@@ -62,14 +63,19 @@ class Again:
             self.watch.note(f"Training trial {winner.trial}, the best over folds, on the page's own training part.")
         return [] if self.whole.over else [self.whole]
 
-    def to_fold(self, task: Task) -> list[Trial]:
-        """The winner with each fold held out, those that are not over yet."""
-        winner = self.winner()
-        if winner is None or self.experiment.evaluate.folds is None or self.experiment.evaluate.nested:
+    def to_fold(self, dataset: Dataset) -> list[Trial]:
+        """The winner with each fold held out, and on shares of its rows: those that are not over yet."""
+        winner, asked = self.winner(), self.experiment.evaluate
+        if winner is None:
             return []
-        self.folding = folding.planned(self.experiment, winner.trial, winner.params, task)
-        begun(self.experiment, self.folding, self.watch)
-        trials = [self.ledger.confirm(each.id, each.of_trial, each.params) for each in self.folding]
+        if asked.folds is not None and not asked.nested:
+            self.folding = folding.planned(self.experiment, winner.trial, winner.params, dataset.shapes.task)
+            begun(self.experiment, self.folding, self.watch)
+        self.sizing = folding.sized(self.experiment, winner.trial, winner.params, dataset)
+        if self.sizing:
+            say_sizes(self.sizing, self.watch)
+        also = (*self.folding, *self.sizing)
+        trials = [self.ledger.confirm(each.id, each.of_trial, each.params) for each in also]
         return [trial for trial in trials if not trial.over]
 
     def winner(self) -> TrialRow | None:

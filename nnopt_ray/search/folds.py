@@ -24,6 +24,7 @@ from nnopt_ray.search.messages import Demand, Order, Report
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
     from nnopt_ray.evaluate.folded import Folded
+    from nnopt_ray.evaluate.sized import Sized
 
 SLICE_S = 0.25  # of training between two looks at whether to stop
 
@@ -46,6 +47,43 @@ def alone(
     alike = begun(experiment, pages, watch)
     rows = trained(experiment, run, dataset, pages, watch, should_stop, alike)
     return concluded(experiment, run, dataset, pages, rows, watch)
+
+
+def sizes_alone(
+    experiment: Experiment,
+    run: RunDir,
+    dataset: Dataset,
+    row: TrialRow,
+    watch: Watch,
+    should_stop: Callable[[], bool],
+) -> Sized | None:
+    """The same on growing shares of the training rows. Raises as `alone`."""
+    pages = folding.sized(experiment, row.trial, row.params, dataset)
+    if not pages:
+        return None
+    say_sizes(pages, watch)
+    rows = trained(experiment, run, dataset, pages, watch, should_stop)
+    return sizes_concluded(experiment, pages, rows, watch)
+
+
+def say_sizes(pages: Sequence[FoldTrial], watch: Watch) -> None:
+    shares = list(dict.fromkeys(f"{page.params[folding.SHARE]:g}" for page in pages))
+    watch.note(
+        f"Training trial {pages[0].of_trial} on {', '.join(shares)} of its training rows, with {folding.SEEDS} seeds "
+        "each."
+    )
+
+
+def sizes_concluded(
+    experiment: Experiment, pages: Sequence[FoldTrial], rows: Mapping[str, TrialRow], watch: Watch
+) -> Sized:
+    """The sizes together, and what more rows would bring."""
+    firsts = {page.number: page for page in reversed(pages)}
+    datasets = folding.prepared(experiment, firsts.values())
+    counts = {number: len(each.train) for number, each in zip(firsts, datasets, strict=True)}
+    found = folding.sizes_summed_up(experiment, pages, rows, counts)
+    watch.note(found.sentence)
+    return found
 
 
 def begun(experiment: Experiment, pages: Sequence[FoldTrial], watch: Watch) -> bool:
@@ -88,7 +126,8 @@ def trained(
     lanes = 1
     if alike:
         lanes, why = crew.measure(pages[0].params, Demand(len(pages), epochs, len(pages)))
-        watch.note(f"{why[:1].upper()}{why[1:]}.".replace("trial", "fold"))
+        kind = "fold" if folding.FOLD in pages[0].params else "training"
+        watch.note(f"{why[:1].upper()}{why[1:]}.".replace("trial", kind))
     waiting, going = deque(pages), dict[str, FoldTrial]()
     history: dict[str, list[Epoch]] = {page.id: [] for page in pages}
     rows: dict[str, TrialRow] = {}
@@ -139,7 +178,8 @@ def best_epoch(values: Sequence[float], mode: Literal["min", "max"]) -> int | No
 
 def told(row: TrialRow, metric: str) -> str:
     """A line about a training that is no trial of a search: of a fold, or of the winner again."""
-    name = f"{'fold' if '-f' in row.trial else 'trial'} {row.trial}"
+    kind = "fold" if "-f" in row.trial else "share" if "-n" in row.trial else "trial"
+    name = f"{kind} {row.trial}"
     if row.status == "failed":
         return f"{name}  failed after {row.epochs} epochs: {row.reason}"
     value = "-" if row.value is None else f"{row.value:.4g}"
@@ -165,4 +205,4 @@ def concluded(
     return found
 
 
-__all__ = ["alone", "begun", "concluded", "told", "trained"]
+__all__ = ["alone", "begun", "concluded", "say_sizes", "sizes_alone", "sizes_concluded", "told", "trained"]

@@ -36,7 +36,7 @@ from nnopt_ray.search.space import most_epochs
 from nnopt_ray.search.trial import written
 
 if TYPE_CHECKING:
-    from nnopt_ray.data.types import Dataset, Task
+    from nnopt_ray.data.types import Dataset
     from nnopt_ray.pipeline import Watch
 
 AHEAD = 4096  # trials that a searcher which learns nothing is asked for ahead, to find those of one shape
@@ -107,7 +107,7 @@ class Study:
             if self.over_folds is not None:
                 self.queue = deque(self.over_folds.begin(dataset.shapes.task))
             self._drive(seats, should_stop, deadline)
-            self._train_again(seats, should_stop, dataset.shapes.task)
+            self._train_again(seats, should_stop, dataset)
         self.decided |= seats.told()
         return self.rows()
 
@@ -428,14 +428,14 @@ class Study:
 
     # ── the best again ───────────────────────────────────────────────────────────────────────────────
 
-    def _train_again(self, seats: Seats, should_stop: Callable[[], bool], task: Task) -> None:
+    def _train_again(self, seats: Seats, should_stop: Callable[[], bool], dataset: Dataset) -> None:
         """The best few over seeds, then the winner over folds, on the same workers."""
         if not self.closing and (trials := self.again.to_confirm()):
             self._also(seats, should_stop, trials, self._demand_of(len(trials)))
         if not should_stop() and self.over_folds is not None and (trials := self.again.to_train_whole()):
             self.closing = False
             self._also(seats, should_stop, trials, self.again.demand(1))
-        if not should_stop() and (trials := self.again.to_fold(task)):
+        if not should_stop() and (trials := self.again.to_fold(dataset)):
             self.closing = False  # they are trained also where the time of the search has run out
             seats.measure_again()
             self._also(seats, should_stop, trials, self.again.demand(len(trials)))
