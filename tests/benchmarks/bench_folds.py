@@ -54,9 +54,7 @@ def main() -> None:
             together.append(run(page, folder / f"together{number}"))
             apart.append(sum(run(each, folder / f"apart{number}") for each in pages))
         one, five = statistics.median(together), statistics.median(apart)
-        print(
-            f"page and {len(pages)} folds in one run {one:.1f} s, {len(pages)} runs {five:.1f} s: {one / five:.2f}"
-        )
+        print(f"page and {len(pages)} folds in one run {one:.1f} s, {len(pages)} runs {five:.1f} s: {one / five:.2f}")
 
 
 if __name__ == "__main__":
