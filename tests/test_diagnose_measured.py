@@ -292,6 +292,16 @@ def test_a_network_that_cannot_be_looked_into_leaves_a_note(tmp_path: Path) -> N
     assert run.report.is_file()
 
 
+def test_a_loss_that_bears_no_other_rows_costs_no_run(tmp_path: Path) -> None:
+    page = example.tree(train={"epochs": 2, "loss": {"type": example.own("Touchy")}})
+    page["evaluate"] = {"bootstrap": 0, "metrics": ["accuracy"]}
+    run, facts = example.run(example.Made(page, example.moons(800)), tmp_path)
+    told = facts.evaluated["diagnosis"]
+    assert told["measured"]["notes"] == ["The winner could not be measured: ValueError: no two rows are alike"]
+    assert "learning_rate_too_high" not in told["looked_for"]
+    assert "The winner could not be measured" in run.report.read_text()
+
+
 # --- lines of the page ------------------------------------------------------------------------------
 
 

@@ -99,8 +99,25 @@ def measure(
 ) -> Measured:
     """Measure the winner of a closed page. `fresh`: its network with the weights that training began with.
 
-    A network of the user's own that cannot be looked into leaves a note, and the rest is measured all the same.
+    A network of the user's own that cannot be looked into leaves a note, and the rest is measured all the same. So does
+    a loss of the user's own that cannot be asked about other rows than training's; then nothing is measured.
     """
+    try:
+        return _measure(experiment, dataset, machine, winner, baseline, fresh, evaluation)
+    except Exception as error:  # a loss or a network of the user's own, asked in ways that training does not
+        said = f"The winner could not be measured: {type(error).__name__}: {error}"
+        return Measured(math.nan, math.nan, math.nan, {}, notes=(" ".join(said.split()),))
+
+
+def _measure(
+    experiment: Experiment,
+    dataset: Dataset,
+    machine: Machine,
+    winner: nn.Module,
+    baseline: nn.Module,
+    fresh: nn.Module,
+    evaluation: Evaluation,
+) -> Measured:
     loss = loss_of(experiment, dataset)
     sample = _sample(dataset)
     guess = guess_loss(loss, dataset)

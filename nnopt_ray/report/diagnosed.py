@@ -110,8 +110,11 @@ def read(told: Any) -> tuple[Finding, ...]:
 
 
 def of_folder(run: RunDir) -> tuple[Finding, ...]:
-    """The findings of a run folder's evaluation/diagnosis.json; none where it is missing or damaged."""
+    """The findings of a run folder's evaluation/diagnosis.json; none where it is missing, damaged or of a search that
+    goes on."""
     try:
+        if not run.result.is_file():
+            return ()
         return read(rundir.read_json(run.evaluated(PART)))
     except RunFolderError:
         return ()
@@ -162,7 +165,10 @@ def diagnosed(facts: Facts) -> Section | None:
         blocks.append(_table(found))
     if nothing:
         blocks.append(Text(f"{'Nothing else' if found else 'Nothing'} was found; looked for: {', '.join(nothing)}."))
-    layers = _layers(told.get("measured"))
+    measured = told.get("measured")
+    notes = measured.get("notes") if isinstance(measured, Mapping) else None
+    blocks += [Text(note, "muted") for note in notes or () if isinstance(note, str)] if isinstance(notes, list) else []
+    layers = _layers(measured)
     if layers is not None:
         blocks.append(Fold("The layers of the network in numbers", (layers,)))
     return Section("What is wrong, and what to change", tuple(blocks)) if blocks else None
