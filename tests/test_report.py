@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import cache
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from nnopt_ray.report.diagnosed import advice
 from nnopt_ray.report.facts import PLOTTED_POINTS, Facts, Gain, facts_from_folder, incumbents, thinned
 from nnopt_ray.report.figure import label, scale
 from nnopt_ray.report.parallel import LINES, Scale
-from nnopt_ray.report.sections import ROWS, SECTIONS
+from nnopt_ray.report.sections import CHAPTERS, ROWS, SECTIONS
 from nnopt_ray.report.summary import gain_words
 from nnopt_ray.report.write import embedded, html, write
 from nnopt_ray.results import Epoch
@@ -184,6 +185,13 @@ def test_the_confirmation_calls_a_tie_one_and_a_failure_one() -> None:
 
 
 # --- the page ---------------------------------------------------------------------------------------
+
+
+def test_chapters_hold_sections_that_stand_one_after_another() -> None:
+    chapters = {name: title for title, names in CHAPTERS.items() for name in names}
+    assert set(chapters) <= set(SECTIONS)
+    order = [chapters.get(name, name) for name in SECTIONS]
+    assert len([title for title, _ in groupby(order)]) == len(set(order)) <= 11
 
 
 def test_sections_stand_in_the_order_of_their_table() -> None:

@@ -353,10 +353,10 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
 # Sections that belong together stand one after another and are one entry of the page's navigation.
 CHAPTERS = {
     "Diagnosis": ("diagnosed",),
-    "Scores": ("winner", "confirmed", "optimistic", "folded", "sized", "tradeoffs", "calibrated", "decided"),
+    "Scores": ("winner", "confirmed", "optimistic", "folded", "tradeoffs", "calibrated", "decided"),
     "Learning": ("learning",),
     "Search": ("trials", "learned", "conduct"),
-    "Predictions": ("mistakes", "classes", "slices", "explained"),
+    "Predictions": ("mistakes", "explained"),
     "Data": ("data", "found", "augmented"),
     "Page and machine": ("environment",),
 }
