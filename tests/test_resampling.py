@@ -154,6 +154,13 @@ def test_the_loss_of_a_row_is_that_of_a_batch_of_it(task: str, loss: Any, monkey
     assert metric.resampler(said, true, groups)(counts) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(("task", "loss"), LOSSES, ids=str)
+def test_the_loss_of_outputs_that_a_temperature_made_float64(task: str, loss: Any) -> None:
+    said, true = sample(task, 60, 3 if task == "classification" else 2)
+    metric = page_loss(page(train={"loss": loss}), dataset(task))
+    assert metric(said.astype(np.float64), true) == pytest.approx(metric(said.astype(np.float32), true), rel=1e-6)
+
+
 # --- each class ---------------------------------------------------------------------------------
 
 

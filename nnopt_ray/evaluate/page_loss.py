@@ -23,8 +23,8 @@ def page_loss(experiment: Experiment, dataset: Dataset) -> Loss:
         return _token_loss(loss)
 
     def training_units(values: np.ndarray) -> torch.Tensor:
-        if classes:
-            return torch.from_numpy(np.array(values))
+        if classes:  # a temperature makes float64 of logits, and losses are promised float32
+            return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
         return torch.from_numpy(((values - dataset.target_mean) / dataset.target_scale).astype(np.float32))
 
     def mean(outputs: np.ndarray, target: np.ndarray) -> float:
