@@ -57,7 +57,12 @@ def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
                 f"Metrics of a {task}: {', '.join(f'val_{known}' for known in for_task(task))}."
             )
     deciding.check(experiment, dataset)
-    chosen(experiment.evaluate.metrics, experiment.metric, task)  # what the end measures is refused now, not then
+    measured = chosen(experiment.evaluate.metrics, experiment.metric, task)  # refused now, not at the end
+    for name, metric in {**measured, **found}.items():
+        if metric.of_series and experiment.data.window is None:
+            raise UserError(
+                f"'{name}' measures forecasts, and the page has no data.window. Take another metric, like mae."
+            )
     return found
 
 

@@ -57,7 +57,7 @@ def facts(kind: str) -> Facts:
 
 KINDS = ("search", "single", "regression", "empty")
 # of several objectives; where rows are augmented, checked, cross-validated, explained
-NOT_HERE = {"tradeoffs", "augmented", "found", "explained", "folded", "sized", "calibrated", "decided"}
+NOT_HERE = {"tradeoffs", "augmented", "found", "explained", "folded", "sized", "amounts", "calibrated", "decided"}
 OF_A_SEARCH = {"confirmed", "optimistic", "tradeoffs", "trials", "learned", "conduct"}  # which a single training lacks
 
 

@@ -19,6 +19,7 @@ METRICS: dict[str, str] = {
     "r2": "nnopt_ray.evaluate.amounts:R2",
     "mape": "nnopt_ray.evaluate.amounts:MeanAbsolutePercentageError",
     "smape": "nnopt_ray.evaluate.amounts:SymmetricMape",
+    "mase": "nnopt_ray.evaluate.amounts:MeanAbsoluteScaledError",
     "perplexity": "nnopt_ray.evaluate.language:Perplexity",
     "token_accuracy": "nnopt_ray.evaluate.language:TokenAccuracy",
 }

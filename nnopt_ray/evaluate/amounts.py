@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nnopt_ray.evaluate.metrics import Metric, Mode
+from nnopt_ray.evaluate.metrics import Given, Metric, Mode
 from nnopt_ray.evaluate.units import Resampler, Units
 
 
@@ -64,6 +64,34 @@ class SymmetricMape(_OverRows):
                 2 * np.abs(outputs - target), size, out=np.zeros(size.shape), where=~(size == 0)
             )
         return errors
+
+
+class MeanAbsoluteScaledError(_OverRows):
+    """Mean absolute error of a forecast in units of that of the naive one (MASE, Hyndman & Koehler 2006, "Another look
+    at measures of forecast accuracy").
+
+    The unit is the mean absolute change of the series from one time point to the next within the training part. Below
+    1: better than saying the last value, one step ahead; far steps are harder than that. Over all steps of the horizon.
+    """
+
+    of_series = True
+
+    def __init__(self, naive_error: float | None = None) -> None:
+        self._unit = naive_error
+
+    def given(self, data: Given) -> Metric:
+        return type(self)(data.naive_error)
+
+    def by_value(self, outputs: np.ndarray, target: np.ndarray) -> np.ndarray:
+        errors: np.ndarray = np.abs(outputs - target) / (self._unit or np.nan)
+        return errors
+
+    def why_undefined(self, target: np.ndarray, classes: Sequence[str]) -> str:
+        return (
+            "the series does not change in the training part"
+            if self._unit == 0
+            else super().why_undefined(target, classes)
+        )
 
 
 class RootMeanSquaredError(Metric):

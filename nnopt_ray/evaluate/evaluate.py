@@ -7,13 +7,14 @@ predictions (temperature, threshold) is fitted to those of the validation part.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from nnopt_ray.data.types import Dataset, Rows
-from nnopt_ray.evaluate import metrics, scoring
-from nnopt_ray.evaluate.deciding import decision_for, told
+from nnopt_ray.evaluate import amounts_told, metrics, scoring
+from nnopt_ray.evaluate.deciding import Said, decision_for, told
 from nnopt_ray.evaluate.decision import Decision
 from nnopt_ray.evaluate.evaluation import Evaluation, Predictions
 from nnopt_ray.evaluate.outputs import predict, targets
@@ -21,7 +22,7 @@ from nnopt_ray.evaluate.page_loss import page_loss
 from nnopt_ray.evaluate.scoring import measures, score
 from nnopt_ray.evaluate.writing import write
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.machine import Machine
+from nnopt_ray.machine import Machine, derived_seed
 from nnopt_ray.results import Part
 
 PARTS: tuple[Part, ...] = ("validation", "test")
@@ -60,8 +61,28 @@ def evaluate(
         gains=scoring.gains(measured, of_winner["test"], of_baseline["test"], experiment.evaluate.confidence),
         predictions={part: Predictions(np.asarray(rows[part].source_rows), target[part], said[part]) for part in PARTS},
         decision=decision,
-        found=told(experiment, dataset, {part: (said[part], target[part]) for part in PARTS}, decision),
+        found=_told(
+            experiment, dataset, {part: (said[part], target[part]) for part in PARTS}, simple["test"], decision
+        ),
     )
+
+
+def _told(
+    experiment: Experiment, dataset: Dataset, said: Said, simple: np.ndarray, decision: Decision
+) -> dict[str, Any]:
+    """What stands in evaluation/ beside the scores: file → content."""
+    if dataset.shapes.task != "regression":
+        return told(experiment, dataset, said, decision)
+    found = amounts_told.told(
+        said["validation"],
+        said["test"],
+        simple,
+        steps=experiment.data.window is not None,
+        confidence=experiment.evaluate.confidence,
+        resamples=experiment.evaluate.bootstrap,
+        seed=derived_seed(experiment.seed, "bootstrap", "test"),
+    )
+    return {"amounts": found} if found else {}
 
 
 def _fixed(outputs: np.ndarray) -> np.ndarray:

@@ -12,7 +12,27 @@ from nnopt_ray.experiment import Experiment
 
 def given_by(experiment: Experiment, dataset: Dataset) -> Given:
     """Raises UserError where the page names a class that is not there, or one of more than two."""
-    return Given(positive=positive_of(experiment, dataset) or 0)
+    return Given(positive_of(experiment, dataset) or 0, naive_error_of(experiment, dataset))
+
+
+def naive_error_of(experiment: Experiment, dataset: Dataset) -> float | None:
+    """The mean absolute change of the series from one time point to the next, over the windows of the training part and
+    in the user's units; None where the page has no window."""
+    window = experiment.data.window
+    if window is None or not len(dataset.train):
+        return None
+    target = np.asarray(dataset.train.target, dtype=np.float64) * dataset.target_scale
+    if window.horizon > 1:
+        return float(np.abs(np.diff(target, axis=1)).mean())
+    if window.foretell == "change":
+        return float(np.abs(target + dataset.target_mean).mean())
+    # From one window to the next, where it is the next of its series: rows of the source stand as far apart as most do.
+    apart = np.diff(dataset.train.source_rows)
+    if not len(apart):
+        return None
+    most = np.unique(apart, return_counts=True)
+    follows = apart == most[0][most[1].argmax()]
+    return float(np.abs(np.diff(target[:, 0]))[follows].mean())
 
 
 def positive_of(experiment: Experiment, dataset: Dataset) -> int | None:

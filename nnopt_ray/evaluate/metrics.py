@@ -31,12 +31,13 @@ Mode = Literal["min", "max"]
 class Given:
     """What a metric may take from the page and its training part.
 
-    positive: of two classes the index of the one that is looked for. naive_error: float64 [outputs], the mean absolute
-    error of the naive forecast within the training part, in the user's units; None where the data are no series.
+    positive: of two classes the index of the one that is looked for. naive_error: the mean absolute change of a
+    series from one time point to the next within the training part, in the user's units; None where there is no
+    series.
     """
 
     positive: int = 1
-    naive_error: np.ndarray | None = None
+    naive_error: float | None = None
 
 
 class Metric:
@@ -50,6 +51,7 @@ class Metric:
     tasks: tuple[str, ...]
     called: bool = False  # once for each resample, as nobody knows more of it
     seconds: float = 0.0  # that the last call took, where it is called so
+    of_series: bool = False  # it measures forecasts only
     of_decisions: bool = False  # it looks at the predicted class only, which the page's threshold decides
 
     def __call__(self, outputs: np.ndarray, target: np.ndarray) -> float:
@@ -155,9 +157,10 @@ def direction(name: str) -> Mode:
 def for_task(task: str) -> list[str]:
     """Names of all metrics that measure predictions of this task.
 
-    Without `loss`, which needs the page's loss and is always measured.
+    Without `loss`, which needs the page's loss and is always measured, and without those of forecasts only.
     """
-    return [name for name in tables.table("metric") if name != "loss" and task in tables.find("metric", name).tasks]
+    found = {name: tables.find("metric", name) for name in tables.table("metric") if name != "loss"}
+    return [name for name, metric in found.items() if task in metric.tasks and not metric.of_series]
 
 
 def chosen(names: tuple[str, ...] | Literal["auto"], objective: str, task: str) -> dict[str, Metric]:

@@ -39,6 +39,8 @@ def measures(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     """All that is measured at the end, `loss` first."""
     others = metrics.chosen(experiment.evaluate.metrics, experiment.metric, dataset.shapes.task)
     given = given_by(experiment, dataset)
+    if given.naive_error is not None and "auto" in (experiment.evaluate.metrics, *experiment.evaluate.metrics):
+        others |= {name: metrics.metric_for(name) for name in ("mase",)}
     return {"loss": page_loss(experiment, dataset)} | {name: metric.given(given) for name, metric in others.items()}
 
 

@@ -12,6 +12,7 @@ from nnopt_ray import reading
 from nnopt_ray.data.types import LANGUAGE
 from nnopt_ray.reading.addresses import masked
 from nnopt_ray.report import curves, predictions, words
+from nnopt_ray.report.amounts import amounts
 from nnopt_ray.report.augmented import augmented
 from nnopt_ray.report.blocks import Block, Cell, Code, Fold, Head, Row, Section, Table, Text, Tone
 from nnopt_ray.report.calibrated import calibrated
@@ -342,6 +343,7 @@ SECTIONS: dict[str, Callable[[Facts], Section | None]] = {
     "learned": learned,
     "conduct": conduct,
     "mistakes": mistakes,
+    "amounts": amounts,
     "explained": explained,
     "data": data,
     "found": found,
@@ -356,7 +358,7 @@ CHAPTERS = {
     "Scores": ("winner", "confirmed", "optimistic", "folded", "tradeoffs", "calibrated", "decided"),
     "Learning": ("learning",),
     "Search": ("trials", "learned", "conduct"),
-    "Predictions": ("mistakes", "explained"),
+    "Predictions": ("mistakes", "amounts", "explained"),
     "Data": ("data", "found", "augmented"),
     "Page and machine": ("environment",),
 }

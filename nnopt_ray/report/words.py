@@ -25,6 +25,7 @@ NAMES = {
     "ece": "calibration error (ECE)",
     "mape": "MAPE",
     "smape": "sMAPE",
+    "mase": "MASE",
     "log_loss": "log-loss",
     "mae": "mean absolute error",
     "rmse": "root mean squared error",

@@ -19,7 +19,7 @@ from nnopt_ray import tables
 from nnopt_ray.data.types import Task
 from nnopt_ray.errors import PartError, UserError
 from nnopt_ray.evaluate import METRICS
-from nnopt_ray.evaluate.metrics import Loss, Metric, bare, chosen, direction, for_task, metric_for
+from nnopt_ray.evaluate.metrics import Given, Loss, Metric, bare, chosen, direction, for_task, metric_for
 
 
 def _classes(outputs: np.ndarray) -> np.ndarray:
@@ -88,6 +88,7 @@ SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "r2": lambda o, t: sk.r2_score(t, o),
     "mape": lambda o, t: sk.mean_absolute_percentage_error(t, o),
     "smape": _smape,
+    "mase": lambda o, t: sk.mean_absolute_error(t, o) / 2.5,
 }
 # The loss has no counterpart: it is the page's, see test_evaluate.py.
 COMPARED = [name for name in METRICS if name in SKLEARN]
@@ -96,6 +97,10 @@ COMPARED = [name for name in METRICS if name in SKLEARN]
 def test_every_metric_is_compared_somewhere() -> None:
     """Those of texts in test_language.py."""
     assert set(METRICS) - set(COMPARED) == {"loss", "perplexity", "token_accuracy"}
+
+
+def made(name: str) -> Metric:
+    return metric_for(name).given(Given(naive_error=2.5))
 
 
 def reference(name: str, outputs: np.ndarray, target: np.ndarray) -> float:
@@ -117,7 +122,7 @@ def sample(task: str, seed: int, rows: int, outputs: int, ties: bool = False) ->
 @pytest.mark.parametrize("name", METRICS)
 class TestMetric:
     def test_says_mode_and_tasks(self, name: str) -> None:
-        metric = metric_for(name)
+        metric = made(name)
         assert metric.mode in ("min", "max")
         assert metric.tasks
         assert set(metric.tasks) <= set(get_args(Task))
@@ -126,7 +131,7 @@ class TestMetric:
         assert direction(f"val_{name}") == metric.mode
 
     def test_better_is_in_the_direction_it_says(self, name: str) -> None:
-        metric = metric_for(name)
+        metric = made(name)
         if isinstance(metric, Loss):
             metric = Loss(lambda outputs, target: float(np.abs(outputs - target).mean()))
         for task in set(metric.tasks) & {"classification", "regression"}:
@@ -148,7 +153,7 @@ class TestAgainstScikitLearn:
         ties=st.booleans(),
     )
     def test_equal(self, name: str, seed: int, rows: int, outputs: int, ties: bool) -> None:
-        metric = metric_for(name)
+        metric = made(name)
         task = metric.tasks[0]
         said, target = sample(task, seed, rows, 1 + seed % 2 if task == "regression" else outputs, ties)
         value = metric(said, target)
@@ -160,7 +165,7 @@ class TestAgainstScikitLearn:
 
     def test_resampled_is_the_metric_on_the_drawn_rows(self, name: str) -> None:
         """Counting each row as often as it was drawn gives what the drawn rows give."""
-        metric = metric_for(name)
+        metric = made(name)
         for outputs in (1, 3) if "regression" in metric.tasks else (2, 4):
             said, target = sample(metric.tasks[0], 7, 50, outputs, ties=True)
             drawn = np.random.default_rng(1).integers(0, 50, size=(30, 50))
@@ -172,7 +177,7 @@ class TestAgainstScikitLearn:
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
     def test_outputs_that_are_not_finite_give_no_good_value(self, name: str, bad: float) -> None:
         """A diverged network must not look like a good one, and numpy's warnings must not reach the user."""
-        metric = metric_for(name)
+        metric = made(name)
         said, target = sample(metric.tasks[0], 5, 40, 3)
         said[4, 1] = bad
         value = metric(said, target)
@@ -181,7 +186,7 @@ class TestAgainstScikitLearn:
         assert not (metric.mode == "min" and value < 0)
 
     def test_does_not_change_what_it_is_given(self, name: str) -> None:
-        metric = metric_for(name)
+        metric = made(name)
         said, target = sample(metric.tasks[0], 5, 40, 3)
         before = said.copy(), target.copy()
         for array in (said, target):
@@ -196,7 +201,7 @@ def test_a_class_without_a_row_that_is_predicted_counts_as_scikit_learn_counts_i
     said = np.eye(4)[[0, 1, 3, 3, 1, 0]] * 2
     target = np.array([0, 1, 1, 0, 1, 0])  # 2 neither occurs nor is predicted; 3 is predicted only
     for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "log_loss"):
-        assert metric_for(name)(said, target) == pytest.approx(reference(name, said, target)), name
+        assert made(name)(said, target) == pytest.approx(reference(name, said, target)), name
     assert metric_for("recall")(said, target) == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
 
 
@@ -225,7 +230,7 @@ def test_r2_of_a_constant_target_is_not_defined() -> None:
 
 def test_names() -> None:
     assert [bare(n) for n in ("val_f1", "train_loss", "f1", "val_my.mod:X")] == ["f1", "loss", "f1", "my.mod:X"]
-    assert {name for task in get_args(Task) for name in for_task(task)} | {"loss"} == set(METRICS)
+    assert {name for task in get_args(Task) for name in for_task(task)} | {"loss", "mase"} == set(METRICS)
     assert "loss" not in for_task("regression")
     assert (direction("val_loss"), direction("val_r2")) == ("min", "max")
     with pytest.raises(PartError, match=r"unknown metric 'acuracy'\. Did you mean 'accuracy'"):
