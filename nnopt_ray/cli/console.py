@@ -180,6 +180,7 @@ def stoppable() -> Iterator[Any]:
 
     def on_signal(_signal: int, _frame: FrameType | None) -> None:
         nonlocal asked
+        signal.alarm(0)  # Ray's own handler, in front of this one, would abort the process 3 s after a SIGTERM
         asked += 1
         if asked > 1:
             raise KeyboardInterrupt

@@ -156,3 +156,18 @@ def test_ctrl_c_keeps_everything_and_says_how_to_resume(tmp_path: Path, times: i
     assert again.returncode == 0, err
     assert "Resuming:" in out
     assert json.loads((run / "result.json").read_text())["trials"]["total"] == 10
+
+
+@pytest.mark.slow
+def test_a_sigterm_ends_a_search_on_workers_as_ctrl_c_does(tmp_path: Path) -> None:
+    """As Ray's jobs, Slurm and Kubernetes send it. The epoch under way takes longer than 3 s, when Ray would abort."""
+    write_page(tmp_path, search=True)
+    parts = (tmp_path / "slow_parts.py").read_text().replace("time.sleep(0.004)", "time.sleep(0.4)")
+    (tmp_path / "slow_parts.py").write_text(parts)
+    process = program(tmp_path, "run", "page.yaml", "--set", "resources.in_process=never")
+    run = only_run(tmp_path, process)
+    until_epochs(run, 2, process)
+    process.terminate()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert f"nnopt resume {run}" in err
