@@ -271,7 +271,7 @@ ILL: dict[str, Callable[[], Made]] = {
     "class_never_predicted": lambda: Made(tree(), shadowed()),
     "label_noise": lambda: Made(tree(), flipped(moons(1500), 0.15)),
     "unscaled_inputs": lambda: Made(tree(data={"steps": []}), moons().assign(x=lambda d: d["x"] * 1000)),
-    "unrepaired_data": lambda: Made(tree(data={"quality": ["duplicates"]}), copied(moons(), 0.2)),
+    "unrepaired_data": lambda: Made(tree(data={"quality": ["label_errors"]}), flipped(moons(800), 0.15)),
     "underfit": lambda: Made(tree(train={"optimizer": {"type": "adamw", "lr": 0.01, "weight_decay": 20.0}}), moons()),
     "overfit": wide,
     "no_better_than_baseline": lambda: Made(

@@ -87,7 +87,7 @@ EXPECTED = {
     "class_never_predicted": ("never says 'c'", "class_weights: balanced}   # in train"),
     "label_noise": ("surest about", "quality: [label_errors]   # in data"),
     "unscaled_inputs": ("'x' comes in numbers of size", "steps: [scale]   # in data"),
-    "unrepaired_data": ("exactly the same as a row of another part", "action: drop"),
+    "unrepaired_data": ("label_errors: ", "action: drop"),
     "underfit": ("the baseline has accuracy", "weight_decay: 0.0   # in train.optimizer"),
     "overfit": ("knows its rows by heart", "dropout: 0.3   # in model"),
     "no_better_than_baseline": ("worse than the baseline's by", ""),
@@ -132,6 +132,14 @@ def test_the_worst_of_an_ill_run_is_its_illness_or_goes_with_it(ran: Ran, name: 
     for each in found:
         assert not each["follows"] or each["follows"] in names
         assert not each["follows"] or not each["page"]
+
+
+def test_copies_that_a_check_found_too_are_told_once(tmp_path: Path) -> None:
+    made = example.Made(example.tree(data={"quality": ["duplicates"]}), example.copied(example.moons(), 0.2))
+    run, _ = example.run(made, tmp_path)
+    names = [each["name"] for each in read_json(run.evaluated("diagnosis"))["found"]]
+    assert names.count("copies_across_parts") == 1
+    assert "unrepaired_data" not in names
 
 
 # --- healthy runs -----------------------------------------------------------------------------------

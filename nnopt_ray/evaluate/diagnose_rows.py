@@ -22,6 +22,7 @@ SURE_ERRORS = 0.03
 AS_ELSEWHERE = 0.6
 FEWEST_ERRORS = 5
 LEARNED = 0.45  # skill without which a network's sureness says nothing
+COPY_CHECKS = ("duplicates", "drop_duplicates")
 COPIED = 0.01  # of the validation or test rows
 FEWEST_COPIES = 5
 MORE = 10.0  # times what is expected by chance, where columns have few values
@@ -217,8 +218,9 @@ def unrepaired_data(case: Case) -> Found:
     """What a check of the data found makes scores or classes doubtful, and nothing was done about it."""
     if case.summary is None or not case.summary.checked:
         return None
+    told = COPY_CHECKS if copies_across_parts(case) else ()  # told with its numbers already
     for found in case.summary.quality:
-        if found.severity == "high" and not found.repaired:
+        if found.severity == "high" and not found.repaired and found.check not in told:
             sentence = " ".join(found.sentence.split())
             short = sentence if len(sentence) <= 160 else f"{sentence[:159]}…"
             evidence = {"check": found.check, "rows": found.rows, "columns": list(found.columns)}
