@@ -47,12 +47,24 @@ def test_the_interval_holds_what_twice_the_rows_give_about_as_often_as_it_says_o
 
 
 def test_no_loss_is_foretold_below_zero_and_no_share_above_one() -> None:
-    steep = fitted(sizes(lambda n: max(0.0, 0.5 - 0.07 * math.log(n)), 0.001), "min", 0.95, 0)
+    steep = fitted(sizes(lambda n: 5 / n, 0.0005), "min", 0.95, 0)
     assert steep is not None
     assert 0 <= steep.low <= steep.doubled
-    high = fitted(sizes(lambda n: min(1.0, 0.5 + 0.07 * math.log(n)), 0.0), "max", 0.95, 0)
+    high = fitted(sizes(lambda n: min(1.0, 1 - 5 / n), 0.0005), "max", 0.95, 0)
     assert high is not None
     assert high.doubled <= high.high <= 1
+
+
+def test_a_law_of_the_small_sizes_alone_foretells_nothing() -> None:
+    """A small ResNet on digits: the least squares are of the first two sizes, and twice the rows would do harm."""
+    measured = {117: (2.144, 2.233, 2.095), 234: (1.420, 1.806, 1.321), 467: (0.237, 0.338, 0.250),
+                818: (0.093, 0.090, 0.124), 1168: (0.053, 0.069, 0.096)}  # fmt: skip
+    found = summed_up([size(n / 1168, n, each) for n, each in measured.items()], "val_loss", "min", 0.95, "0001", 0)
+    assert found.law is None
+    for seed in range(12):
+        law = fitted(sizes(lambda n: 2.0 * n**-0.6 + 0.05, 0.004, seed), "min", 0.95, seed)
+        assert law is not None
+        assert law.doubled < 2.0 * 800**-0.6 + 0.05 + 0.004
 
 
 def test_scores_without_a_law_are_said_to_have_none() -> None:

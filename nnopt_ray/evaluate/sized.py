@@ -19,6 +19,7 @@ import numpy as np
 DRAWS = 200
 LEAST_SIZES = 4  # a law of three numbers is not tried by fewer
 EXPLAINED = 0.8  # of the variance between sizes, by a law that is believed
+MISSED = 0.5  # of what it foretells for twice the rows, by which a law that is believed misses the largest size
 STEEPEST = 3.0  # the largest exponent that is looked for
 
 
@@ -86,11 +87,12 @@ def summed_up(
 ) -> Sized:
     """seed: what the draws of seeds follow from."""
     law = fitted(sizes, mode, confidence, seed)
-    return Sized(metric, mode, confidence, of_trial, tuple(sizes), law, _sentence(sizes, law, metric))
+    return Sized(metric, mode, confidence, of_trial, tuple(sizes), law, _sentence(sizes, law, metric, mode))
 
 
 def fitted(sizes: Sequence[Size], mode: Literal["min", "max"], confidence: float, seed: int) -> Law | None:
-    """The law that the scores follow; None for fewer than four sizes, or where it does not describe them."""
+    """The law that the scores follow; None for fewer than four sizes, or where it does not describe them,
+    the largest above all."""
     known = [one for one in sizes if math.isfinite(one.mean)]
     if len({one.rows for one in known}) < LEAST_SIZES:
         return None
@@ -105,6 +107,8 @@ def fitted(sizes: Sequence[Size], mode: Literal["min", "max"], confidence: float
     explained = 1 - float(((_law(rows, *found) - means) ** 2).sum()) / spread if spread > 0 else 0.0
     if explained < EXPLAINED:
         return None
+    if _misses(known, sign, found):
+        return None
     most = 2 * float(rows.max())
     random = np.random.default_rng(seed)
     drawn = []
@@ -116,6 +120,17 @@ def fitted(sizes: Sequence[Size], mode: Literal["min", "max"], confidence: float
     value = sign * float(_law(np.array([most]), *found)[0])
     ends = sorted(sign * np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])) if drawn else [value, value]
     return Law(*found, explained, value, min(float(ends[0]), value), max(float(ends[1]), value))
+
+
+def _misses(known: Sequence[Size], sign: float, found: tuple[float, float, float]) -> bool:
+    """Whether the law is so far from the scores of the largest size that it cannot tell what comes beyond it.
+
+    Scores that fall steeply at first make least squares a law of the small sizes.
+    """
+    last = max(known, key=lambda one: one.rows)
+    at, beyond = _law(np.array([last.rows, 2.0 * last.rows]), *found)
+    noise = 0.0 if last.sd is None else 2 * last.sd / math.sqrt(sum(map(math.isfinite, last.values)))
+    return abs(float(at) - sign * last.mean) > max(MISSED * float(at - beyond), noise)
 
 
 def _drawn(one: Size, random: np.random.Generator) -> list[float]:
@@ -159,17 +174,18 @@ def _fit(rows: np.ndarray, values: np.ndarray, floor: float) -> tuple[float, flo
     return slope * scale ** float(best.x), float(best.x), base
 
 
-def _sentence(sizes: Sequence[Size], law: Law | None, metric: str) -> str:
-    last = sizes[-1]
+def _sentence(sizes: Sequence[Size], law: Law | None, metric: str, mode: Literal["min", "max"]) -> str:
+    last = max(sizes, key=lambda one: one.rows)
     if law is None:
         return (
             f"{metric} does not follow a power law over these {len(sizes)} sizes, so what more training rows would "
             "bring cannot be told from them."
         )
     between = f"{law.low:.4g} to {law.high:.4g}"
+    at = (1.0 if mode == "min" else -1.0) * float(_law(np.array([float(last.rows)]), law.a, law.b, law.c)[0])
     return (
         f"With twice the training rows, {2 * last.rows:,} in place of {last.rows:,}, {metric} would come from "
-        f"{last.mean:.4g} to about {law.doubled:.4g} ({between}), if it goes on as it did."
+        f"{at:.4g} (measured: {last.mean:.4g}) to about {law.doubled:.4g} ({between}), if it goes on as it did."
     )
 
 
