@@ -102,7 +102,11 @@ def test_the_report_shows_them(ran: Path) -> None:
 def test_mase_is_in_units_of_the_naive_forecast_of_the_training_series(
     folder: Path, horizon: int, foretell: str
 ) -> None:
-    test = json.loads((run(folder, horizon=horizon, foretell=foretell) / "result.json").read_text())["test"]
+    done = run(folder, horizon=horizon, foretell=foretell)
+    test = json.loads((done / "result.json").read_text())["test"]
+    assert ("mape" in test) is (foretell == "level"), "a share of a change that may be 0 says nothing"
+    notes = json.loads((done / "evaluation" / "scores.json").read_text())["winner"]["test"]["notes"]
+    assert any("foretell: change" in note for note in notes) is (foretell == "change")
     # The training part is the first 64 % of the series, less what the windows at its ends lack.
     naive = np.abs(np.diff(series()[12:320])).mean()
     assert test["mae"] / test["mase"] == pytest.approx(naive, rel=0.02)

@@ -25,6 +25,11 @@ from nnopt_ray.machine import derived_seed
 from nnopt_ray.results import Part, Scores
 
 OF_EACH_CLASS: Mapping[str, Metric] = {"precision": Precision(), "recall": Recall(), "f1": F1()}
+OF_LEVELS = ("mape", "smape")  # shares of the true value, which say nothing where it is a change that may be 0
+FORETOLD_CHANGES = (
+    "True and foretold values are changes from the last time point that is seen (data.window.foretell: change), so r2 is "
+    "of the changes, which are harder to tell than the level."
+)
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,17 @@ def measures(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     """All that is measured at the end, `loss` first."""
     others = metrics.chosen(experiment.evaluate.metrics, experiment.metric, dataset.shapes.task)
     given = given_by(experiment, dataset)
+    if _of_changes(experiment) and "auto" in (experiment.evaluate.metrics, *experiment.evaluate.metrics):
+        asked = (*experiment.evaluate.metrics, metrics.bare(experiment.metric))
+        others = {name: metric for name, metric in others.items() if name not in OF_LEVELS or name in asked}
     if given.naive_error is not None and "auto" in (experiment.evaluate.metrics, *experiment.evaluate.metrics):
         others |= {name: metrics.metric_for(name) for name in ("mase",)}
     return {"loss": page_loss(experiment, dataset)} | {name: metric.given(given) for name, metric in others.items()}
+
+
+def _of_changes(experiment: Experiment) -> bool:
+    window = experiment.data.window
+    return window is not None and window.foretell == "change"
 
 
 def score(
@@ -100,7 +113,8 @@ def measure(
                 reasons[name] = metric.why_undefined(target, classes)
         except PartError as error:  # of the user's own: a fault in it must not lose the run
             values[name], reasons[name] = math.nan, str(error).rstrip(".")
-    notes = [f"{are} not defined on the {part} part: {why}." for are, why in _grouped(reasons)]
+    notes = [FORETOLD_CHANGES] if _of_changes(experiment) else []
+    notes += [f"{are} not defined on the {part} part: {why}." for are, why in _grouped(reasons)]
     drawn = {name: metric for name, metric in measured.items() if not math.isnan(values[name])}
     if classes:  # each class has its intervals, also where the average is not defined or not asked for
         drawn |= {name: metric for name, metric in measured.items() if isinstance(metric, Area)}
