@@ -27,8 +27,8 @@ from nnopt_ray.results import Part, Scores
 OF_EACH_CLASS: Mapping[str, Metric] = {"precision": Precision(), "recall": Recall(), "f1": F1()}
 OF_LEVELS = ("mape", "smape")  # shares of the true value, which say nothing where it is a change that may be 0
 FORETOLD_CHANGES = (
-    "True and foretold values are changes from the last time point that is seen (data.window.foretell: change), so r2 is "
-    "of the changes, which are harder to tell than the level."
+    "True and foretold values are changes from the last time point that is seen (data.window.foretell: change), so r2 "
+    "is of the changes, which are harder to tell than the level."
 )
 
 
