@@ -105,7 +105,7 @@ FAULTS: list[tuple[str, str, str]] = [
     ("train loss", "objective: minimize train_loss\n" + DATA + "model: mlp\n", "rows that were learned from"),
     ("no metric", "objective: maximize val_acc\n" + DATA + "model: mlp\n", "no metric gives 'val_acc'. Did you mean 'val_accuracy'?"),
     ("no objective", "objective: best\n" + DATA + "model: mlp\n", "must be 'minimize METRIC' or 'maximize METRIC'; it is 'best'."),
-    ("task", "objective: maximize val_f1\ndata: {source: {type: sklearn, name: iris}, task: regression}\nmodel: mlp\n", "'f1' does not measure regression (data.task). Metrics that do: loss, mae, rmse, r2, mape, smape."),
+    ("task", "objective: maximize val_f1\ndata: {source: {type: sklearn, name: iris}, task: regression}\nmodel: mlp\n", "'f1' does not measure regression (data.task). Metrics that do: loss, mae, rmse, r2, mape, smape, mase."),
     ("loss", "data: {source: {type: sklearn, name: iris}, task: classification}\nmodel: mlp\ntrain: {loss: {choice: [auto, mse]}}\n", "3:31: train.loss: 'mse' is no loss for classification (data.task). Losses that are: auto, cross_entropy."),
     ("monitor", DATA + "model: mlp\ntrain: {early_stopping: {monitor: val_acc}}\n", "no epoch records 'val_acc'. Did you mean 'val_accuracy'?"),
     ("plateau", DATA + "model: mlp\ntrain: {schedule: {choice: [constant, {type: reduce_on_plateau, monitor: loss}]}}\n", "3:74: train.schedule.monitor: a metric of the validation part begins with val_: 'val_loss'."),

@@ -80,13 +80,13 @@ def test_of_the_same_probabilities_cleanlab_finds_the_same_rows(filter_by: Any) 
     said = out_of_fold(data, data.train, 5, "linear", derived_seed(data.seed, "label_errors"))
     labels = data.target.values[data.train]
     expected = find_label_issues(
-        labels, said.probabilities, filter_by=filter_by, return_indices_ranked_by="self_confidence"
+        labels, said.probabilities, filter_by=filter_by, return_indices_ranked_by="self_confidence", n_jobs=1
     )
     (finding,) = check.examine(data)
     assert sorted(finding.rows) == sorted(data.train[expected])
     sure = 1 - said.probabilities[expected, labels[expected]]
     np.testing.assert_allclose(finding.sure, sure, atol=1e-12)
-    table = CleanLearning(find_label_issues_kwargs={"filter_by": filter_by}).find_label_issues(
+    table = CleanLearning(find_label_issues_kwargs={"filter_by": filter_by, "n_jobs": 1}).find_label_issues(
         labels=labels, pred_probs=said.probabilities
     )
     assert sorted(finding.rows) == data.train[table["is_label_issue"]].tolist()

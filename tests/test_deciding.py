@@ -13,8 +13,8 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plotly import graph_objects
+from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
-from statsmodels.stats.proportion import proportion_confint
 from test_evaluate import dataset_of
 from test_report import painted
 
@@ -105,9 +105,9 @@ def test_bins_are_scikit_learns_quantiles() -> None:
     assert [one.said for one in bins] == pytest.approx(said, abs=0.01)
     assert [one.came_true for one in bins] == pytest.approx(true, abs=0.02)
     for one in bins:
-        theirs = proportion_confint(one.came_true * one.rows, one.rows, 0.05, method="wilson")
-        assert (one.low, one.high) == pytest.approx(theirs)
-    assert wilson(0, 20, 0.9) == pytest.approx(proportion_confint(0, 20, 0.1, method="wilson"))
+        theirs = binomtest(round(one.came_true * one.rows), one.rows).proportion_ci(0.95, method="wilson")
+        assert (one.low, one.high) == pytest.approx(tuple(theirs))
+    assert wilson(0, 20, 0.9) == pytest.approx(tuple(binomtest(0, 20).proportion_ci(0.9, method="wilson")))
 
 
 def test_equal_probabilities_stand_in_one_bin_and_few_rows_make_few_bins() -> None:

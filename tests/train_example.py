@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nnopt_ray.data.types import Dataset, DataSummary, Input, Rows, Shapes
-from nnopt_ray.experiment import Checkpoint, Data, EarlyStopping, Experiment, Start, Train
+from nnopt_ray.experiment import Checkpoint, Data, EarlyStopping, Evaluate, Experiment, Start, Train
 from nnopt_ray.machine import Machine
 from nnopt_ray.tables import Part
 
@@ -172,6 +172,7 @@ def page(
         objective=objective,
         data=Data(source=part("made"), augment=augment),
         model=model or part("train_example:Net"),
+        evaluate=Evaluate(threshold=part("at", probability=0.5)),
         train=Train(
             optimizer=optimizer or part("adam", lr=0.01),
             loss=loss or part("auto"),
