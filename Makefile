@@ -26,7 +26,7 @@ test: $(VENV)/.test
 	@$(PY) -m pytest $(if $(ARGS),$(ARGS),$(BOTH))
 
 # Two processes, as half the time of the Ray tests is waiting; a file stays in one, as its tests share what they made.
-BOTH := -n 2 --dist loadfile
+BOTH := -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test
 	@$(PY) -m ruff check .

@@ -20,6 +20,12 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     os.environ.update(before)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start Ray come first: they wait much and have few tests, and at the end one process would be alone."""
+    waits = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in waits)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Sums are split over threads: bits are compared on one."""
