@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray.errors import RunFolderError, UserError
@@ -22,6 +23,8 @@ from nnopt_ray.tables import suggestion
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from nnopt_ray.serving.explained import Explained
 
 
 class Views:
@@ -147,6 +150,20 @@ class Views:
     def optimism(self) -> pd.DataFrame:
         """How far the validation score flatters, in a row or none: the fields of evaluate.optimism.Optimism."""
         return insight.optimism(self._facts())
+
+    def explain(
+        self, data: str | Path | Sequence[str | Path] = (), rows: Sequence[int] = (), methods: Sequence[str] = ()
+    ) -> Explained:
+        """Why the best network says what it says of single rows, as `nnopt explain`; a notebook shows it.
+
+        data: files of new rows, as of `predict`; without them rows of the test part. rows: their numbers, in data from
+        0, else as the source counts them. methods: names of explainers. → `.found` as evaluation/explanations.json has it,
+        `.html()` a page. Raises UserError for what cannot be explained, DataError for data unlike the training data.
+        """
+        from nnopt_ray.serving.explained import explained
+
+        files = [data] if isinstance(data, (str, Path)) else data
+        return explained(self._dir, [str(file) for file in files], rows, methods)
 
     def figures(self) -> dict[str, str]:
         """The plots of the report: name → title, in its order."""

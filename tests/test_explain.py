@@ -280,6 +280,9 @@ def test_new_rows_are_explained_without_training(
     method = found["methods"][0]
     predicted = nn.open_run(run.root).predict(pd.read_csv(new))[f"p_{method['of'].split()[-1]}"][4]
     assert sum(method["attributions"][0]) + method["base"][0] == pytest.approx(predicted, abs=1e-6)
+    python = nn.open_run(run.root).explain(new, rows=[4], methods=["shap"])
+    assert python.found["methods"][0]["attributions"] == method["attributions"]
+    assert "<iframe srcdoc=" in python._repr_html_()
 
 
 def test_what_explain_says_of_test_rows_is_what_the_run_said(

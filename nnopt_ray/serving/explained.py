@@ -29,6 +29,12 @@ class Explained:
     name: str
     of_new_rows: bool
 
+    def _repr_html_(self) -> str:
+        """For a notebook's cell."""
+        from html import escape
+
+        return f'<iframe srcdoc="{escape(self.html())}" style="width: 100%; height: 40em; border: 0"></iframe>'
+
     def html(self) -> str:
         """A page of the report's look."""
         from datetime import datetime
