@@ -157,7 +157,7 @@ class Views:
         """Why the best network says what it says of single rows, as `nnopt explain`; a notebook shows it.
 
         data: files of new rows, as of `predict`; without them rows of the test part. rows: their numbers, in data from
-        0, else as the source counts them. methods: names of explainers. → `.found` as evaluation/explanations.json has it,
+        0, else as the source counts them. methods: names of explainers. → `.found` is evaluation/explanations.json,
         `.html()` a page. Raises UserError for what cannot be explained, DataError for data unlike the training data.
         """
         from nnopt_ray.serving.explained import explained
