@@ -130,6 +130,32 @@ def test_more_workers_than_there_is_room_for_are_refused_with_what_there_is(here
         nn.run(nn.load("page.yaml", set={"resources.workers": 500}), here / "out")
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+def test_when_a_node_is_lost_the_other_goes_on_alone(here: Path) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    class Losing(Noting):
+        def epoch(self, epoch: Epoch) -> None:
+            super().epoch(epoch)
+            if len(self.epochs) == 4:
+                threading.Thread(target=cluster.remove_node, args=(node, False)).start()
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    node = cluster.add_node(num_cpus=1)
+    watch = Losing()
+    try:
+        page = nn.load("page.yaml", set={"resources.workers": [1, 2]})
+        run = nn.run(page, here / "out", address=cluster.address, watch=watch)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert watch.epochs == list(range(24))
+    assert any(note.startswith("Training goes on with epoch ") for note in watch.notes), watch.notes
+    assert run.result["decided"]["workers"].startswith("1 that trained the network together")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -77,9 +77,12 @@ def test_the_report_takes_the_deviation_between_seeds_else_that_of_the_rows() ->
     alone = replace(facts, result=replace(facts.result, confirm=None))
     by_rows = judged(alone)
     assert by_rows is not None
-    low, high = facts.winner["test"].intervals["loss"]
+    ends = [facts.winner["test"].intervals["loss"], facts.baseline["test"].intervals["loss"]]
     assert by_rows.source == "rows"
-    assert by_rows.noise == pytest.approx((high - low) / (2 * 1.959964) * np.sqrt(360 / 270))
+    wider = max(high - low for low, high in ends)
+    assert by_rows.noise == pytest.approx(wider / (2 * 1.959964) * np.sqrt(360 / 270))
+    one_class = replace(facts.winner["test"], intervals={"loss": (0.1, 0.1)})
+    assert judged(replace(alone, winner={**facts.winner, "test": one_class})).noise > 0  # type: ignore[union-attr]
     for each, found in ((facts, by_seeds), (alone, by_rows)):
         said = " ".join(sentences(each, found))
         assert "on the validation part" in said

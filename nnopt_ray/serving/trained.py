@@ -41,9 +41,8 @@ class Trained:
         """Raises RunFolderError when the run has no best model, or its preparation is damaged."""
         experiment, dataset, model = assembly.best_model(run)
         preprocessing = Preprocessing.from_json(rundir.read_json(run.data_of_best / FILE))
-        decided = run.decision.is_file()
-        decision = Decision.from_json(rundir.read_json(run.decision)) if decided else Decision()
-        return cls(run.root, experiment, dataset, model, preprocessing, assembly.machine_for(experiment), decision)
+        where, decision = assembly.machine_for(experiment), assembly.decision_of(run)
+        return cls(run.root, experiment, dataset, model, preprocessing, where, decision)
 
     @property
     def kind(self) -> Kind:
