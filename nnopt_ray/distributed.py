@@ -83,7 +83,10 @@ def train(
     trial.stop.unlink(missing_ok=True)
     shutil.rmtree(trial.root / "ray_train", ignore_errors=True)
     row = _row(trial, failures)
-    decided["workers"] = _sentence(experiment, int(rundir.read_json(trial.outcome)["workers"]), cluster.sentence())
+    said = rundir.read_json(trial.outcome)
+    decided["workers"] = _sentence(experiment, int(said["workers"]), cluster.sentence())
+    if said["cut"]:
+        decided["fsdp"] = said["cut"]
     return row
 
 
@@ -205,9 +208,7 @@ def scaled(experiment: Experiment, workers: int) -> Experiment:
 def _work(told: Mapping[str, Any]) -> None:
     """What each worker does."""
     sys.path.extend(path for path in told["import_paths"] if path not in sys.path)
-    from nnopt_ray.train.sharding import Shard
-
-    shard = Shard()
+    shard = _shard(told)
     trial = RunDir(Path(told["root"])).trial(SINGLE)
     try:
         _trained(told, shard, trial)
@@ -218,10 +219,20 @@ def _work(told: Mapping[str, Any]) -> None:
             rundir.write_json(trial.outcome, {"error": str(error), "kind": kind})
 
 
+def _shard(told: Mapping[str, Any]) -> Shard:
+    import torch.distributed as dist
+
+    from nnopt_ray.train.sharding import Shard
+
+    if not told["tree"]["resources"]["fsdp"] or dist.get_world_size() == 1:
+        return Shard()
+    from nnopt_ray.train.fully_sharded import FullShard
+
+    return FullShard()
+
+
 def _trained(told: Mapping[str, Any], shard: Shard, trial: TrialDir) -> None:
     from dataclasses import replace
-
-    import torch.distributed as dist
 
     from nnopt_ray.search.node_store import open_on_node
     from nnopt_ray.train.fit import TrialRun
@@ -237,13 +248,24 @@ def _trained(told: Mapping[str, Any], shard: Shard, trial: TrialDir) -> None:
     dataset, _ = open_on_node(RunDir(Path(told["root"])).data)
     made = (experiment, dataset, where, assembly.metrics_for(experiment, dataset))
     writes: TrialRun | None = None
+    failed: NnoptError | None = None
     if shard.rank == 0:  # it clears away half-written checkpoints, so it is there first
-        writes = TrialRun(*made, trial, shard=shard)
-        if writes.epoch:
-            rundir.append(trial.resumed, json.dumps({"epoch": writes.epoch}) + "\n")
-    dist.barrier()
-    trainer = writes.trainer if writes is not None else _resumed(Trainer(*made, shard=shard), trial)
-    _epochs(trainer, writes, shard, trial)
+        try:
+            writes = TrialRun(*made, trial, shard=shard)
+        except NnoptError as error:
+            failed = error
+        else:
+            if writes.epoch:
+                rundir.append(trial.resumed, json.dumps({"epoch": writes.epoch}) + "\n")
+    if shard.agreed(failed is not None):
+        if failed is not None:
+            raise failed
+        return
+    trainers = [writes.trainer] if writes is not None else []
+    for _ in shard.in_turn():
+        if not trainers:
+            trainers.append(_resumed(Trainer(*made, shard=shard), trial))
+    _epochs(trainers[0], writes, shard, trial)
 
 
 def _resumed(trainer: Trainer, trial: TrialDir) -> Trainer:
@@ -260,22 +282,27 @@ def _epochs(trainer: Trainer, writes: TrialRun | None, shard: Shard, trial: Tria
     failed: NnoptError | None = None
     while not trainer.done:
         epoch = trainer.run_epoch()
-        try:
-            if writes is not None:
-                writes.take(epoch)
-        except NnoptError as error:
-            failed = error
+        with shard.led(trainer):
+            try:
+                if writes is not None:
+                    writes.take(epoch)
+            except NnoptError as error:
+                failed = error
         if shard.agreed(failed is not None or trial.stop.is_file()):
             break
-    if writes is None:
-        return
+    with shard.led(trainer):
+        if writes is not None:
+            _finished(writes, failed, shard, trial)
+
+
+def _finished(writes: TrialRun, failed: NnoptError | None, shard: Shard, trial: TrialDir) -> None:
     if failed is not None:
         raise failed
-    if not trainer.done:
+    if not writes.done:
         writes.close("stopped")
     fit = writes.finish()
     said = {"error": "", "best_epoch": fit.best_epoch, "value": fit.value, "reason": fit.reason}
-    rundir.write_json(trial.outcome, {**said, "workers": shard.workers, "ended": time.time()})
+    rundir.write_json(trial.outcome, {**said, "workers": shard.workers, "cut": shard.decided, "ended": time.time()})
 
 
 __all__ = ["scaled", "session_for", "train"]

@@ -293,6 +293,11 @@ class Resources(Section):
     lr_scaling: Annotated[Literal["none", "linear", "sqrt"], Fixed("it belongs to resources.batch")] = Field(
         default="none", description="with batch: per_worker, how the learning rate grows with the number of workers"
     )
+    fsdp: Annotated[bool, Fixed("it says how the workers of a training share it")] = Field(
+        default=False,
+        description="cut weights, gradient and optimizer state over the workers (FSDP2, stage 3 of ZeRO): for a "
+        "network that does not fit on one device",
+    )
     cpus_per_worker: Count = Field(default=1, description="CPU cores, and the threads torch uses")
     gpus_per_worker: NonNegative = Field(default=0.0, description="GPUs, or a fraction of one")
     fuse: Literal["auto", "always", "never"] = Field(

@@ -101,6 +101,17 @@ def seed_torch(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
+def seed_all(seed: int) -> None:
+    """For what a network draws in training: dropout draws from torch, one of one's own maybe from NumPy or Python."""
+    import random
+
+    import numpy as np
+
+    seed_torch(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def environment() -> dict[str, Any]:
     """Versions and hardware, for environment.json."""
     versions = {}

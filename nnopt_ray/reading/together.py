@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nnopt_ray import tables
+from nnopt_ray.errors import NnoptError
+from nnopt_ray.experiment import Range
 from nnopt_ray.reading.places import Places
 
 
@@ -28,6 +31,8 @@ def check_together(tree: Mapping[str, Any], searched: bool, places: Places) -> N
         least = most = workers
     else:
         return
+    if resources.get("fsdp") is True:
+        _cut(tree, resources, most, places)
     if most < 2:
         return
     if least < most and batch == "per_worker":
@@ -37,3 +42,45 @@ def check_together(tree: Mapping[str, Any], searched: bool, places: Places) -> N
     if isinstance(evaluate := tree.get("evaluate"), Mapping) and evaluate.get("folds") is not None:
         message = "the folds of a cross-validation are trained by one worker each."
         wrong("workers", f"{message} Write 1, or leave evaluate.folds out.")
+
+
+def _cut(tree: Mapping[str, Any], resources: Mapping[str, Any], most: int, places: Places) -> None:
+    """What a network that is cut over its workers must be."""
+    if most < 2:
+        message = "it cuts a network over the workers of a training, and there is 1. Write workers: 2, or fsdp: false."
+        places.add(("resources", "fsdp"), "resources.fsdp", message)
+    gpus = resources.get("gpus_per_worker")
+    if isinstance(gpus, float) and 0 < gpus < 1:
+        message = (
+            "the pieces of a network that resources.fsdp cuts would lie on one GPU again. Write 1, or fsdp: false."
+        )
+        places.add(("resources", "gpus_per_worker"), "resources.gpus_per_worker", message)
+    train, model, evaluate = (tree.get(name) for name in ("train", "model", "evaluate"))
+    if isinstance(model, Mapping) and model.get("type") == "baseline":
+        message = "baseline is fitted as a whole, and resources.fsdp cuts what it trains. Write fsdp: false."
+        places.add(("model",), "model", message)
+    if isinstance(evaluate, Mapping) and evaluate.get("sizes") is not None:
+        message = (
+            "it trains the network by one process, and resources.fsdp is for one that this does not hold. Remove it."
+        )
+        places.add(("evaluate", "sizes"), "evaluate.sizes", message)
+    if not isinstance(train, Mapping):
+        return
+    if train.get("compile") is True:
+        message = "what resources.fsdp does between the layers is not compiled. Leave one of the two out."
+        places.add(("train", "compile"), "train.compile", message)
+    if train.get("precision") == "float16":
+        message = "a network that resources.fsdp cuts has no loss scale. Write bfloat16 or float32."
+        places.add(("train", "precision"), "train.precision", message)
+    optimizer = train.get("optimizer")
+    for option in optimizer.values if isinstance(optimizer, Range) else (optimizer,):
+        if isinstance(option, Mapping) and not _is_elementwise(option.get("type")):
+            message = f"{option['type']} looks at whole weights, and resources.fsdp keeps pieces. Choose adamw, say."
+            places.add(("train", "optimizer"), "train.optimizer", message)
+
+
+def _is_elementwise(optimizer: Any) -> bool:
+    try:
+        return bool(getattr(tables.find("optimizer", optimizer), "elementwise", False))
+    except NnoptError:  # a fault of its own
+        return True

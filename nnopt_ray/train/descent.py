@@ -26,9 +26,6 @@ from nnopt_ray.train import layer_rates
 from nnopt_ray.train.optimizers import Optimizer
 from nnopt_ray.train.weights import FlatWeights
 
-# A weight below this counts as 0: in float32 it adds nothing to a sum of numbers of the size of 1.
-ZERO = 1e-8
-
 _Piece = tuple[Optimizer, slice, float]  # who updates which of the weights, and at which share of the rate
 _Part = tuple[Optimizer, Tensor, Tensor, dict[str, Tensor], float]
 
@@ -76,7 +73,7 @@ class Descent:
         self._l1 = train.l1 if train.l1_form == "subgradient" else 0.0
         self._threshold = train.l1 if train.l1_form == "proximal" else 0.0
         self._norm, self._value = train.clip_norm, train.clip_value
-        self._optimizer = optimizer
+        self._optimizer, self._norm_of = optimizer, weights.norm
         size = weights.flat.numel()
         self.decaying = size
         if train.weight_decay_on == "weights" and getattr(optimizer, "elementwise", False) and optimizer.weight_decay:
@@ -97,7 +94,7 @@ class Descent:
                     f"{type(optimizer).__name__} takes one for all weights. Remove layer_decay, or choose adamw, adam, "
                     "sgd or rmsprop."
                 )
-            runs = layer_rates.runs(weights.model, weights.layout, layer_decay)
+            runs = layer_rates.runs(weights.model, weights.lying, layer_decay)
         free = copy.copy(optimizer)
         if self.decaying < size:
             free.weight_decay = 0.0
@@ -112,7 +109,7 @@ class Descent:
         """The L1 penalty and clipping, in place → the norm of the gradient in between, float32 []."""
         if self._l1:
             gradient.add_(weights.detach().sign(), alpha=self._l1)
-        norm: Tensor = torch.linalg.vector_norm(gradient)
+        norm = self._norm_of(gradient)
         if self._norm is not None:  # the meaning of torch.nn.utils.clip_grad_norm_
             gradient.mul_((self._norm / (norm + 1e-6)).clamp_(max=1.0))
         if self._value is not None:
@@ -149,8 +146,3 @@ class Descent:
             ]
             self._parts = ids, (weights, gradient, *slots.values()), parts
         return parts
-
-
-def sparsity(weights: Tensor) -> float:
-    """The share of weights [P] that are 0."""
-    return float((weights.abs() < ZERO).sum()) / max(1, weights.numel())

@@ -12,10 +12,9 @@ recorded; then it is scaled to `clip_norm`, then cut at `clip_value`; then the o
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -25,12 +24,13 @@ from nnopt_ray import tables
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import NotANumber, PartError, UserError
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.machine import Machine, derived_seed, seed_torch
+from nnopt_ray.machine import Machine, derived_seed, seed_all, seed_torch
 from nnopt_ray.models import public_weights
 from nnopt_ray.results import Epoch
 from nnopt_ray.train import averaging, batches, freezing, resuming, start
 from nnopt_ray.train.compiling import Compiled
-from nnopt_ray.train.descent import Accumulation, Descent, sparsity
+from nnopt_ray.train.descent import Accumulation, Descent
+from nnopt_ray.train.direct import fit_directly
 from nnopt_ray.train.feed import Feed
 from nnopt_ray.train.forward import Forward
 from nnopt_ray.train.losses import Loss
@@ -94,12 +94,10 @@ class Trainer:
         self.loss: Loss = tables.build("loss", train.loss, shapes, counts)
         self.optimizer: Optimizer = tables.build("optimizer", train.optimizer)
         self.schedule: Schedule = tables.build("schedule", train.schedule)
-        seed_torch(derived_seed(experiment.seed, "weights"))
-        model: nn.Module = tables.build("model", experiment.model, shapes)
-        self.model = model.to(device=machine.device, dtype=torch.float32)
+        self.model = self._made()
         self._frozen = freezing.freeze(self.model, train.freeze)
-        self._take_weights()
         self._forward = Forward(self.model, shapes, machine, experiment.model.type)
+        self._take_weights()
 
         self.feed = Feed(experiment, dataset, self.placed, shard)
         self.sizes = self.feed.sizes
@@ -133,10 +131,18 @@ class Trainer:
         self.snapshots: dict[int, Snapshot] = {}  # epoch → weights at its end: the best, and what to end with
         self.decided = self._decided()
 
+    def _made(self) -> nn.Module:
+        """The network with its first weights."""
+        seed_torch(derived_seed(self.experiment.seed, "weights"))
+        model: nn.Module = tables.build("model", self.experiment.model, self.dataset.shapes)
+        device = self.machine.device
+        return model.to(device=device if self._shard is None else self._shard.home(device), dtype=torch.float32)
+
     def _take_weights(self) -> None:
-        self.weights = FlatWeights(self.model)
-        if self._shard is not None:
-            self._shard.take_over(self.weights)
+        if self._shard is None:
+            self.weights = FlatWeights(self.model)
+        else:
+            self.weights = self._shard.weights_of(self.model, self.machine.precision)
         self.slots = self.optimizer.slots(self.weights.flat)
         self.step = 0  # optimizer steps taken, also by the run that this one continues
         self.base_lr = self.optimizer.lr  # what a plateau lowers
@@ -187,7 +193,8 @@ class Trainer:
         if self.epoch == 0 and self.experiment.train.start is not None:
             self._start(self.experiment.train.start.optimizer)
         elif self.epoch == 0 and (place := getattr(self.model, "public_weights", None)):
-            self.decided["weights"] = public_weights.put(self.model, place)
+            with self._filling() as model:
+                self.decided["weights"] = public_weights.put(model, place)
         self.at_boundary = False
 
     @contextmanager
@@ -225,7 +232,7 @@ class Trainer:
         """
         metrics = {"train_loss": train_loss, **measured}
         if self.experiment.train.l1:
-            metrics["sparsity"] = sparsity(self.weights.flat)
+            metrics["sparsity"] = self.weights.sparsity()
         happened = [self._averaged, self.scale.told() if self.scale is not None else ""]
         if self.compiled is not None and self.compiled.failed and self.epoch == 0:
             happened.append(f"not compiled: {self.compiled.failed}")
@@ -243,12 +250,12 @@ class Trainer:
         self.model.train()
         if self.compiled is not None:
             self.compiled.prepare(self.weights, self.feed.examples(self.epoch))
-        self._seed_noise()
+        seed_all(self.noise_seed())
         gradient = self.weights.gradient
         tally = Tally(self._every)
         for number, (inputs, target, mixed) in enumerate(self.feed.mixed(self.epoch)):
             gradient.zero_()
-            loss, weight = self._backward(inputs, target, mixed, number == 0)
+            loss, weight = self._backward(inputs, target, mixed, number)
             if self._shard is not None:
                 loss, weight = self._shard.reduce(loss, weight)
             step = number // self._every
@@ -264,19 +271,22 @@ class Trainer:
         return tally.loss, tally.norm, self.last_lr()
 
     def _backward(
-        self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed, first: bool
+        self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed, number: int
     ) -> tuple[Tensor, float | Tensor]:
-        """The gradient of a batch, into `weights.gradient` → its loss and what it counts."""
+        """The gradient of batch `number`, into `weights.gradient` → its loss and what it counts."""
         if not len(target):  # this process's piece of a small batch
             return torch.zeros((), device=target.device), 0.0
         if self.compiled is not None:
             loss = self.compiled(inputs, target, mixed)
         else:
-            loss = self._loss_of(inputs, target, mixed, first)
-        (loss if self.scale is None else loss * self.scale.value).backward()  # type: ignore[no-untyped-call]
-        if first:
+            loss = self._loss_of(inputs, target, mixed, check=number == 0)
+        sent, weight = loss, self.loss.weight(target)
+        if self._shard is not None:
+            sent, weight = self._shard.to_send(number, loss, weight)
+        (sent if self.scale is None else sent * self.scale.value).backward()  # type: ignore[no-untyped-call]
+        if number == 0:
             self.weights.check()
-        return loss, self.loss.weight(target)
+        return loss, weight
 
     def _loss_of(self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed = (), check: bool = False) -> Tensor:
         """The loss of a batch in training. check: look at the outputs before anything is made of them."""
@@ -326,13 +336,6 @@ class Trainer:
         rank = self._shard.rank if self._shard is not None else 0
         return derived_seed(self.experiment.seed, "noise", self.epoch, *([rank] if rank else []))
 
-    def _seed_noise(self) -> None:
-        """Dropout draws from torch; a network of one's own may draw from NumPy or Python too."""
-        noise = self.noise_seed()
-        seed_torch(noise)
-        np.random.seed(noise % 2**32)
-        random.seed(noise)
-
     def lr_of(self, number: int) -> float:
         """The learning rate of step `number` of this epoch."""
         each = self.steps_per_epoch
@@ -353,15 +356,9 @@ class Trainer:
 
     def _fit_directly(self) -> bool:
         """Let a model that knows its own way to its weights go it: True when it did."""
-        fit: Callable[..., bool] | None = getattr(self.model, "fit_directly", None)
-        if fit is None:
-            if self.weights.flat.numel() == 0:
-                raise PartError(f"the model '{self.experiment.model.type}' has no weights to train.")
-            return False
-        rows = self.dataset.train
-        seed = derived_seed(self.experiment.seed, "weights") % 2**32  # as much as scikit-learn takes
-        with torch.no_grad():
-            fitted = bool(fit([np.asarray(a) for a in rows.inputs], np.asarray(rows.target), self.dataset.shapes, seed))
+        if not self.weights.layout and not hasattr(self.model, "fit_directly"):
+            raise PartError(f"the model '{self.experiment.model.type}' has no weights to train.")
+        fitted = fit_directly(self.model, self.dataset, self.experiment.seed)
         if fitted:
             self.model.to(device=self.machine.device, dtype=torch.float32)
             self._take_weights()
@@ -397,11 +394,12 @@ class Trainer:
 
     def state(self) -> State:
         """All that a resumed training needs; copies. Only between epochs (AssertionError in the middle of one)."""
-        return resuming.state_of(self)
+        state = resuming.state_of(self)
+        return state if self._shard is None else self._shard.whole(state, self.weights)
 
     def load_state(self, state: State) -> None:
         """Go on from a state of the same page. Raises UserError when it is of another one."""
-        resuming.load(self, state)
+        resuming.load(self, state if self._shard is None else self._shard.pieces_of(state, self.weights))
         if self.reason == ALL_DONE and self.epoch < self.experiment.train.epochs:
             self.done, self.reason = False, ""  # the page now asks for more epochs
         self.at_boundary = True
@@ -411,16 +409,22 @@ class Trainer:
 
         The learning rate starts again from the page's. Raises UserError when it is of another shape.
         """
-        resuming.adopt(self, state)
+        resuming.adopt(self, state if self._shard is None else self._shard.pieces_of(state, self.weights))
         self.base_lr = self.optimizer.lr
 
     def _start(self, with_optimizer: bool) -> None:
         """Take weights, and the optimizer's state if asked, from the run that train.from names."""
         found = start.find(self.experiment)
-        put(self.model, found.weights, found.origin)
+        with self._filling() as model:
+            put(model, found.weights, found.origin)
         if with_optimizer:
-            kind, layout = self.experiment.train.optimizer.type, self.weights.layout
-            self.step = start.put_optimizer(found, kind, self.slots, layout)
+            self.step = start.put_optimizer(found, self.experiment.train.optimizer.type, self.slots, self.weights)
+
+    def _filling(self) -> AbstractContextManager[nn.Module]:
+        """Within, the network to put weights into."""
+        if self._shard is None:
+            return nullcontext(self.model)
+        return self._shard.filling(self.model, self.weights, self._made)
 
     def best(self) -> dict[str, Tensor]:
         """Weights and buffers at the end of `best_epoch`, as state_dict() names them; copies."""

@@ -10,7 +10,7 @@ from statistics import median
 from nnopt_ray.data.types import Dataset
 from nnopt_ray.errors import PartError
 from nnopt_ray.experiment import Experiment
-from nnopt_ray.machine import Machine
+from nnopt_ray.machine import Machine, seed_all
 from nnopt_ray.train.batches import Batch
 from nnopt_ray.train.loop import Trainer
 from nnopt_ray.train.validate import Metric
@@ -78,7 +78,7 @@ class _Sweep(Trainer):
         """As many as there are rates, epoch after epoch, each shuffled and with dropout drawn as in training."""
         taken = 0
         while taken < len(self.growing):
-            self._seed_noise()
+            seed_all(self.noise_seed())
             for batch in self.feed.batches(self.epoch):
                 yield batch
                 taken += 1

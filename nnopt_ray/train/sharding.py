@@ -11,15 +11,33 @@ its own piece (its running averages are averaged at the end of an epoch).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from nnopt_ray.train.state import State
 from nnopt_ray.train.weights import FlatWeights
 
 LEAST_ROWS = 2  # batch norm has no deviation of a single row
+
+
+class Training(Protocol):
+    """What `loop.Trainer` has that is written down."""
+
+    def state(self) -> State: ...
+
+    def best(self) -> dict[str, Tensor]: ...
+
+
+def wire_device() -> torch.device:
+    """Where tensors must lie that the default group sends: NCCL sends those of a GPU alone."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 class Shard:
@@ -38,10 +56,14 @@ class Shard:
         """Start and end of this process's piece within each batch of so many rows; it may be empty."""
         found = []
         for size in sizes:
-            takers = max(1, min(self.workers, size // LEAST_ROWS))
+            takers = self.takers(size)
             first, last = (min(self.rank + more, takers) * size // takers for more in (0, 1))
             found.append((first, last))
         return found
+
+    def takers(self, size: int) -> int:
+        """How many processes get rows of a batch of so many."""
+        return max(1, min(self.workers, size // LEAST_ROWS))
 
     def mine(self, sizes: Sequence[int], order: Tensor) -> tuple[list[int], Tensor]:
         """Rows of each batch for this process, and its rows in order."""
@@ -61,6 +83,10 @@ class Shard:
         self._wire = torch.zeros(size + 2, device=weights.flat.device)
         rest = {name: torch.empty_like(tensor) for name, tensor in weights.rest.items()}
         weights.move(torch.empty_like(weights.flat), self._wire[:size], rest)
+
+    def to_send(self, number: int, loss: Tensor, weight: float | Tensor) -> tuple[Tensor, float | Tensor]:
+        """Of this process's piece of batch `number` of an epoch: the loss to take the gradient of, what it counts."""
+        return loss, weight
 
     def reduce(self, loss: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
         """From the mean gradient and loss of this piece those of the whole batch → its loss and its weight.
@@ -98,6 +124,47 @@ class Shard:
 
     def agreed(self, word: bool) -> bool:
         """Whether the first process says so."""
-        said = torch.tensor([float(word)])
+        said = torch.tensor([float(word)], device=wire_device())
         dist.broadcast(said, 0)
         return bool(said)
+
+    # ── where `fully_sharded.FullShard` does otherwise ───────────────────────────────────────────────
+
+    decided = ""
+
+    def home(self, device: str) -> str:
+        """Where a network is made that is to be trained on this device."""
+        return device
+
+    def weights_of(self, model: nn.Module, precision: str) -> FlatWeights:
+        """The weights of a network, of which this process trains its part."""
+        weights = FlatWeights(model)
+        self.take_over(weights)
+        return weights
+
+    @contextmanager
+    def filling(self, model: nn.Module, weights: FlatWeights, make: Callable[[], nn.Module]) -> Iterator[nn.Module]:
+        """Within, a network to put weights into, which this process's then has. make: makes such a network anew."""
+        yield model
+
+    def is_short(self, count: int) -> bool:
+        """Whether this process has to go along with one batch more than its own of so many that are shared out."""
+        return False
+
+    def in_turn(self) -> Iterator[None]:
+        """Once, when it is this process's turn to make a network; ends when all are made."""
+        yield
+        dist.barrier()
+
+    def whole(self, state: State, weights: FlatWeights) -> State:
+        """The state that is written down, of the one that this process has."""
+        return state
+
+    def pieces_of(self, state: State, weights: FlatWeights) -> State:
+        """The way back from `whole`."""
+        return state
+
+    @contextmanager
+    def led(self, trainer: Training) -> Iterator[None]:
+        """Within, the first process writes the state down."""
+        yield

@@ -15,7 +15,7 @@ from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.rundir import RunDir, TrialDir
 from nnopt_ray.train import checkpoints, state
-from nnopt_ray.train.weights import Layout, Snapshot, split
+from nnopt_ray.train.weights import FlatWeights, Snapshot, split
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def find(experiment: Experiment) -> Found:
     return _whole(kept[int(epoch)], asked.optimizer)
 
 
-def put_optimizer(found: Found, optimizer: str, slots: Mapping[str, Tensor], layout: Layout) -> int:
-    """Fill the optimizer's slots in place → the steps it had taken. Raises UserError when it is another one."""
+def put_optimizer(found: Found, optimizer: str, slots: Mapping[str, Tensor], weights: FlatWeights) -> int:
+    """Fill the slots of these weights in place → the steps it had taken. Raises UserError for another optimizer."""
     there = found.scalars["optimizer"]
     if there != optimizer:
         raise UserError(
@@ -72,13 +72,13 @@ def put_optimizer(found: Found, optimizer: str, slots: Mapping[str, Tensor], lay
             f"train.from.optimizer: {found.origin} keeps {kept} and the page's {optimizer} "
             f"needs {needed}: give it the same keys, or optimizer: false."
         )
-    order = [name for name, _ in layout]
+    order = [name for name, _ in weights.layout]
     for name, slot in slots.items():
         there = found.optimizer[name]
         if there.dim():  # by name, as the weights may lie in another order there
             parts = split(there, found.scalars["layout"])
             there = torch.cat([parts[own].reshape(-1) for own in order])
-        slot.copy_(there)
+        slot.copy_(weights.piece(there))
     return int(found.scalars["step"])
 
 

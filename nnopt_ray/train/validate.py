@@ -62,6 +62,7 @@ class Validation:
     ) -> None:
         self.dataset, self.part, self.loss, self._shard = dataset, part, loss, shard
         self.rows_a_batch = rows_a_batch
+        self._sizes = evaluation_sizes(part.rows, rows_a_batch)
         own = {"classification": "accuracy", "regression": "mae"}.get(dataset.shapes.task, "")
         self.names = [name for name in metrics if name != "loss"]  # val_loss is always there
         self.own = own if own in self.names else None
@@ -76,10 +77,12 @@ class Validation:
         with torch.no_grad():
             for inputs, target in self._batches():
                 self.add(found, forward(inputs), target)
+            if self._shard is not None and self._shard.is_short(len(self._sizes)):
+                forward(next(self.part.batches(self._sizes[:1], torch.arange(self._sizes[0])))[0])
             return self.end(found if self._shard is None else self._together(found, self._shard))
 
     def _batches(self) -> Iterator[Batch]:
-        sizes = evaluation_sizes(self.part.rows, self.rows_a_batch)
+        sizes = self._sizes
         if self._shard is None:
             return self.part.batches(sizes)
         mine = self._shard.share_out(len(sizes))

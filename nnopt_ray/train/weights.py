@@ -22,6 +22,9 @@ NORMS = (
     nn.RMSNorm,
 )
 
+# A weight below this counts as 0: in float32 it adds nothing to a sum of numbers of the size of 1.
+ZERO = 1e-8
+
 Layout = list[tuple[str, tuple[int, ...]]]  # name and shape of each trainable weight, in flat order
 
 
@@ -54,12 +57,14 @@ class FlatWeights:
     flat, gradient: float32 [P]; the parameters of the model and their `.grad` are views into them.
     A weight that a step does not use has a gradient of zero (torch.optim would skip it instead).
     decaying: the first so many numbers are those of weights proper, the rest those of biases and norms.
+    layout: name and shape of each weight, in flat order; lying: what lies of each in `flat`.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.trainable, self.decaying = trainable(model)
         self.layout: Layout = [(name, tuple(p.shape)) for name, p in self.trainable]
+        self.lying = self.layout
         size = sum(p.numel() for _, p in self.trainable)
         device = next((p.device for _, p in self.trainable), torch.device("cpu"))
         self.flat = torch.zeros(size, device=device)
@@ -101,6 +106,19 @@ class FlatWeights:
         """Go on in memory of one's own, as after making it."""
         rest = {name: torch.empty_like(tensor) for name, tensor in self.rest.items()}
         self.move(torch.empty_like(self.flat), torch.empty_like(self.gradient), rest)
+
+    def norm(self, gradient: Tensor) -> Tensor:
+        """Of the gradient of all weights, of which `gradient` is what lies here, float32 []."""
+        found: Tensor = torch.linalg.vector_norm(gradient)
+        return found
+
+    def sparsity(self) -> float:
+        """The share of the weights that are 0."""
+        return float((self.flat.abs() < ZERO).sum()) / max(1, self.flat.numel())
+
+    def piece(self, whole: Tensor) -> Tensor:
+        """What lies in `flat` of numbers [P] of the whole network."""
+        return whole
 
     def _ranges(self) -> list[tuple[int, int]]:
         ends, start = [], 0
