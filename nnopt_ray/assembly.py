@@ -168,7 +168,9 @@ def _baseline_page(experiment: Experiment) -> Experiment:
     others = ("from", "freeze", "layer_decay", "compile")
     train = {key: value for key, value in tree["train"].items() if key not in others}
     evaluate = {**tree["evaluate"], "explain": []}  # the winner is explained
-    return reading.from_tree({**tree, "model": part.page(), "train": train, "evaluate": evaluate}, experiment.file)
+    resources = {**tree["resources"], "fsdp": False}  # one process trains it
+    page = {**tree, "model": part.page(), "train": train, "evaluate": evaluate, "resources": resources}
+    return reading.from_tree(page, experiment.file)
 
 
 def baseline_values(experiment: Experiment, dataset: Dataset, seeds: Sequence[int]) -> list[float]:

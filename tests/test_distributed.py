@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -188,3 +189,36 @@ def test_the_batch_and_the_rate_of_four_workers(here: Path, batch: str, rule: st
     assert made.train.optimizer["lr"] == pytest.approx(lr)
     alone = distributed.scaled(reading.load("page.yaml", set=said), 1)
     assert (alone.train.batch_size, alone.train.optimizer["lr"]) == (8, 0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_network_that_is_cut_is_one_too_and_a_lost_worker_costs_nothing(here: Path) -> None:
+    def kill_one() -> None:
+        while len(watch.epochs) < 5:
+            if over.wait(0.05):
+                return
+        os.kill(max(workers(here)), signal.SIGKILL)
+
+    watch, over = Noting(), threading.Event()
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        run = nn.run(nn.load("page.yaml", set={"resources.fsdp": True}), here / "out", watch=watch)
+    finally:
+        over.set()
+        killer.join()
+    assert len(workers(here)) >= 3, "no worker was started anew"
+    assert watch.epochs == list(range(24)), "an epoch was told twice or not at all"
+    assert run.result["decided"]["fsdp"].startswith("74 of 131 trained weights each")  # 3 classes are cut into 2 and 1
+    alone = nn.run(nn.load("page.yaml", set={"resources.workers": 1}), here / "out")
+    for metric, value in alone.result["test"].items():
+        assert run.result["test"][metric] == pytest.approx(value, rel=1e-3), metric
+    flower = {
+        "sepal length (cm)": [5.1],
+        "sepal width (cm)": [3.5],
+        "petal length (cm)": [1.4],
+        "petal width (cm)": [0.2],
+    }
+    said, expected = (nn.open_run(each.path).predict(pd.DataFrame(flower)) for each in (run, alone))
+    pd.testing.assert_frame_equal(said, expected, rtol=1e-3)
