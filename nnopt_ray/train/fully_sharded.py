@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor
 
 from nnopt_ray.errors import NnoptError, PartError
 from nnopt_ray.train.averaging import has_batch_norm
+from nnopt_ray.train.buckets import Buckets
 from nnopt_ray.train.precision import LOWER
 from nnopt_ray.train.sharding import Shard, Training, wire_device
 from nnopt_ray.train.state import State
@@ -239,6 +240,8 @@ class FullShard(Shard):
         decided: how the network is cut, in words; empty before it is.
     """
 
+    goes_along = True
+
     def __init__(self) -> None:
         super().__init__()
         self.device = wire_device()
@@ -247,30 +250,6 @@ class FullShard(Shard):
         most = torch.tensor(int(os.environ.get("LOCAL_WORLD_SIZE", self.workers)), device=self.device)
         dist.all_reduce(most, dist.ReduceOp.MAX)
         self._turns, self._turn = int(most), int(os.environ.get("LOCAL_RANK", self.rank))
-        self._idle: list[bool] = []
-        self._weights: ShardedWeights | None = None
-
-    # ── rows ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def pieces(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
-        """As of any shard; where it would be empty, the first process's, whose rows count nothing here."""
-        own = super().pieces(sizes)
-        self._idle = [first == last for first, last in own]
-        firsts = [size // self.takers(size) for size in sizes]
-        return [(0, last) if idle else piece for piece, idle, last in zip(own, self._idle, firsts, strict=True)]
-
-    def to_send(self, number: int, loss: Tensor, weight: float | Tensor) -> tuple[Tensor, float | Tensor]:
-        """Gradients are added up over the processes as they come, so each counts its rows before."""
-        counted = 0.0 if self._idle[number] else weight
-        return loss * counted, counted
-
-    def reduce(self, loss: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
-        assert self._weights is not None, "weights_of comes first"
-        counted = torch.as_tensor(weight, dtype=torch.float32, device=loss.device)
-        sums = torch.stack([loss.detach() * counted, counted])
-        dist.all_reduce(sums)
-        self._weights.gradient.div_(sums[1])
-        return sums[0] / sums[1], sums[1]
 
     def is_short(self, count: int) -> bool:
         """Whether this process has one batch less than another of so many that are shared out."""
@@ -281,7 +260,7 @@ class FullShard(Shard):
     def home(self, device: str) -> str:
         return "cpu"
 
-    def weights_of(self, model: nn.Module, precision: str) -> FlatWeights:
+    def weights_of(self, model: nn.Module, precision: str, every: int) -> FlatWeights:
         """Cut a network, block by block. Raises PartError for one that cannot be cut."""
         for name, parameter in model.named_parameters():
             if parameter.dim() == 0:
@@ -296,10 +275,12 @@ class FullShard(Shard):
             lower = None if module is model or has_batch_norm(module) else LOWER.get(precision)
             policy = MixedPrecisionPolicy(lower, torch.float32 if lower else None, cast_forward_inputs=False)
             part = fully_shard(module, mesh=self._mesh, mp_policy=policy)
-            # The sum of what `to_send` weighs; gloo has no other.
+            # The sum, as the seeds of the gradients are the shares of the pieces; gloo has no other.
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)
-        self._weights = weights = ShardedWeights(model, self)
+        weights = ShardedWeights(model, self)
+        behind = torch.zeros(2 * every, device=self.device)
+        self._carry(weights, Buckets(behind), behind)
         many = "1 block" if len(found) == 1 else f"{len(found)} blocks"
         what = f"{many} and the rest" if found else "one block, as no layers of it are alike"
         self.decided = f"{weights.cut.size:,} of {weights.cut.numbers:,} trained weights each, cut in {what}"

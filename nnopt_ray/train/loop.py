@@ -101,6 +101,8 @@ class Trainer:
 
         self.feed = Feed(experiment, dataset, self.placed, shard)
         self.sizes = self.feed.sizes
+        if shard is not None:
+            shard.plan(self.sizes, self.loss, math.prod(dataset.train.target.shape[1:]))
         self.validation = Validation(
             dataset,
             self.placed.validation,
@@ -142,13 +144,14 @@ class Trainer:
         if self._shard is None:
             self.weights = FlatWeights(self.model)
         else:
-            self.weights = self._shard.weights_of(self.model, self.machine.precision)
+            self.weights = self._shard.weights_of(self.model, self.machine.precision, self.experiment.train.accumulate)
         self.slots = self.optimizer.slots(self.weights.flat)
         self.step = 0  # optimizer steps taken, also by the run that this one continues
         self.base_lr = self.optimizer.lr  # what a plateau lowers
         train = self.experiment.train
         self.descent = Descent(train, self.optimizer, self.weights)
-        self._sum = Accumulation(train.accumulate, self.weights.gradient) if train.accumulate > 1 else None
+        gathers = train.accumulate > 1 and self._shard is None  # a shard adds up by itself
+        self._sum = Accumulation(train.accumulate, self.weights.gradient) if gathers else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -254,15 +257,20 @@ class Trainer:
         gradient = self.weights.gradient
         tally = Tally(self._every)
         for number, (inputs, target, mixed) in enumerate(self.feed.mixed(self.epoch)):
-            gradient.zero_()
-            loss, weight = self._backward(inputs, target, mixed, number)
-            if self._shard is not None:
-                loss, weight = self._shard.reduce(loss, weight)
+            if self._shard is None:
+                gradient.zero_()
+                told = [(self._backward(inputs, target, mixed, number).detach(), self.loss.weight(target))]
+            else:
+                self._shard.open(number)
+                told = self._shard.reduce(number, self._backward(inputs, target, mixed, number), target)
             step = number // self._every
-            due = self.gather(number, weight) and (self.scale is None or self._finite(self.scale, step))
+            due = bool(told) and self.gather(number, told[-1][1])
+            due = due and (self.scale is None or self._finite(self.scale, step))
             norm = self.descend(step) if due else None
-            if self.scale is None or loss.isfinite():
-                tally.add(loss.detach(), weight, norm)
+            for loss, weight in told:
+                if self.scale is None or loss.isfinite():
+                    tally.add(loss, weight, norm)
+                    norm = None
             if number % LOOK_EVERY_STEPS == LOOK_EVERY_STEPS - 1:
                 self._look(tally.settle())
         self._look(tally.settle())
@@ -270,23 +278,19 @@ class Trainer:
             self._shard.average(buffer for _, buffer in self.model.named_buffers())
         return tally.loss, tally.norm, self.last_lr()
 
-    def _backward(
-        self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed, number: int
-    ) -> tuple[Tensor, float | Tensor]:
-        """The gradient of batch `number`, into `weights.gradient` → its loss and what it counts."""
+    def _backward(self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed, number: int) -> Tensor:
+        """Add the gradient of batch `number` to `weights.gradient`, of a piece its share of the step → the loss."""
         if not len(target):  # this process's piece of a small batch
-            return torch.zeros((), device=target.device), 0.0
+            return torch.zeros((), device=target.device)
         if self.compiled is not None:
             loss = self.compiled(inputs, target, mixed)
         else:
             loss = self._loss_of(inputs, target, mixed, check=number == 0)
-        sent, weight = loss, self.loss.weight(target)
-        if self._shard is not None:
-            sent, weight = self._shard.to_send(number, loss, weight)
-        (sent if self.scale is None else sent * self.scale.value).backward()  # type: ignore[no-untyped-call]
+        seed = None if self._shard is None else self._shard.seed(number, target)
+        (loss if self.scale is None else loss * self.scale.value).backward(seed)  # type: ignore[no-untyped-call]
         if number == 0:
             self.weights.check()
-        return loss, weight
+        return loss
 
     def _loss_of(self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed = (), check: bool = False) -> Tensor:
         """The loss of a batch in training. check: look at the outputs before anything is made of them."""

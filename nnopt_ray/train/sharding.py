@@ -19,10 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nnopt_ray.train.buckets import Buckets
+from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.state import State
 from nnopt_ray.train.weights import FlatWeights
 
 LEAST_ROWS = 2  # batch norm has no deviation of a single row
+LEAST_WEIGHT = 1e-30  # a batch in which nothing is asked has a loss and a gradient of 0, and is divided by this
 
 
 class Training(Protocol):
@@ -46,11 +49,24 @@ class Shard:
     Attributes:
         rank: which one, from 0.
         workers: how many there are.
+        goes_along: where this process has no rows of a batch it computes on some that count nothing, as what happens
+            inside the network takes all processes.
     """
+
+    goes_along = False
 
     def __init__(self) -> None:
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
-        self._wire: Tensor | None = None
+
+    # ── rows ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def takers(self, size: int) -> int:
+        """How many processes get rows of a batch of so many."""
+        return max(1, min(self.workers, size // LEAST_ROWS))
+
+    def counts(self, size: int) -> bool:
+        """Whether this process gets rows of a batch of so many."""
+        return self.rank < self.takers(size)
 
     def pieces(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
         """Start and end of this process's piece within each batch of so many rows; it may be empty."""
@@ -58,12 +74,10 @@ class Shard:
         for size in sizes:
             takers = self.takers(size)
             first, last = (min(self.rank + more, takers) * size // takers for more in (0, 1))
+            if self.goes_along and first == last:
+                first, last = 0, min(size, LEAST_ROWS)
             found.append((first, last))
         return found
-
-    def takers(self, size: int) -> int:
-        """How many processes get rows of a batch of so many."""
-        return max(1, min(self.workers, size // LEAST_ROWS))
 
     def mine(self, sizes: Sequence[int], order: Tensor) -> tuple[list[int], Tensor]:
         """Rows of each batch for this process, and its rows in order."""
@@ -77,38 +91,95 @@ class Shard:
         """Which of so many batches of a pass without training are this process's: neighbours, so that order is kept."""
         return slice(self.rank * count // self.workers, (self.rank + 1) * count // self.workers)
 
-    def take_over(self, weights: FlatWeights) -> None:
-        """Let the gradient lie where it is sent from, with room for a loss and a weight."""
-        size = weights.flat.numel()
-        self._wire = torch.zeros(size + 2, device=weights.flat.device)
-        rest = {name: torch.empty_like(tensor) for name, tensor in weights.rest.items()}
-        weights.move(torch.empty_like(weights.flat), self._wire[:size], rest)
+    # ── gradients ────────────────────────────────────────────────────────────────────────────────────
 
-    def to_send(self, number: int, loss: Tensor, weight: float | Tensor) -> tuple[Tensor, float | Tensor]:
-        """Of this process's piece of batch `number` of an epoch: the loss to take the gradient of, what it counts."""
-        return loss, weight
+    def _carry(self, weights: FlatWeights, buckets: Buckets, behind: Tensor) -> None:
+        """From here on send these buckets; losses and weights of the batches of a step lie in `behind`."""
+        self._weights, self._buckets, self._behind = weights, buckets, behind
+        self._every = len(behind) // 2
+        self._losses, self._counts = torch.split(behind, self._every)
 
-    def reduce(self, loss: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
-        """From the mean gradient and loss of this piece those of the whole batch → its loss and its weight.
+    def plan(self, sizes: Sequence[int], loss: Loss, target_numbers: int) -> None:
+        """Hear of what an epoch consists, before the first: rows of each batch of all processes together, and the loss,
+        of targets of so many numbers a row."""
+        self._sizes, self._loss = list(sizes), loss
+        self._seeds: dict[float, Tensor] = {}
+        # Of a loss that counts rows it is known beforehand how much of the step each piece is.
+        known = [loss.lane_weight(size) for size in sizes]
+        self._known = [weight for weight in known if weight is not None] if None not in known else None
+        self._nominal = float(max(sizes, default=1) * target_numbers)
 
-        The gradient lies in `weights.gradient` before and after. A piece without rows has weight 0.
+    def open(self, number: int) -> None:
+        """Batch `number` of an epoch is next."""
+        if number % self._every == 0:
+            self._weights.gradient.zero_()
+            self._behind.zero_()
+
+    def seed(self, number: int, target: Tensor) -> Tensor:
+        """What the gradient of the loss of this process's piece of a batch is multiplied with, float32 [].
+
+        The share of the piece in its step, so that gradients need only be added up: inside the network too, where what
+        all processes share (synced batch norm) is part of the loss of each. Where it is not known before all have
+        computed, a number that is in proportion to it, near it in size.
         """
-        wire = self._wire
-        assert wire is not None, "take_over comes first"
-        wire[:-2].mul_(weight)
-        wire[-2] = loss.detach() * weight
-        wire[-1] = weight
-        dist.all_reduce(wire)
-        total = wire[-1].clone()
-        wire[:-1].div_(total)
-        return wire[-2].clone(), total
+        if self._is_last(number):
+            self._buckets.open()
+        if not self.counts(self._sizes[number]):
+            return torch.zeros((), device=target.device)
+        weight = self._loss.weight(target)
+        if self._known is None:
+            return torch.as_tensor(weight / self._nominal, dtype=torch.float32, device=target.device)
+        share = float(weight) / sum(self._known[self._step(number)])
+        if share not in self._seeds:  # made anew it would be copied to the device at every step
+            self._seeds[share] = torch.tensor(share, device=target.device)
+        return self._seeds[share]
+
+    def reduce(self, number: int, loss: Tensor, target: Tensor) -> list[tuple[Tensor, float | Tensor]]:
+        """From gradient and loss of this piece of a batch those of all → loss and weight of each batch of the step that
+        is over with it, [] while it is not.
+
+        The gradient is the mean over the rows of the step then, in `weights.gradient`.
+        """
+        at = number % self._every
+        if self.counts(self._sizes[number]):
+            weight = self._loss.weight(target)
+            whole = 1.0 if self._known is None else self._known[number]
+            torch.mul(loss.detach(), weight / whole, out=self._losses[at])
+            if self._known is None:
+                self._counts[at] = weight
+        if not self._is_last(number):
+            return []
+        self._buckets.close()
+        losses = self._losses[: at + 1].clone()
+        if self._known is not None:
+            return list(zip(losses.unbind(), self._known[self._step(number)], strict=True))
+        counts = self._counts[: at + 1].clone()
+        self._weights.gradient.mul_(self._nominal / counts.sum().clamp(min=LEAST_WEIGHT))
+        return list(zip((losses / counts.clamp(min=LEAST_WEIGHT)).unbind(), counts.unbind(), strict=True))
+
+    def _is_last(self, number: int) -> bool:
+        """Whether a step is due after this batch."""
+        return (number + 1) % self._every == 0 or number + 1 == len(self._sizes)
+
+    def _step(self, number: int) -> slice:
+        """The batches of its step."""
+        first = number - number % self._every
+        return slice(first, first + self._every)
+
+    # ── values ───────────────────────────────────────────────────────────────────────────────────────
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Make tensors of real numbers the mean over all processes, in place."""
+        """Make tensors of real numbers the mean over all processes, in place; those of a type are sent together."""
+        by_type: dict[torch.dtype, list[Tensor]] = {}
         for tensor in tensors:
             if tensor.is_floating_point():
-                dist.all_reduce(tensor)
-                tensor.div_(self.workers)
+                by_type.setdefault(tensor.dtype, []).append(tensor)
+        for alike in by_type.values():
+            together = torch.cat([tensor.reshape(-1) for tensor in alike])
+            dist.all_reduce(together)
+            together.div_(self.workers)
+            for tensor, mean in zip(alike, torch.split(together, [tensor.numel() for tensor in alike]), strict=True):
+                tensor.copy_(mean.view(tensor.shape))
 
     def gathered(self, numbers: Tensor) -> Tensor:
         """What all processes hold, one behind the other along the first axis, which may differ in length."""
@@ -136,10 +207,17 @@ class Shard:
         """Where a network is made that is to be trained on this device."""
         return device
 
-    def weights_of(self, model: nn.Module, precision: str) -> FlatWeights:
-        """The weights of a network, of which this process trains its part."""
+    def weights_of(self, model: nn.Module, precision: str, every: int) -> FlatWeights:
+        """The weights of a network, of which this process trains its part, by steps of `every` batches.
+
+        The gradient lies where it is sent from, with room for the losses and weights of the batches behind it.
+        """
         weights = FlatWeights(model)
-        self.take_over(weights)
+        size = weights.flat.numel()
+        wire = torch.zeros(size + 2 * every, device=weights.flat.device)
+        rest = {name: torch.empty_like(tensor) for name, tensor in weights.rest.items()}
+        weights.move(torch.empty_like(weights.flat), wire[:size], rest)
+        self._carry(weights, Buckets(wire, weights), wire[size:])
         return weights
 
     @contextmanager
