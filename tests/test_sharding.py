@@ -67,7 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uneven": {"train.batch_size": 5, "train.epochs": 1},
     "sparse": {"train.l1": 0.001, "train.epochs": 2},
     "layers of their own rate": {"train.layer_decay": 0.5, "train.weight_decay_on": "weights", "train.epochs": 2},
-    "float16": {"train.precision": "float16", "train.epochs": 2},
+    "float16": {"train.precision": "float16", "train.epochs": 2, "train.optimizer": {"type": "sgd", "lr": 0.01}},
     "ranking": {"objective": "maximize val_roc_auc"},
 }
 
