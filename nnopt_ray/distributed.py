@@ -224,11 +224,13 @@ def _shard(told: Mapping[str, Any]) -> Shard:
 
     from nnopt_ray.train.sharding import Shard
 
-    if not told["tree"]["resources"]["fsdp"] or dist.get_world_size() == 1:
-        return Shard()
+    resources = told["tree"]["resources"]
+    sync = resources["sync_batch_norm"]
+    if not resources["fsdp"] or dist.get_world_size() == 1:
+        return Shard(sync)
     from nnopt_ray.train.fully_sharded import FullShard
 
-    return FullShard()
+    return FullShard(sync)
 
 
 def _trained(told: Mapping[str, Any], shard: Shard, trial: TrialDir) -> None:

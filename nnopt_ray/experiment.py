@@ -293,6 +293,11 @@ class Resources(Section):
     lr_scaling: Annotated[Literal["none", "linear", "sqrt"], Fixed("it belongs to resources.batch")] = Field(
         default="none", description="with batch: per_worker, how the learning rate grows with the number of workers"
     )
+    sync_batch_norm: Annotated[bool, Fixed("it says how the workers of a training share it")] = Field(
+        default=False,
+        description="with several workers, batch norm takes mean and variance of the whole batch, not of each worker's "
+        "piece of it",
+    )
     fsdp: Annotated[bool, Fixed("it says how the workers of a training share it")] = Field(
         default=False,
         description="cut weights, gradient and optimizer state over the workers (FSDP2, stage 3 of ZeRO): for a "

@@ -35,6 +35,10 @@ def check_together(tree: Mapping[str, Any], searched: bool, places: Places) -> N
         _cut(tree, resources, most, places)
     if most < 2:
         return
+    train = tree.get("train")
+    if resources.get("sync_batch_norm") is True and isinstance(train, Mapping) and train.get("compile") is True:
+        message = "what workers tell each other inside the network is not compiled. Leave one of the two out."
+        wrong("sync_batch_norm", message)
     if least < most and batch == "per_worker":
         wrong("batch", "where the workers may become fewer, so would the batch: write global, or one number.")
     if searched:

@@ -57,6 +57,11 @@ class Feed:
         for number, (inputs, target) in enumerate(rows):
             yield self.augmenter.batch(inputs, self.augmenting_seed(epoch, number)), target
 
+    def without_steps(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """The inputs of those batches, for a pass that takes no gradient."""
+        batches = self.batches(epoch)
+        return (inputs for inputs, _ in (batches if self._shard is None else self._shard.with_rows(batches)))
+
     def augmenting_seed(self, epoch: int, number: int) -> int:
         """What the changes to a batch are drawn from, whatever was drawn before."""
         return derived_seed(self._seed, "augment", epoch, number, *self._rank)
@@ -80,11 +85,14 @@ class Feed:
         return self._mix(self.augmenter.batch(inputs, 0), target, Mixer.draws(0))
 
     def examples(self, epoch: int) -> list[Changed]:
-        """A batch of each size that an epoch has, as `mixed` gives it."""
+        """A batch of each size that `mixed` gives in an epoch, changed as its are."""
         order = self.order(epoch)
+        sizes = self.sizes
+        if self._shard is not None:
+            sizes = [last - first for first, last in self._shard.pieces(sizes) if last > first]
         return [
             self.changed(inputs, target)
-            for rows in dict.fromkeys(self.sizes)
+            for rows in dict.fromkeys(sizes)
             for inputs, target in self._rows.batches([rows], order[:rows])
         ]
 

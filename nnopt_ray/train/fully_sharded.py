@@ -242,8 +242,8 @@ class FullShard(Shard):
 
     goes_along = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, sync_batch_norm: bool = False) -> None:
+        super().__init__(sync_batch_norm)
         self.device = wire_device()
         self._mesh = init_device_mesh(self.device.type, (self.workers,))
         # Networks are made one after the other on a machine, so that only one is there as a whole.
@@ -269,6 +269,7 @@ class FullShard(Shard):
             raise PartError(
                 "resources.fsdp cuts networks that are trained by gradients, and this model is fitted directly."
             )
+        self._sync_batch_norm(model)
         found = blocks(model)
         for module in (*found, model):
             # Norms of a batch compute in float32, so their weights come as they are.

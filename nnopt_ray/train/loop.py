@@ -216,8 +216,12 @@ class Trainer:
 
     def _renew_batch_norm(self) -> None:
         seed_torch(derived_seed(self.experiment.seed, "swa", self.epoch))
-        rows = (inputs for inputs, _ in self.feed.batches(self.epoch))
-        averaging.renew_batch_norm(self.model, rows, self._forward)
+        averaging.renew_batch_norm(self.model, self.feed.without_steps(self.epoch), self._forward)
+        self._average_buffers()
+
+    def _average_buffers(self) -> None:
+        if self._shard is not None:
+            self._shard.average(buffer for _, buffer in self.model.named_buffers())
 
     def close_epoch(
         self,
@@ -254,19 +258,17 @@ class Trainer:
         if self.compiled is not None:
             self.compiled.prepare(self.weights, self.feed.examples(self.epoch))
         seed_all(self.noise_seed())
-        gradient = self.weights.gradient
         tally = Tally(self._every)
         for number, (inputs, target, mixed) in enumerate(self.feed.mixed(self.epoch)):
             if self._shard is None:
-                gradient.zero_()
+                self.weights.gradient.zero_()
                 told = [(self._backward(inputs, target, mixed, number).detach(), self.loss.weight(target))]
             else:
                 self._shard.open(number)
                 told = self._shard.reduce(number, self._backward(inputs, target, mixed, number), target)
             step = number // self._every
             due = bool(told) and self.gather(number, told[-1][1])
-            due = due and (self.scale is None or self._finite(self.scale, step))
-            norm = self.descend(step) if due else None
+            norm = self.descend(step) if due and (self.scale is None or self._finite(self.scale, step)) else None
             for loss, weight in told:
                 if self.scale is None or loss.isfinite():
                     tally.add(loss, weight, norm)
@@ -274,8 +276,7 @@ class Trainer:
             if number % LOOK_EVERY_STEPS == LOOK_EVERY_STEPS - 1:
                 self._look(tally.settle())
         self._look(tally.settle())
-        if self._shard is not None:
-            self._shard.average(buffer for _, buffer in self.model.named_buffers())
+        self._average_buffers()
         return tally.loss, tally.norm, self.last_lr()
 
     def _backward(self, inputs: tuple[Tensor, ...], target: Tensor, mixed: Mixed, number: int) -> Tensor:
@@ -337,8 +338,8 @@ class Trainer:
 
     def noise_seed(self) -> int:
         """What dropout in this epoch is drawn from."""
-        rank = self._shard.rank if self._shard is not None else 0
-        return derived_seed(self.experiment.seed, "noise", self.epoch, *([rank] if rank else []))
+        rank = () if self._shard is None or not self._shard.rank else (self._shard.rank,)
+        return derived_seed(self.experiment.seed, "noise", self.epoch, *rank)
 
     def lr_of(self, number: int) -> float:
         """The learning rate of step `number` of this epoch."""

@@ -6,7 +6,7 @@ see the same validation values, so that they take the same decisions; the first 
 processes may change between two epochs: orders and batches do not hang on it.
 
 What differs from one process: dropout and augmentation draw anew in each, and batch norm takes the mean and variance of
-its own piece (its running averages are averaged at the end of an epoch).
+its own piece (its running averages are averaged at the end of an epoch), unless it is synced (`batch_norm.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nnopt_ray.train import batch_norm
+from nnopt_ray.train.batches import Batch
 from nnopt_ray.train.buckets import Buckets
 from nnopt_ray.train.losses import Loss
 from nnopt_ray.train.state import State
@@ -46,17 +48,23 @@ def wire_device() -> torch.device:
 class Shard:
     """One process of several that train a network together, in torch.distributed's default group.
 
+    sync_batch_norm: batch norm is over the rows of all of them; PartError where a network has none.
+
     Attributes:
         rank: which one, from 0.
         workers: how many there are.
         goes_along: where this process has no rows of a batch it computes on some that count nothing, as what happens
             inside the network takes all processes.
+        present: whether the rows of the batch that is computed count.
     """
 
     goes_along = False
+    present = True
 
-    def __init__(self) -> None:
+    def __init__(self, sync_batch_norm: bool = False) -> None:
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
+        self._sync = sync_batch_norm
+        self.goes_along = self.goes_along or sync_batch_norm
 
     # ── rows ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -93,6 +101,10 @@ class Shard:
 
     # ── gradients ────────────────────────────────────────────────────────────────────────────────────
 
+    def _sync_batch_norm(self, model: nn.Module) -> None:
+        if self._sync:
+            batch_norm.sync(model, self)
+
     def _carry(self, weights: FlatWeights, buckets: Buckets, behind: Tensor) -> None:
         """From here on send these buckets; losses and weights of the batches of a step lie in `behind`."""
         self._weights, self._buckets, self._behind = weights, buckets, behind
@@ -111,6 +123,7 @@ class Shard:
 
     def open(self, number: int) -> None:
         """Batch `number` of an epoch is next."""
+        self.present = self.counts(self._sizes[number])
         if number % self._every == 0:
             self._weights.gradient.zero_()
             self._behind.zero_()
@@ -124,7 +137,7 @@ class Shard:
         """
         if self._is_last(number):
             self._buckets.open()
-        if not self.counts(self._sizes[number]):
+        if not self.present:
             return torch.zeros((), device=target.device)
         weight = self._loss.weight(target)
         if self._known is None:
@@ -141,7 +154,7 @@ class Shard:
         The gradient is the mean over the rows of the step then, in `weights.gradient`.
         """
         at = number % self._every
-        if self.counts(self._sizes[number]):
+        if self.present:
             weight = self._loss.weight(target)
             whole = 1.0 if self._known is None else self._known[number]
             torch.mul(loss.detach(), weight / whole, out=self._losses[at])
@@ -165,6 +178,13 @@ class Shard:
         """The batches of its step."""
         first = number - number % self._every
         return slice(first, first + self._every)
+
+    def with_rows(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """This process's batches of an epoch, of which no gradient is taken; those without rows are left out."""
+        for size, batch in zip(self._sizes, batches, strict=True):
+            self.present = self.counts(size)
+            if len(batch[1]):
+                yield batch
 
     # ── values ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -212,6 +232,7 @@ class Shard:
 
         The gradient lies where it is sent from, with room for the losses and weights of the batches behind it.
         """
+        self._sync_batch_norm(model)
         weights = FlatWeights(model)
         size = weights.flat.numel()
         wire = torch.zeros(size + 2 * every, device=weights.flat.device)
