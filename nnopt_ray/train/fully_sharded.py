@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -270,11 +271,14 @@ class FullShard(Shard):
                 "resources.fsdp cuts networks that are trained by gradients, and this model is fitted directly."
             )
         self._sync_batch_norm(model)
+        # Nothing here changes the outputs of a network in place, which is what torch warns of.
+        message = rf"FSDP2-wrapped module \(FSDP{type(model).__name__}\) returned a view"
+        warnings.filterwarnings("ignore", message, UserWarning)
         found = blocks(model)
         for module in (*found, model):
             # Norms of a batch compute in float32, so their weights come as they are.
             lower = None if module is model or has_batch_norm(module) else LOWER.get(precision)
-            policy = MixedPrecisionPolicy(lower, torch.float32 if lower else None, cast_forward_inputs=False)
+            policy = MixedPrecisionPolicy(lower, torch.float32 if lower else None)
             part = fully_shard(module, mesh=self._mesh, mp_policy=policy)
             # The sum, as the seeds of the gradients are the shares of the pieces; gloo has no other.
             part.set_gradient_divide_factor(1.0)
