@@ -193,7 +193,14 @@ def _notes(experiment: Experiment, found: Plan) -> tuple[str, ...]:
         said.append("Early stopping may end a training sooner than this says.")
     if experiment.is_search and experiment.search.timeout_s is not None:
         said.append(f"No new trial is started after {experiment.search.timeout_s:g} s (search.timeout_s).")
-    needed = found.workers * (found.data.bytes + (found.lanes.count or 1) * (found.memory.most if found.memory else 0))
+    trained = found.memory.most if found.memory else 0
+    if experiment.resources.fsdp and trained:
+        trained = int(trained / max(1, found.workers))
+        said.append(
+            f"resources.fsdp cuts the network, which was tried whole here: about {trained / 2**20:.1f} MiB for each of "
+            f"{found.workers} workers, and the block that is computed."
+        )
+    needed = found.workers * (found.data.bytes + (found.lanes.count or 1) * trained)
     if needed > found.machine_bytes:
         gib = (
             f"{needed / 2**30:.1f} GiB on {found.workers} workers, and there are {found.machine_bytes / 2**30:.1f} GiB"

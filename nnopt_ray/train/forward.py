@@ -25,20 +25,31 @@ class Forward:
         """float32 outputs [rows, outputs], of a language task [rows, length, outputs]."""
         if self.channels_last:
             inputs = images.channels_last(inputs)
-        if self._lower is None:
-            outputs: Tensor = self.model(*inputs)
-            return outputs
         try:
+            if self._lower is None:
+                outputs: Tensor = self.model(*inputs)
+                return outputs
             with torch.autocast(self._device, dtype=self._lower):
                 outputs = self.model(*inputs)
         except RuntimeError as error:
-            if "could not create a primitive" not in str(error):  # oneDNN's, of an LSTM in float16 say
+            if (told := self._told(error)) is None:
                 raise
-            raise PartError(
+            raise told from error
+        return outputs.float()
+
+    def _told(self, error: RuntimeError) -> PartError | None:
+        """What torch has to say, as a sentence where it can be one."""
+        if "could not create a primitive" in str(error):  # oneDNN's, of an LSTM in float16 say
+            return PartError(
                 f"the model '{self.name}' has a layer that torch cannot compute in {self.machine.precision} on this "
                 f"{self._device}: set train.precision to float32."
-            ) from error
-        return outputs.float()
+            )
+        if "mixed torch.Tensor and DTensor" in str(error):
+            return PartError(
+                f"the model '{self.name}' uses weights of a layer of a ModuleList or Sequential without calling that "
+                "layer, and resources.fsdp brings them together for the call alone: call the layer."
+            )
+        return None
 
     def check(self, outputs: object, rows: int) -> None:
         """Raises PartError for what is no such output of so many rows.
