@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from nnopt_ray.pipeline import Watch
     from nnopt_ray.reading import load
     from nnopt_ray.runs import Run, compare, examine, lr_range_test, open_run, resume, run
+    from nnopt_ray.scaling.found import Scaling
+    from nnopt_ray.scaling.study import scale
     from nnopt_ray.train.lr_range import LrRange
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Run",
     "RunFailed",
     "RunFolderError",
+    "Scaling",
     "UserError",
     "Watch",
     "compare",
@@ -56,12 +59,13 @@ __all__ = [
     "open_run",
     "resume",
     "run",
+    "scale",
 ]
 
 _HOMES = {"load": "reading", "run": "runs", "resume": "runs", "open_run": "runs", "lr_range_test": "runs",
           "examine": "runs", "compare": "runs", "Comparison": "comparing", "Examination": "data.examine",
           "Run": "runs", "Watch": "pipeline", "Experiment": "experiment", "Range": "experiment",
-          "LrRange": "train.lr_range"}  # fmt: skip
+          "LrRange": "train.lr_range", "scale": "scaling.study", "Scaling": "scaling.found"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -43,10 +43,12 @@ def train(
     should_stop: Callable[[], bool],
     session: RaySession,
     decided: dict[str, str],
+    timed: bool = False,
 ) -> TrialRow:
     """One training by `resources.workers` workers, from its newest checkpoint when there is one.
 
-    The data lie in the run folder. decided: is told how many workers there were, and what a batch was. Raises UserError
+    The data lie in the run folder. decided: is told how many workers there were, and what a batch was. timed: measure
+    where the time goes, and what an all-reduce takes (`TrialDir.all_reduce`). Raises UserError
     when the cluster does not hold so many workers or a node does not see the run folder, NotANumber and RunFailed as a
     training by one process.
     """
@@ -72,7 +74,7 @@ def train(
         import ray.train.torch  # noqa: F401
     ended = threading.Event()
     failures: list[BaseException] = []
-    thread = threading.Thread(target=_fitted, args=(experiment, run, ended, failures), daemon=True)
+    thread = threading.Thread(target=_fitted, args=(experiment, run, ended, failures, timed), daemon=True)
     thread.start()
     while not ended.wait(LOOK_EVERY_S):
         told.look()
@@ -153,7 +155,9 @@ def _row(trial: TrialDir, failures: list[BaseException]) -> TrialRow:
     )
 
 
-def _fitted(experiment: Experiment, run: RunDir, ended: threading.Event, failures: list[BaseException]) -> None:
+def _fitted(
+    experiment: Experiment, run: RunDir, ended: threading.Event, failures: list[BaseException], timed: bool
+) -> None:
     """Let Ray Train work to the end; in a thread, as it waits for it."""
     from ray.exceptions import RayError
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -170,6 +174,7 @@ def _fitted(experiment: Experiment, run: RunDir, ended: threading.Event, failure
                 "tree": plain(experiment.tree),
                 "file": str(experiment.file) if experiment.file else None,
                 "root": str(run.root),
+                "timed": timed,
                 "import_paths": list(sys.path),
             },
             scaling_config=ScalingConfig(
@@ -267,7 +272,19 @@ def _trained(told: Mapping[str, Any], shard: Shard, trial: TrialDir) -> None:
     for _ in shard.in_turn():
         if not trainers:
             trainers.append(_resumed(Trainer(*made, shard=shard), trial))
+    if told["timed"]:
+        _timed(trainers[0], shard, trial)
     _epochs(trainers[0], writes, shard, trial)
+
+
+def _timed(trainer: Trainer, shard: Shard, trial: TrialDir) -> None:
+    """Hang a clock onto the training, and measure what sums over the workers take."""
+    from nnopt_ray.train.clock import LARGE_BYTES, Clock, all_reduces
+
+    swept = all_reduces(max(LARGE_BYTES, trainer.weights.flat.numel() * 4), trainer.weights.flat.device)
+    if shard.rank == 0:
+        rundir.write_json(trial.all_reduce, swept)
+    Clock(trainer, shard)
 
 
 def _resumed(trainer: Trainer, trial: TrialDir) -> Trainer:

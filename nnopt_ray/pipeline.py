@@ -114,9 +114,14 @@ def placed(dataset: Dataset, run: RunDir, watch: Watch) -> Dataset:
 
 
 def train_one(
-    experiment: Experiment, run: RunDir, dataset: Dataset, watch: Watch, should_stop: Callable[[], bool]
+    experiment: Experiment,
+    run: RunDir,
+    dataset: Dataset,
+    watch: Watch,
+    should_stop: Callable[[], bool],
+    timed: bool = False,
 ) -> TrialRow:
-    """One training, from its newest checkpoint when there is one."""
+    """One training, from its newest checkpoint when there is one. timed: measure where its time goes."""
     from nnopt_ray.train.fit import fit
 
     where = assembly.machine_for(experiment)
@@ -133,6 +138,7 @@ def train_one(
         on_epoch=watch.epoch,
         should_stop=should_stop,
         on_note=watch.note,
+        timed=timed,
     )
     return TrialRow(
         trial=SINGLE,

@@ -18,10 +18,13 @@ class Epoch:
     seconds: float
     events: tuple[str, ...] = ()  # "learning rate 0.01 → 0.005", "early stop", ...
     waited_s: float = 0.0  # of `seconds`: for rows that are read from the disk; 0 where they lie in memory
+    spent: Mapping[str, float] = field(default_factory=dict)  # kind → seconds, in a scaling study (train/clock.py)
 
     def line(self) -> dict[str, Any]:
-        """As it stands in history.jsonl; waited_s only where there was a wait."""
-        waited = {"waited_s": round(self.waited_s, 6)} if self.waited_s else {}
+        """As it stands in history.jsonl; waited_s only where there was a wait, spent only where it was measured."""
+        waited: dict[str, Any] = {"waited_s": round(self.waited_s, 6)} if self.waited_s else {}
+        if self.spent:
+            waited["spent"] = dict(self.spent)
         return {
             "epoch": self.epoch,
             **self.metrics,
@@ -34,7 +37,7 @@ class Epoch:
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Epoch:
-        own = {"epoch", "lr", "grad_norm", "seconds", "events", "waited_s"}
+        own = {"epoch", "lr", "grad_norm", "seconds", "events", "waited_s", "spent"}
         return cls(
             epoch=line["epoch"],
             metrics={k: float("nan") if v is None else v for k, v in line.items() if k not in own},
@@ -43,6 +46,7 @@ class Epoch:
             seconds=line["seconds"],
             events=tuple(line["events"]),
             waited_s=line.get("waited_s", 0.0),
+            spent=line.get("spent", {}),
         )
 
 

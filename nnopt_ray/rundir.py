@@ -51,6 +51,11 @@ class TrialDir:
         return self.root / "outcome.json"
 
     @property
+    def all_reduce(self) -> Path:
+        """Of a scaling study: what a sum over its workers takes, by its size."""
+        return self.root / "all_reduce.json"
+
+    @property
     def stop(self) -> Path:
         """There while these workers are asked to stop."""
         return self.root / "stop"
@@ -122,6 +127,25 @@ class RunDir:
     def fold(self, number: int) -> RunDir:
         """Of a nested cross-validation: the search inside a fold, a run folder of its own."""
         return RunDir(self.root / "folds" / str(number))
+
+    @property
+    def study(self) -> Path:
+        """Of a scaling study: what was asked for."""
+        return self.root / "study.json"
+
+    @property
+    def scaling(self) -> Path:
+        """Of a scaling study: what came out, so far or in the end."""
+        return self.root / "scaling.json"
+
+    def size(self, name: str) -> RunDir:
+        """Of a scaling study: the training at one size, a run folder of its own without a result."""
+        return RunDir(self.root / "sizes" / name)
+
+    @property
+    def measured(self) -> Path:
+        """Of one size of a scaling study: its throughput and score; there when it is done."""
+        return self.root / "measured.json"
 
     @property
     def journal(self) -> Path:

@@ -90,6 +90,7 @@ PUBLIC = {
     "Run",
     "RunFailed",
     "RunFolderError",
+    "Scaling",
     "UserError",
     "Watch",
     "compare",
@@ -99,6 +100,7 @@ PUBLIC = {
     "open_run",
     "resume",
     "run",
+    "scale",
 }
 
 # `except Exception` catches faults of ours as well, so it stands only where a user's own code is called

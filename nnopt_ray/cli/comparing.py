@@ -42,7 +42,7 @@ def compare(
     if json_:
         answer(finite(_told(found)))
         return
-    from nnopt_ray.cli.showing import table
+    from nnopt_ray.cli.columns import table
 
     letters = comparing.letters(found)
     for letter, side in zip(letters, found.sides, strict=True):

@@ -113,7 +113,7 @@ def _end(server: JobServer, job: Job, follow: bool, json_: bool) -> None:
 
 def jobs(address: Server = None, json_: Json = False) -> None:
     """The jobs of a cluster, the newest first."""
-    from nnopt_ray.cli.showing import table
+    from nnopt_ray.cli.columns import table
     from nnopt_ray.report.words import duration
 
     server = server_at(address)

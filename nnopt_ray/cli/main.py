@@ -25,6 +25,7 @@ from nnopt_ray.cli import (
     predicting,
     rates,
     running,
+    scaling,
     showing,
     starting,
 )
@@ -47,6 +48,7 @@ examining.register(app)
 planning.register(app)
 rates.register(app)
 running.register(app)
+scaling.register(app)
 showing.register(app)
 predicting.register(app)
 explaining.register(app)

@@ -127,7 +127,7 @@ def _time(found: Plan) -> list[tuple[str, str]]:
 
 
 def _table(found: Plan) -> None:
-    from nnopt_ray.cli.showing import table
+    from nnopt_ray.cli.columns import table
 
     rows = []
     for each in found.tried:

@@ -68,14 +68,20 @@ def resume(
     ] = None,
     address: Address = None,
     json_: Json = False,
-) -> None:
+) -> int:
     """Go on with a run after any interruption; or further with a finished search."""
     if address is not None and address.startswith(("http://", "https://")):
         from nnopt_ray.cli.launching import resume_there
 
         told = [word for value in set_ or () for word in ("--set", value)]
         resume_there(str(folder), address, ["--trials", trials, *told] if trials is not None else told)
-        return
+        return 0
+    if RunDir(folder).study.is_file():
+        from nnopt_ray.cli import scaling
+
+        if trials is not None or set_:
+            raise UserError(f"{folder} is a scaling study: it goes on as it was begun, without --trials and --set.")
+        return scaling.resume(folder, address, json_)
     from nnopt_ray import runs
 
     found = runs.open_run(folder)
@@ -89,6 +95,7 @@ def resume(
         print(f"{found.path} is finished already; {left}.", file=sys.stderr)
     _shown(found.experiment, json_, lambda watch, stopped: runs.resume(
         folder, address=address, watch=watch, should_stop=stopped, **changes))  # fmt: skip
+    return 0
 
 
 def _asked(run: RunDir) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnopt_ray.cli import answer
+from nnopt_ray.cli.columns import table
 from nnopt_ray.errors import RunFolderError, UserError
 from nnopt_ray.rundir import RunDir, read_json, read_lines
 
@@ -52,6 +53,8 @@ def ls(
 
 
 def _line(run: RunDir) -> dict[str, Any]:
+    if run.study.is_file():
+        return _study_line(run)
     if not run.result.is_file():
         from nnopt_ray.holding import in_use
 
@@ -76,6 +79,24 @@ def _line(run: RunDir) -> dict[str, Any]:
     }
 
 
+def _study_line(run: RunDir) -> dict[str, Any]:
+    """Of a scaling study: what its fastest size gains."""
+    from nnopt_ray.holding import in_use
+
+    found: dict[str, Any] = {"status": "not finished", "sizes": []}
+    if run.scaling.is_file():
+        found = read_json(run.scaling)
+    faster = [size["speed_up"] for size in found["sizes"] if size["speed_up"] is not None]
+    return {
+        "run": str(run.root),
+        "status": "running" if in_use(run) else found["status"],
+        "objective": "speed-up",
+        "value": max(faster, default=None),
+        "trials": len(found["sizes"]),
+        "seconds": None,
+    }
+
+
 def _begun(run: RunDir) -> list[str]:
     """The trials that were taken up."""
     return sorted(path.name for path in run.trials.iterdir()) if run.trials.is_dir() else []
@@ -88,6 +109,9 @@ def show(
 ) -> None:
     """The trials of a run, best first, and what is wrong with it; or the epochs of one trial."""
     run = RunDir.open(folder)
+    if run.study.is_file():
+        _show_study(folder, json_)
+        return
     if trial is not None:
         _show_trial(run, trial, json_)
         return
@@ -135,6 +159,17 @@ def show(
         print(line)
 
 
+def _show_study(folder: Path, json_: bool) -> None:
+    from nnopt_ray.cli import scaling
+    from nnopt_ray.scaling import study
+
+    found = study.open_study(folder)
+    if json_:
+        answer(found.to_json())
+        return
+    scaling.tell(found)
+
+
 def by_cause(rows: Iterable[TrialRow]) -> dict[str, list[str]]:
     """The failed trials of each cause, the commonest cause first. "" is the cause of runs that recorded none."""
     found: dict[str, list[str]] = {}
@@ -169,24 +204,11 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run f
     from nnopt_ray.runs import reopen
 
     run = RunDir.open(folder)
+    if run.study.is_file():
+        from nnopt_ray.scaling import study
+
+        print(study.report(folder))
+        return
     reopen(run)
     write.write(run, write.facts_from_folder(run))
     print(run.report)
-
-
-def table(head: list[str], rows: list[list[Any]]) -> None:
-    """Print rows in columns; numbers with four digits, None as nothing."""
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from nnopt_ray.cli.console import WIDTH_LIMIT
-    from nnopt_ray.log import number
-
-    made = Table(box=None, pad_edge=False)
-    for name in head:
-        made.add_column(name, overflow="fold")
-    for row in rows:
-        made.add_row(*(number(v) if isinstance(v, float) else "" if v is None else str(v) for v in row), style=None)
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_LIMIT).print(made)

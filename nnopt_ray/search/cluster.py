@@ -54,15 +54,22 @@ class RaySession:
     """
 
     def __init__(
-        self, address: str | None, resources: Resources, worker: type | None, *arguments: Any, at_once: bool = True
+        self,
+        address: str | None,
+        resources: Resources,
+        worker: type | None,
+        *arguments: Any,
+        at_once: bool = True,
+        cpus: int | None = None,
     ) -> None:
         """`worker(*arguments)` is what an actor of this session is; the first ones start with the session. None where
         others make the actors.
 
-        at_once: start now; else `start` does, if it is ever called.
+        at_once: start now; else `start` does, if it is ever called. cpus: what an embedded Ray takes the machine to
+        have, where workers are to share cores; None: what there is.
         """
         self.address = address or os.environ.get("RAY_ADDRESS")
-        self._resources, self._worker, self._arguments = resources, worker, arguments
+        self._resources, self._worker, self._arguments, self._cpus = resources, worker, arguments, cpus
         self._waiting: list[Any] = []
         self._ready, self._closing = threading.Event(), threading.Event()
         self._error: Exception | None = None
@@ -171,7 +178,7 @@ class RaySession:
         if self.address:
             ray.init(address=self.address, **options)
         else:
-            ray.init(address="local", include_dashboard=False, **options)
+            ray.init(address="local", include_dashboard=False, num_cpus=self._cpus, **options)
         return ray, True
 
 

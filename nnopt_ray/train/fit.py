@@ -16,6 +16,7 @@ from nnopt_ray.results import Epoch, Fit
 from nnopt_ray.rundir import TrialDir
 from nnopt_ray.train import checkpoints, state
 from nnopt_ray.train.batches import Placed
+from nnopt_ray.train.clock import Clock
 from nnopt_ray.train.loop import Trainer
 from nnopt_ray.train.sharding import Shard
 from nnopt_ray.train.state import State
@@ -210,14 +211,18 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
     on_note: Callable[[str], None] | None = None,
     placed: Placed | None = None,
+    timed: bool = False,
 ) -> Fit:
     """Train to the end, or until `should_stop`, which is asked after each epoch; resumes what was cut off.
 
     `on_note` hears what public weights it started from, which layers are frozen, how often the rows of a class come
     where they are balanced, of damaged checkpoints, and of augmentation that came to nothing.
+    timed: measure where the time of each epoch goes.
     Raises NotANumber, RunFailed (no room for a checkpoint), UserError (the checkpoints are of another page).
     """
     with TrialRun(experiment, dataset, machine, metrics, trial, on_note=on_note, placed=placed) as run:
+        if timed:
+            Clock(run.trainer)
         if on_note is not None and (frozen := run.trainer.decided.get("frozen")):
             on_note(f"Frozen: {frozen}.")
         if on_note is not None and (sampling := run.trainer.decided.get("sampling")):
