@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-import torch.multiprocessing as processes
 from hypothesis import given
 from hypothesis import strategies as some
+from processes_example import run_processes
 
 from nnopt_ray import assembly, reading
 from nnopt_ray.train import sharding
@@ -135,7 +135,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     page_of(folder, "adam")
-    processes.spawn(one_of_several, (2, port, str(folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_processes(one_of_several, (2, port, str(folder)), 2)
     return folder, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as processes
 from lane_example import made
+from processes_example import run_processes
 from torch import nn
 from train_example import ACCURACY, MACHINE, dataset, page, part
 
@@ -110,7 +110,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes.spawn(one_of_several, (2, port, str(folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_processes(one_of_several, (2, port, str(folder)), 2)
     return folder
 
 
