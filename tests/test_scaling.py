@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
+import torch.multiprocessing as processes
 import yaml
 from hypothesis import given
 from hypothesis import strategies as some
@@ -24,8 +29,9 @@ from nnopt_ray.scaling.asked import Asked, bandwidth, latency, settled
 from nnopt_ray.scaling.found import Scaling, Size
 from nnopt_ray.scaling.planner import Costs, Link, Measured, Work
 from nnopt_ray.scaling.summing import summed_up
-from nnopt_ray.train.clock import KINDS, Clock
+from nnopt_ray.train.clock import KINDS, Clock, all_reduces
 from nnopt_ray.train.loop import Trainer
+from nnopt_ray.train.sharding import Shard
 
 PAGE: dict[str, Any] = {
     "name": "tiny",
@@ -322,6 +328,64 @@ def test_a_clock_changes_no_number_and_its_kinds_add_up(here: Path) -> None:
     assert timed.history[1].spent["validation"] > 0
 
 
+class Busy(torch.nn.Module):
+    """Linear; one of two processes takes longer for each step."""
+
+    def __init__(self, inner: torch.nn.Module, extra_s: float) -> None:
+        super().__init__()
+        self.inner, self.extra_s = inner, extra_s
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        end = time.perf_counter() + self.extra_s * self.training
+        while time.perf_counter() < end:
+            pass
+        return self.inner(*inputs)
+
+
+EXTRA_S = 0.01
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NNOPT_CACHE": f"{folder}/cache"}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    experiment = reading.load(f"{folder}/page.yaml")
+    dataset, where, shard = assembly.data_of(experiment), assembly.machine_for(experiment), Shard()
+    told: dict[str, Any] = {"sweep": all_reduces(1 << 16, torch.device("cpu"))}
+    for timed in (False, True):
+        trainer = Trainer(experiment, dataset, where, assembly.metrics_for(experiment, dataset), shard=shard)
+        forward: Any = trainer._forward
+        forward.model = Busy(trainer.model, EXTRA_S * rank)
+        if timed:
+            Clock(trainer, shard)
+        began = time.perf_counter()
+        while not trainer.done:
+            trainer.run_epoch()
+        told[f"{timed}"] = {"weights": trainer.weights.flat.tolist(), "took": time.perf_counter() - began,
+                            "spent": [dict(epoch.spent) for epoch in trainer.history]}  # fmt: skip
+    Path(folder, f"{rank}.json").write_text(json.dumps(told))
+    torch.distributed.destroy_process_group()
+
+
+def test_the_clock_of_several_processes_is_their_mean_and_tells_who_waits(here: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes.spawn(one_of_two, (port, str(here)), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (json.loads((here / f"{rank}.json").read_text()) for rank in range(2))
+    assert first["True"]["weights"] == first["False"]["weights"] == second["True"]["weights"]
+    spent = first["True"]["spent"]
+    assert spent == second["True"]["spent"], "each has the mean of both"
+    assert sum(sum(each.values()) for each in spent) == pytest.approx(first["True"]["took"], rel=0.1, abs=0.05)
+    steps = 19
+    for each in spent:  # one process computes longer, the other waits for it: half of it in the mean
+        assert each["communication"] > 0.4 * steps * EXTRA_S
+        assert each["compute"] + each["preempted"] > 0.5 * steps * EXTRA_S
+    assert first["sweep"] == second["sweep"]
+    assert [size for size, _ in first["sweep"]] == [1024.0, 4096.0, 16384.0, 65536.0]
+    assert all(seconds > 0 for _, seconds in first["sweep"])
+
+
 def nn_epoch(line: dict[str, Any]) -> Any:
     from nnopt_ray.results import Epoch
 
@@ -470,3 +534,52 @@ def test_lanes_of_a_search(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert four["values"] == pytest.approx(one["values"], rel=1e-4)  # a lane is the trial alone
     assert "4 lanes" in four["note"]
     assert (Path(said["path"]) / "sizes" / "4-lanes" / "trials" / "0004" / "history.jsonl").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_study_on_a_cluster_that_is_too_small_for_one_size(here: Path) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    try:
+        found = nn.scale(nn.load("page.yaml"), workers=(1, 2, 3), address=cluster.address)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    one, two, three = found.sizes
+    assert one.measured
+    assert two.measured
+    assert one.start_s > 1, "on a cluster one worker is one of its workers too"
+    assert not two.oversubscribed
+    assert "asks for 3 workers" in three.failed
+    assert "holds 2" in three.failed
+    table = found.table
+    assert list(table["workers"]) == [1, 2, 3]
+    assert table["spent.compute"][0] > 0
+
+
+ODD = """
+import torch
+
+class Odd(torch.nn.Module):
+    def __init__(self, shapes, *, least: int = 70):
+        super().__init__()
+        self.layer = torch.nn.Linear(shapes.features, shapes.outputs)
+
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("odd")
+        return self.layer(x)
+"""
+
+
+def test_a_fault_of_the_users_own_part_is_a_row(here: Path) -> None:
+    (here / "odd_parts.py").write_text(ODD)
+    experiment = reading.load("page.yaml", set={"model": {"type": "odd_parts:Odd"}})
+    found = study.carry_out(experiment, Asked(workers=(1,)))
+    assert found.status == "finished"
+    assert "odd_parts.py:" in found.sizes[0].failed
+    assert found.sentences[0] == "No size could be measured."

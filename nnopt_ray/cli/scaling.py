@@ -90,6 +90,9 @@ def resume(folder: Path, address: str | None, json_: bool) -> int:
     from nnopt_ray.scaling import study
 
     experiment = reading.load(folder / "resolved.yaml")
+    before = study.open_study(folder)
+    if before.status == "finished" and all(size.measured for size in before.sizes):
+        print(f"{before.path} is finished already; nothing to do.", file=sys.stderr)
     return shown(experiment, json_, lambda watch, stopped: study.resume(
         folder, address=address, watch=watch, should_stop=stopped))  # fmt: skip
 

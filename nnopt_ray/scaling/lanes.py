@@ -36,6 +36,7 @@ def page_of(experiment: Experiment, lanes: int, epochs: int) -> Experiment:
         "evaluate.explain": [],
         "resources.fuse": "always" if lanes > 1 else "never",
         "resources.lanes": lanes,
+        "resources.workers": 1,
         # Nothing ends a trial but its epochs, so that the pack stays full.
         "train.epochs": epochs,
         "train.early_stopping": None,

@@ -91,7 +91,8 @@ def _sentence(law: Law) -> str:
             f"{name}: {share} of the work is serial, so no number of workers is more than {law.most:.1f} times as fast"
         )
     else:
-        said = f"{name}: {share} of the time does not grow with the workers"
+        more = f"each further one adds {100 * (1 - law.serial):.1f} % of the rows a second of the first"
+        said = f"{name}: {share} of a worker's time is serial, so {more}"
     if law.exact:
         return f"{said}. Two sizes determine it exactly, so nothing says whether it holds: measure a third."
     worst = max(law.residuals, key=lambda n: abs(law.residuals[n]))

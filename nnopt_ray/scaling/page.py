@@ -127,8 +127,8 @@ def _table(found: Scaling) -> Table:
         Head("speed-up", number=True),
         Head("efficiency", number=True),
         Head("start", number=True, hint="from the start of the workers to their first step"),
-        Head("worker-seconds an epoch", number=True),
-        *([Head("money an epoch", number=True)] if money else []),
+        Head("worker-s", number=True, hint="worker-seconds of an epoch"),
+        *([Head("money", number=True, hint="of an epoch")] if money else []),
         Head("batch", number=True),
         Head("note"),
     ]
@@ -280,14 +280,14 @@ def _plan_table(title: str, foreseen: tuple[Foreseen, ...], found: Scaling) -> T
     heads = (
         Head("workers", number=True),
         Head("batch", number=True),
-        Head("steps an epoch", number=True),
-        Head("compute of a step", number=True),
-        Head("waiting in a step", number=True),
+        Head("steps", number=True, hint="of an epoch"),
+        Head("compute", number=True, hint="of a step"),
+        Head("waiting", number=True, hint="of a step, for the sum of gradients"),
         Head("epoch", number=True),
         Head("rows/s", number=True),
         Head("speed-up", number=True),
         Head("efficiency", number=True),
-        *([Head("money an epoch", number=True)] if money else []),
+        *([Head("money", number=True, hint="of an epoch")] if money else []),
     )
     rows = tuple(
         (
@@ -321,6 +321,8 @@ def _errors(plan: Plan) -> Table:
 
 def seconds_told(seconds: float) -> str:
     """As `words.duration`, with microseconds below a hundredth of a second."""
-    if seconds == 0 or seconds >= 0.01 or not math.isfinite(seconds):
+    if seconds == 0:
+        return f"0{words.NBSP}s"
+    if seconds >= 0.01 or not math.isfinite(seconds):
         return words.duration(seconds)
     return f"{1e6 * seconds:,.0f}{words.NBSP}µs"

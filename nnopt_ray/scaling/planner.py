@@ -277,7 +277,8 @@ def _sentences(made: Plan, work: Work) -> tuple[str, ...]:
         )
     if made.errors:
         each = ", ".join(f"{100 * error:+.0f} % at {n}" for n, error in sorted(made.errors.items()))
-        said.append(f"Foretold from the other sizes, the seconds of an epoch miss the measured ones by {each}.")
+        foretold = f"Foretold from the other sizes, the seconds of an epoch miss the measured ones by {each}"
+        said.append(f"{foretold} (below 0: too hopeful).")
     else:
         said.append("How wrong this is cannot be said: no size that was measured can be foretold from another.")
     return tuple(said)

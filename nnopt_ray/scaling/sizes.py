@@ -88,11 +88,17 @@ def oversubscribed(experiment: Experiment, place: Place, embedded: bool) -> bool
 
 @dataclass(frozen=True)
 class Trained:
-    """One training at a size: its epochs, the seconds to its first step, its objective (NaN: none)."""
+    """One training at a size: its epochs, the seconds to its first step, its objective (NaN: none), the epochs that it
+    was taken up at after an interruption, which are not timed as the first is not."""
 
     history: tuple[Epoch, ...]
     start_s: float
     value: float
+    taken_up: frozenset[int] = frozenset()
+
+    @property
+    def timed(self) -> list[Epoch]:
+        return [epoch for epoch in self.history if epoch.epoch > 0 and epoch.epoch not in self.taken_up]
 
 
 def epoch_s(epoch: Epoch) -> float:
@@ -105,11 +111,11 @@ def measured(place: Place, trained: Sequence[Trained], rows: int, batch_size: in
 
     rows: of an epoch. batch_size: of all workers together. steps: of an epoch.
     """
-    timed = [epoch for each in trained for epoch in each.history if epoch.epoch > 0]
+    timed = [epoch for each in trained for epoch in each.timed]
     values = tuple(each.value for each in trained)
     found = Size(place.name, place.workers, place.gpus, rows, batch_size, steps, values=values)
     if not timed:
-        return Size(**{**vars(found), "failed": "it trained a single epoch, and the first one is not timed"})
+        return Size(**{**vars(found), "failed": "it trained too few epochs, as the first one is not timed"})
     seconds = median(epoch_s(epoch) for epoch in timed)
     # Shares of all the time there was, of the median epoch: so the kinds add up to it.
     whole = sum(epoch_s(epoch) for epoch in timed)

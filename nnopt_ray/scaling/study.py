@@ -213,8 +213,7 @@ def _go(
     logged = Logged(watch, folder, experiment.metric, asked.epochs or experiment.train.epochs)
     with holding.holding(folder), logged as watch:
         try:
-            with telling_own_faults(experiment, folder):
-                _all(folder, experiment, asked, address, watch, should_stop)
+            _all(folder, experiment, asked, address, watch, should_stop)
         except (KeyboardInterrupt, Interrupted) as error:
             _write(folder, experiment, asked)
             raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.root}") from error
@@ -243,7 +242,10 @@ def _all(
     session = RaySession(address, experiment.resources, None, at_once=False)
     embedded = not session.address
     refused = {place: sizes.too_many(experiment, place) for place in left if embedded and not place.lanes}
-    together = [place for place in left if place.workers > 1 and not place.lanes and not refused.get(place)]
+    # On a cluster one worker is one of its workers too: this process may be on another kind of machine.
+    together = [
+        place for place in left if not place.lanes and not refused.get(place) and (place.workers > 1 or not embedded)
+    ]
     if embedded and together:  # a machine that says it has so many cores
         most = max(place.workers for place in together) * experiment.resources.cpus_per_worker
         session = RaySession(None, experiment.resources, None, at_once=False, cpus=max(most, cores()))
@@ -257,7 +259,9 @@ def _all(
                     if not session.started:
                         session.start()
                     session.cluster()  # the wait for Ray is no part of the start of the size
-                _one(folder, experiment, asked, place, session, watch, should_stop)
+                ray = session if place in together else None
+                with telling_own_faults(experiment, folder):
+                    _one(folder, experiment, asked, place, ray, watch, should_stop)
             except Interrupted:
                 raise
             except NnoptError as error:
@@ -284,11 +288,11 @@ def _one(
     experiment: Experiment,
     asked: Asked,
     place: Place,
-    session: RaySession,
+    session: RaySession | None,
     watch: Watch,
     should_stop: Callable[[], bool],
 ) -> None:
-    """All trainings of one size."""
+    """All trainings of one size, by workers of the session, or (None) in this process."""
     for seed in range(1 if place.lanes else asked.seeds):
         if _measured(folder, place, seed) is not None:
             continue
@@ -297,6 +301,7 @@ def _one(
         page, run = _page(experiment, asked, place, seed), folder.size(place.folder(seed))
         rundir.write_text(run.page, reading.dump(page))
         rundir.write_text(run.resolved, reading.dump(page))
+        rundir.write_bytes(run.environment, folder.environment.read_bytes())
         dataset = pipeline.placed(assembly.data_of(page), run, Watch())
         if place.lanes:
             found = lanes_.measured(page, dataset, place, run, should_stop)
@@ -305,7 +310,7 @@ def _one(
             rundir.write_json(run.measured, {"size": vars(found)})
             continue
         told = _Told(watch, page, f"{place.name}{f', seed {seed + 1}' if asked.seeds > 1 else ''}")
-        if place.workers > 1:
+        if session is not None:
             row = distributed.train(page, run, told, should_stop, session, {}, timed=True)
         else:
             row = pipeline.train_one(page, run, dataset, told, should_stop, timed=True)
@@ -361,20 +366,21 @@ def _size(folder: RunDir, experiment: Experiment, asked: Asked, place: Place) ->
         if run.measured.is_file() and (failed := rundir.read_json(run.measured).get("failed")):
             return Size(place.name, place.workers, place.gpus, failed=failed)
     done = [_measured(folder, place, seed) for seed in range(len(runs))]
-    told = [each for each in done if each is not None]
-    if len(told) < len(done):
+    ended = [each for each in done if each is not None]
+    if len(ended) < len(done):
         return None
     if place.lanes:
-        return size_from_json(told[0]["size"])
+        return size_from_json(ended[0]["size"])
     trained = [
         Trained(
             history=tuple(Epoch.from_line(line) for line in rundir.read_lines(run.trial(SINGLE).history)),
             start_s=math.nan if each["start_s"] is None else each["start_s"],
             value=math.nan if each["value"] is None else each["value"],
+            taken_up=frozenset(told["epoch"] for told in rundir.read_lines(run.trial(SINGLE).resumed)),
         )
-        for run, each in zip(runs, told, strict=True)
+        for run, each in zip(runs, ended, strict=True)
     ]
-    size = sizes.measured(place, trained, told[0]["rows"], told[0]["batch_size"], told[0]["steps"])
+    size = sizes.measured(place, trained, ended[0]["rows"], ended[0]["batch_size"], ended[0]["steps"])
     swept = runs[0].trial(SINGLE).all_reduce
     pairs = tuple((bytes_, seconds) for bytes_, seconds in rundir.read_json(swept)) if swept.is_file() else ()
     embedded = rundir.read_json(folder.study)["facts"]["embedded"]
@@ -386,7 +392,7 @@ def line(size: Size) -> str:
     """A size in a line."""
     if not size.measured:
         return f"{size.name}: {size.failed}"
-    faster = "" if size.speed_up is None else f"  {size.speed_up:.2f} times as fast"
+    faster = "" if size.speed_up in (None, 1.0) else f"  {size.speed_up:.2f} times as fast"
     shared = "  (oversubscribed)" if size.oversubscribed else ""
     return (
         f"{size.name}: {size.rows_per_s:,.0f} rows/s  {size.steps_per_s:,.1f} steps/s  start {size.start_s:.1f} s"

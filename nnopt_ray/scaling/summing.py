@@ -46,7 +46,8 @@ def summed_up(
         sentences=(),
         facts=facts,
     )
-    return replace(made, sentences=tuple(_sentences(made, asked)))
+    per_worker = kind == "strong" and experiment.resources.batch == "per_worker"
+    return replace(made, sentences=tuple(_sentences(made, asked, per_worker)))
 
 
 def _paid(size: Size, asked: Asked, experiment: Experiment) -> Size:
@@ -119,7 +120,7 @@ def _plan(experiment: Experiment, asked: Asked, usable: Sequence[Size], facts: M
 # --- sentences ----------------------------------------------------------------------------------
 
 
-def _sentences(found: Scaling, asked: Asked) -> list[str]:
+def _sentences(found: Scaling, asked: Asked, per_worker: bool) -> list[str]:
     measured = [size for size in found.sizes if size.measured]
     said = [*verdicts(found)]
     shared = [size for size in measured if size.oversubscribed]
@@ -137,6 +138,8 @@ def _sentences(found: Scaling, asked: Asked) -> list[str]:
             f"{100 * worst.spent['preempted'] / worst.epoch_s:.0f} % of an epoch went by without a core. Take the "
             "speed-ups as rough, or measure again when it is quiet."
         )
+    if per_worker:
+        said.append("The page has resources.batch: per_worker; here the batch is kept. --weak lets it grow.")
     if found.kind == "weak" and len(measured) > 1:
         said.append(
             "Weak scaling: rows and batch grow with the workers, so the scores are of networks that learned from other "
@@ -218,4 +221,6 @@ def _verdict(found: Scaling, first: Size, size: Size) -> str:
     if score.judged == "same":
         return f"{own}, and the {metric} is the same ({words.score(found.metric, size.value)})."
     held = "is not worse beyond chance" if between else "is no worse"
+    if score.low is not None and score.low > 0:
+        held = "is better, beyond chance"
     return f"{own}, and the {metric} {held}: {values}{between}."
