@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -97,7 +98,12 @@ class Shard:
 
     def share_out(self, count: int) -> slice:
         """Which of so many batches of a pass without training are this process's: neighbours, so that order is kept."""
-        return slice(self.rank * count // self.workers, (self.rank + 1) * count // self.workers)
+        return self.shares(count)[self.rank]
+
+    def shares(self, count: int) -> list[slice]:
+        """The same of all processes."""
+        ends = [rank * count // self.workers for rank in range(self.workers + 1)]
+        return [slice(start, end) for start, end in pairwise(ends)]
 
     # ── gradients ────────────────────────────────────────────────────────────────────────────────────
 
@@ -201,17 +207,15 @@ class Shard:
             for tensor, mean in zip(alike, torch.split(together, [tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(mean.view(tensor.shape))
 
-    def gathered(self, numbers: Tensor) -> Tensor:
-        """What all processes hold, one behind the other along the first axis, which may differ in length."""
-        count = torch.tensor([len(numbers)], device=numbers.device)
-        counts = [torch.zeros_like(count) for _ in range(self.workers)]
-        dist.all_gather(counts, count)
-        longest = int(max(counts))
-        padded = torch.zeros((longest, *numbers.shape[1:]), dtype=numbers.dtype, device=numbers.device)
+    def gathered(self, numbers: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """What all processes hold, one behind the other along the first axis, of which they have so many each; without
+        `counts` as many as this one."""
+        counts = counts or [len(numbers)] * self.workers
+        padded = numbers.new_zeros((max(counts), *numbers.shape[1:]))
         padded[: len(numbers)] = numbers
         every = [torch.zeros_like(padded) for _ in range(self.workers)]
         dist.all_gather(every, padded)
-        return torch.cat([each[: int(number)] for each, number in zip(every, counts, strict=True)])
+        return torch.cat([each[:count] for each, count in zip(every, counts, strict=True)])
 
     def agreed(self, word: bool) -> bool:
         """Whether the first process says so."""

@@ -36,10 +36,13 @@ class Tally:
         if not self._waiting:
             return None
         losses, weights = zip(*self._waiting, strict=True)
+        told = [weight for weight in weights if isinstance(weight, Tensor)]
+        counts = iter(torch.stack(told).tolist() if told else ())  # one wait, not one for each
         numbers = torch.stack([*losses, *self._waiting_norms]).tolist()
         self._waiting.clear()
         self._waiting_norms.clear()
-        return self.take(numbers[: len(losses)], weights, numbers[len(losses) :])
+        known = [next(counts) if isinstance(weight, Tensor) else weight for weight in weights]
+        return self.take(numbers[: len(losses)], known, numbers[len(losses) :])
 
     def take(self, losses: Sequence[float], weights: Sequence[float | Tensor], norms: Sequence[float]) -> Broken | None:
         """Add up batches and steps of which the numbers are known → the first that is no number, if there is one."""

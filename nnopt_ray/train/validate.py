@@ -91,24 +91,22 @@ class Validation:
 
     def _together(self, found: Collected, shard: Shard) -> Collected:
         """What the batches of all processes gave, in the order of the batches."""
-        device = self.part.device
+        device, shares = self.part.device, shard.shares(len(self._sizes))
 
-        def column(numbers: list[Tensor]) -> list[Tensor]:
-            mine = torch.stack(numbers) if numbers else torch.zeros(0, device=device)
-            return list(shard.gathered(mine.to(torch.float64)))
+        def column(numbers: list[Tensor]) -> Tensor:
+            return (torch.stack(numbers) if numbers else torch.zeros(0, device=device)).to(torch.float64)
 
-        weights = torch.tensor(found.weights, dtype=torch.float64, device=device)
+        weights_here = torch.tensor(found.weights, dtype=torch.float64, device=device)
+        columns = [column(found.losses), weights_here, *([column(found.own)] if self.own is not None else [])]
+        counts = [share.stop - share.start for share in shares]
+        every = shard.gathered(torch.stack(columns, dim=1), counts)  # one message for all
+        losses, weights, *own = every.unbind(1)
         outputs = []
         if self.others:
-            shape = self._outputs_shape()
-            none = torch.zeros((0, *shape), device=device)
-            outputs = [shard.gathered(torch.cat([none, *(each.float() for each in found.outputs)]))]
-        return Collected(
-            losses=column(found.losses),
-            weights=shard.gathered(weights).tolist(),
-            own=column(found.own) if self.own is not None else [],
-            outputs=outputs,
-        )
+            none = torch.zeros((0, *self._outputs_shape()), device=device)
+            rows = [sum(self._sizes[share]) for share in shares]
+            outputs = [shard.gathered(torch.cat([none, *(each.float() for each in found.outputs)]), rows)]
+        return Collected(list(losses), weights.tolist(), list(own[0]) if own else [], outputs)
 
     def _outputs_shape(self) -> tuple[int, ...]:
         """Of a row of what `add` collects: logits or values, of a language task what `language.told` gives."""
