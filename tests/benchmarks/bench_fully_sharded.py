@@ -1,7 +1,7 @@
-"""A network cut over two workers (`resources.fsdp`) beside two workers with whole weights: time of a step, alternating,
-and the memory of a worker, each in processes of its own. gloo, one thread a worker.
+"""A network cut over two workers (`resources.fsdp`) beside two workers with whole weights: time of a step and
+memory of a worker, in processes of their own, alternating. gloo, one thread a worker.
 
-python tests/benchmarks/bench_fully_sharded.py            # 5 rounds
+python tests/benchmarks/bench_fully_sharded.py            # 4 rounds
 python tests/benchmarks/bench_fully_sharded.py --quick    # 1
 """
 
@@ -48,57 +48,59 @@ def forget() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def in_process(rank: int, port: int, what: str, file: str) -> None:
+def in_process(rank: int, port: int, kind: str, file: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    told = timed() if what == "time" else held(what)
+    told = measured(kind)
     if rank == 0:
         Path(file).write_text(json.dumps(told))
     torch.distributed.destroy_process_group()
 
 
-def timed() -> dict[str, list[float]]:
-    """Seconds a step, of each kind."""
-    trainers = {kind: made(kind) for kind in KINDS}
-    taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for number in range(2 if QUICK else 6):
-        for kind, trainer in trainers.items():
-            began = time.perf_counter()
-            trainer._train()
-            if number:
-                taken[kind].append((time.perf_counter() - began) / trainer.steps_per_epoch)
-    return taken
-
-
-def held(kind: str) -> dict[str, float]:
-    """Numbers that a worker keeps, and MB beyond what it had before: at most while training, and between epochs."""
+def measured(kind: str) -> dict[str, float]:
+    """Of a worker: seconds a step; numbers that it keeps; MB beyond what it had before, between epochs and at most."""
     torch.distributed.barrier()
     before = memory("VmRSS")
     trainer = made(kind)
     trainer.run_epoch()
     forget()
-    trainer.run_epoch()
-    return {"kept": numbers(trainer), "peak": memory("VmHWM") - before, "after": memory("VmRSS") - before}
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        trainer._train()
+        taken.append((time.perf_counter() - began) / trainer.steps_per_epoch)
+    return {
+        "step": median(taken),
+        "kept": numbers(trainer),
+        "between": memory("VmRSS") - before,
+        "most": memory("VmHWM") - before,
+    }
 
 
 def main() -> None:
     print(f"a network cut over two workers, gpt of 50 million weights, gloo; {machine()}")
-    told: dict[str, Any] = {}
-    for what in ("time", *KINDS):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        with tempfile.TemporaryDirectory() as folder:
-            processes.spawn(in_process, (port, what, f"{folder}/told"), nprocs=2)  # type: ignore[no-untyped-call]
-            told[what] = json.loads(Path(folder, "told").read_text())
-    for kind, seconds in told["time"].items():
-        kept = told[kind]
+    told: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for _ in range(1 if QUICK else 4):
+        for kind in KINDS:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            with tempfile.TemporaryDirectory() as folder:
+                processes.spawn(in_process, (port, kind, f"{folder}/told"), nprocs=2)  # type: ignore[no-untyped-call]
+                told[kind].append(json.loads(Path(folder, "told").read_text()))
+    middle = {
+        kind: {name: median([each[name] for each in rounds]) for name in rounds[0]} for kind, rounds in told.items()
+    }
+    for kind, found in middle.items():
         print(
-            f"{kind:6} step {median(seconds):.2f} s   keeps {kept['kept'] / 1e6:.0f} million numbers   "
-            f"{kept['after']:.0f} MB between epochs, {kept['peak']:.0f} MB at most"
+            f"{kind:6} step {found['step']:.2f} s   keeps {found['kept'] / 1e6:.0f} million numbers   "
+            f"{found['between']:.0f} MB between epochs, {found['most']:.0f} MB at most"
         )
-    print(f"cut / whole: {median(told['time']['cut']) / median(told['time']['whole']):.2f}")
+    print(
+        "cut / whole: "
+        + ", ".join(f"{name} {middle['cut'][name] / middle['whole'][name]:.2f}" for name in middle["cut"])
+    )
 
 
 if __name__ == "__main__":
