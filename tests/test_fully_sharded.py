@@ -358,6 +358,11 @@ class Whole(tables.load("nnopt_ray.train.optimizers:Optimizer")):  # type: ignor
             {"train.optimizer.type": "test_fully_sharded:Whole"},
             "train.optimizer: test_fully_sharded:Whole looks at whole",
         ),
+        (
+            {"train.optimizer.lr": {"log": [1e-3, 0.1]}, "search.trials": 3},
+            "resources.fsdp: a search trains its trials",
+        ),
+        ({"evaluate.folds": 3}, "resources.fsdp: a cross-validation trains its folds with whole weights"),
         ({"evaluate.sizes": "auto"}, "evaluate.sizes: it trains the network by one process"),
         ({"model": "baseline"}, "model: baseline is fitted as a whole"),
     ],

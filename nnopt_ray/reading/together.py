@@ -32,7 +32,7 @@ def check_together(tree: Mapping[str, Any], searched: bool, places: Places) -> N
     else:
         return
     if resources.get("fsdp") is True:
-        _cut(tree, resources, most, places)
+        _cut(tree, resources, most, searched, places)
     if most < 2:
         return
     train = tree.get("train")
@@ -48,8 +48,13 @@ def check_together(tree: Mapping[str, Any], searched: bool, places: Places) -> N
         wrong("workers", f"{message} Write 1, or leave evaluate.folds out.")
 
 
-def _cut(tree: Mapping[str, Any], resources: Mapping[str, Any], most: int, places: Places) -> None:
+def _cut(tree: Mapping[str, Any], resources: Mapping[str, Any], most: int, searched: bool, places: Places) -> None:
     """What a network that is cut over its workers must be."""
+    folds = isinstance(tree.get("evaluate"), Mapping) and tree["evaluate"].get("folds") is not None
+    if most > 1 and (searched or folds):
+        what = "a search trains its trials" if searched else "a cross-validation trains its folds"
+        message = f"{what} with whole weights. Write fsdp: false, or let the page be a single training."
+        places.add(("resources", "fsdp"), "resources.fsdp", message)
     if most < 2:
         message = "it cuts a network over the workers of a training, and there is 1. Write workers: 2, or fsdp: false."
         places.add(("resources", "fsdp"), "resources.fsdp", message)
