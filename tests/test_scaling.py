@@ -6,6 +6,8 @@ import json
 import math
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -211,7 +213,8 @@ def sizes_of(scores: dict[int, tuple[float, ...]], **more: Any) -> Scaling:
     """A study in which n workers are n times as fast."""
     sizes = [
         Size(f"{n} workers", n, rows=1000, batch_size=64, steps=16, epochs=4, epoch_s=8 / n, rows_per_s=125 * n,
-             steps_per_s=2 * n, start_s=1.0, spent=dict.fromkeys(KINDS, 8 / n / len(KINDS)), values=values,
+             steps_per_s=2 * n, epochs_per_s=n / 8, start_s=1.0,
+             spent=dict.fromkeys(KINDS, 8 / n / len(KINDS)), values=values,
              all_reduce=tuple(SWEEPS.get(n, ())))
         for n, values in scores.items()
     ]  # fmt: skip
@@ -329,16 +332,18 @@ def test_a_clock_changes_no_number_and_its_kinds_add_up(here: Path) -> None:
 
 
 class Busy(torch.nn.Module):
-    """Linear; one of two processes takes longer for each step."""
+    """Another network; takes longer for each step, and waits for the other processes in it when asked to."""
 
-    def __init__(self, inner: torch.nn.Module, extra_s: float) -> None:
+    def __init__(self, inner: torch.nn.Module, extra_s: float, meets: bool = False) -> None:
         super().__init__()
-        self.inner, self.extra_s = inner, extra_s
+        self.inner, self.extra_s, self.meets = inner, extra_s, meets
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         end = time.perf_counter() + self.extra_s * self.training
         while time.perf_counter() < end:
             pass
+        if self.meets and self.training:
+            torch.distributed.barrier()
         return self.inner(*inputs)
 
 
@@ -352,17 +357,18 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     experiment = reading.load(f"{folder}/page.yaml")
     dataset, where, shard = assembly.data_of(experiment), assembly.machine_for(experiment), Shard()
     told: dict[str, Any] = {"sweep": all_reduces(1 << 16, torch.device("cpu"))}
-    for timed in (False, True):
+    for name in ("untimed", "timed", "inside"):
+        shard.goes_along = name == "inside"
         trainer = Trainer(experiment, dataset, where, assembly.metrics_for(experiment, dataset), shard=shard)
         forward: Any = trainer._forward
-        forward.model = Busy(trainer.model, EXTRA_S * rank)
-        if timed:
+        forward.model = Busy(trainer.model, EXTRA_S * rank, meets=name == "inside")
+        if name != "untimed":
             Clock(trainer, shard)
         began = time.perf_counter()
         while not trainer.done:
             trainer.run_epoch()
-        told[f"{timed}"] = {"weights": trainer.weights.flat.tolist(), "took": time.perf_counter() - began,
-                            "spent": [dict(epoch.spent) for epoch in trainer.history]}  # fmt: skip
+        told[name] = {"weights": trainer.weights.flat.tolist(), "took": time.perf_counter() - began,
+                      "spent": [dict(epoch.spent) for epoch in trainer.history]}  # fmt: skip
     Path(folder, f"{rank}.json").write_text(json.dumps(told))
     torch.distributed.destroy_process_group()
 
@@ -373,17 +379,42 @@ def test_the_clock_of_several_processes_is_their_mean_and_tells_who_waits(here: 
         port = free.getsockname()[1]
     processes.spawn(one_of_two, (port, str(here)), nprocs=2)  # type: ignore[no-untyped-call]
     first, second = (json.loads((here / f"{rank}.json").read_text()) for rank in range(2))
-    assert first["True"]["weights"] == first["False"]["weights"] == second["True"]["weights"]
-    spent = first["True"]["spent"]
-    assert spent == second["True"]["spent"], "each has the mean of both"
-    assert sum(sum(each.values()) for each in spent) == pytest.approx(first["True"]["took"], rel=0.1, abs=0.05)
+    assert first["timed"]["weights"] == first["untimed"]["weights"] == second["timed"]["weights"]
     steps = 19
-    for each in spent:  # one process computes longer, the other waits for it: half of it in the mean
-        assert each["communication"] > 0.4 * steps * EXTRA_S
-        assert each["compute"] + each["preempted"] > 0.5 * steps * EXTRA_S
+    for name in ("timed", "inside"):  # waiting for the sum of gradients, and inside the network
+        spent = first[name]["spent"]
+        assert spent == second[name]["spent"], "each has the mean of both"
+        assert sum(sum(each.values()) for each in spent) == pytest.approx(first[name]["took"], rel=0.1, abs=0.05)
+        for each in spent:  # one process computes longer, the other waits for it: half of it in the mean
+            assert each["communication"] > 0.4 * steps * EXTRA_S
+            assert each["compute"] + each["preempted"] > 0.5 * steps * EXTRA_S
     assert first["sweep"] == second["sweep"]
     assert [size for size, _ in first["sweep"]] == [1024.0, 4096.0, 16384.0, 65536.0]
     assert all(seconds > 0 for _, seconds in first["sweep"])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux tells what a thread queued for")
+def test_what_another_program_takes_of_the_core_is_told_from_compute(here: Path) -> None:
+    experiment = reading.load("page.yaml", set={"train.epochs": 2})
+    dataset, where = assembly.data_of(experiment), assembly.machine_for(experiment)
+    trainer = Trainer(experiment, dataset, where, assembly.metrics_for(experiment, dataset))
+    forward: Any = trainer._forward
+    forward.model = Busy(trainer.model, EXTRA_S)
+    Clock(trainer)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    endless = "print(flush=True)\nwhile True: pass"
+    rival = subprocess.Popen([sys.executable, "-c", endless], stdout=subprocess.PIPE)
+    assert rival.stdout is not None
+    try:
+        rival.stdout.readline()  # it is at work
+        spent = trainer.run_epoch().spent
+    finally:
+        rival.kill()
+        rival.wait()
+        rival.stdout.close()
+        os.sched_setaffinity(0, before)
+    assert spent["preempted"] > 0.2 * (spent["compute"] + spent["preempted"]), "two share a core"
 
 
 def nn_epoch(line: dict[str, Any]) -> Any:
@@ -531,6 +562,7 @@ def test_lanes_of_a_search(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert said["kind"] == "lanes"
     assert four["rows"] == 4 * one["rows"]
     assert four["speed_up"] == pytest.approx(four["rows_per_s"] / one["rows_per_s"])
+    assert four["epochs_per_s"] == pytest.approx(4 / four["epoch_s"])
     assert four["values"] == pytest.approx(one["values"], rel=1e-4)  # a lane is the trial alone
     assert "4 lanes" in four["note"]
     assert (Path(said["path"]) / "sizes" / "4-lanes" / "trials" / "0004" / "history.jsonl").is_file()

@@ -124,12 +124,12 @@ def tell(found: Scaling) -> None:
     from nnopt_ray.report.words import NBSP, metric_name
 
     money = any(size.money is not None for size in found.sizes)
-    heads = ["size", "rows/s", "steps/s", "epoch", "speed-up", "efficiency", "start", "worker-s/epoch"]
+    heads = ["size", "rows/s", "steps/s", "epochs/s", "epoch", "speed-up", "efficiency", "start", "worker-s/epoch"]
     heads += ["money/epoch"] * money + [metric_name(found.metric), ""]
     table(heads, [_row(size, found, money) for size in found.sizes])
     for size in found.sizes:
-        if not size.measured:
-            print(f"{size.name}: {size.failed}")
+        if said := size.failed or size.note:
+            print(f"{size.name}: {said}")
     kinds = list(dict.fromkeys(kind for size in found.sizes for kind in size.spent))
     if kinds:
         print("Where the time of an epoch goes:")
@@ -153,13 +153,14 @@ def _row(size: Size, found: Scaling, money: bool) -> list[Any]:
     from nnopt_ray.report.words import NBSP, score
 
     if not size.measured:
-        return [size.name, *[None] * (8 + money), "failed"]
-    note = "shares cores" if size.oversubscribed else size.note
+        return [size.name, *[None] * (9 + money), "failed"]
+    note = "shares cores" if size.oversubscribed else None
     start = _seconds(size.start_s) if math.isfinite(size.start_s) else None
     return [
         size.name,
         f"{size.rows_per_s:,.0f}",
         f"{size.steps_per_s:,.1f}",
+        f"{size.epochs_per_s:,.3g}",
         _seconds(size.epoch_s),
         None if size.speed_up is None else f"{size.speed_up:.2f}",
         None if size.efficiency is None else f"{100 * size.efficiency:.0f} %",

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class Size:
     """One size, measured. Throughput and times are of the epochs after the first, the median over them and the seeds.
 
-    workers: processes on one network (lanes: trials at a time). rows_per_s, steps_per_s: of all workers together
-    (lanes: of all trials); a step is one of the optimizer. epoch_s: wall-clock seconds of an epoch, validation and
-    checkpoint included. spent: kind → seconds of it, adding up to epoch_s; empty for lanes. start_s: from the start of
-    the workers to their first step. worker_s: worker-seconds of an epoch. money: of an epoch; None without a price.
+    workers: processes on one network (lanes: trials at a time). rows_per_s, steps_per_s, epochs_per_s: of all workers
+    together (lanes: of all trials); a step is one of the optimizer. epoch_s: wall-clock seconds of an epoch, validation
+    and checkpoint included. spent: kind → seconds of it, adding up to epoch_s; empty for lanes. start_s: from the start
+    of the workers to their first step. worker_s: worker-seconds of an epoch. money: of an epoch; None without a price.
     values: the objective at the best epoch with each seed, NaN where there is none. failed: why there is no figure.
     """
 
@@ -37,6 +37,7 @@ class Size:
     epoch_s: float = math.nan
     rows_per_s: float = math.nan
     steps_per_s: float = math.nan
+    epochs_per_s: float = math.nan
     start_s: float = math.nan
     spent: Mapping[str, float] = field(default_factory=dict)
     values: tuple[float, ...] = ()
@@ -91,13 +92,13 @@ class Scaling:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a size: workers, gpus, rows_per_s, steps_per_s, epoch_s, start_s, speed_up, efficiency, worker_s,
-        money, value (the mean objective), a column `spent.KIND` of each kind of time in seconds, oversubscribed,
-        failed."""
+        """A row a size: workers, gpus, rows_per_s, steps_per_s, epochs_per_s, epoch_s, start_s, speed_up, efficiency,
+        worker_s, money, value (the mean objective), a column `spent.KIND` of each kind of time in seconds,
+        oversubscribed, failed."""
         import pandas as pd
 
-        plain = ("name", "workers", "gpus", "rows_per_s", "steps_per_s", "epoch_s", "start_s", "speed_up", "efficiency",
-                 "worker_s", "money", "value")  # fmt: skip
+        plain = ("name", "workers", "gpus", "rows_per_s", "steps_per_s", "epochs_per_s", "epoch_s", "start_s",
+                 "speed_up", "efficiency", "worker_s", "money", "value")  # fmt: skip
         rows = [
             {name: getattr(size, name) for name in plain}
             | {f"spent.{kind}": seconds for kind, seconds in size.spent.items()}
@@ -112,7 +113,7 @@ class Scaling:
 
 def size_from_json(said: Mapping[str, Any]) -> Size:
     """A size as `asdict` and JSON gave it, without what belongs to the study as a whole."""
-    numbers = ("epoch_s", "rows_per_s", "steps_per_s", "start_s")
+    numbers = ("epoch_s", "rows_per_s", "steps_per_s", "epochs_per_s", "start_s")
     read = {name: math.nan if said[name] is None else said[name] for name in numbers}
     values = tuple(math.nan if value is None else value for value in said["values"])
     pairs = tuple((float(size), float(seconds)) for size, seconds in said["all_reduce"])

@@ -85,6 +85,7 @@ def measured(
         epoch_s=seconds,
         rows_per_s=rows * lanes / seconds,
         steps_per_s=steps * lanes / seconds,
+        epochs_per_s=lanes / seconds,
         start_s=prepared_s + max(0.0, took[0] - seconds),
         values=(sign * min(sign * value for value in values if math.isfinite(value)),) if values else (math.nan,),
         note="" if lanes == 1 else why,

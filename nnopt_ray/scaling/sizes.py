@@ -127,6 +127,7 @@ def measured(place: Place, trained: Sequence[Trained], rows: int, batch_size: in
         "epoch_s": seconds,
         "rows_per_s": rows / seconds,
         "steps_per_s": steps / seconds,
+        "epochs_per_s": 1 / seconds,
         "start_s": median(starts) if starts else math.nan,
         "spent": spent,
     }

@@ -214,6 +214,9 @@ def _go(
     with holding.holding(folder), logged as watch:
         try:
             _all(folder, experiment, asked, address, watch, should_stop)
+        except UserError:
+            _write(folder, experiment, asked)
+            raise
         except (KeyboardInterrupt, Interrupted) as error:
             _write(folder, experiment, asked)
             raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.root}") from error
@@ -252,13 +255,13 @@ def _all(
     with ExitStack() as stack:
         stack.enter_context(session)
         for place in left:
+            if place in together:
+                if not session.started:  # not before: beside the first size its start would slow that down
+                    session.start()
+                session.cluster()  # the wait for Ray is no part of the start of the size
             try:
                 if refused.get(place):
                     raise UserError(refused[place])
-                if place in together:  # not before: beside the first size its start would slow that down
-                    if not session.started:
-                        session.start()
-                    session.cluster()  # the wait for Ray is no part of the start of the size
                 ray = session if place in together else None
                 with telling_own_faults(experiment, folder):
                     _one(folder, experiment, asked, place, ray, watch, should_stop)

@@ -9,6 +9,7 @@ runs beside the backward pass only what is left to wait for counts as communicat
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +25,12 @@ from nnopt_ray.train.sharding import Shard
 
 Kind = Literal["compute", "preempted", "communication", "data", "validation", "checkpoint", "other"]
 
-# compute: forward, backward, optimizer. preempted: of these, what the system gave the core to something else (on a CPU:
-# wall-clock less CPU time of the training's thread), so that a busy machine is told from a slow one. communication:
-# all-reduce and gathering, with the wait for slower workers. data: reading, ordering and augmenting rows. checkpoint:
-# from the end of the last epoch to the start of this one, which writes history and checkpoint. other: the decisions at
-# the end of an epoch, and what has no name here.
+# compute: forward, backward, optimizer. preempted: of these, what the training's thread was ready to run and another
+# had the core (on Linux and a CPU), so that a busy machine is told from a network that does not scale. communication:
+# all-reduce and gathering, with the wait for slower workers; also inside the network, where it is cut over the workers
+# or its batch norm is synced. data: reading, ordering and augmenting rows. checkpoint: from the end of the last epoch
+# to the start of this one, which writes history and checkpoint. other: the decisions at the end of an epoch, and what
+# has no name here.
 KINDS: Final[tuple[Kind, ...]] = (
     "compute",
     "preempted",
@@ -39,6 +41,29 @@ KINDS: Final[tuple[Kind, ...]] = (
     "other",
 )
 TALKING = ("reduce", "average", "gathered")  # of a shard: what waits for the other workers
+
+
+class Core:
+    """What the system gave the thread that asks first: seconds on a core, and seconds in the queue for one.
+
+    From Linux's /proc/thread-self/schedstat (7 µs a look); elsewhere nothing is known to have queued.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+
+    def seconds(self) -> tuple[float, float]:
+        if self._file is None:
+            try:
+                self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+            except OSError:
+                return time.thread_time(), 0.0
+        on, queued, _ = os.pread(self._file, 100, 0).split()
+        return int(on) / 1e9, int(queued) / 1e9
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
 
 
 class Clock:
@@ -54,7 +79,8 @@ class Clock:
         self._waits = trainer.machine.device.startswith("cuda")
         self._seconds: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
         self._kind: Kind = "other"
-        self._cpu_since = 0.0
+        self._core = Core()
+        self._core_since = (0.0, 0.0)
         self._since: float | None = None  # None: before the first epoch of this process
         self._hang(trainer, "_train", "compute")
         self._hang(trainer.validation, "measure", "validation")
@@ -69,16 +95,25 @@ class Clock:
             torch.cuda.synchronize()
         now, before = self._now(), self._kind
         if self._since is not None:
-            took, lost = now - self._since, 0.0
+            took = now - self._since
             if before == "compute" and not self._waits:
-                lost = min(took, max(0.0, took - (time.thread_time() - self._cpu_since)))
-            self._seconds[before] += took - lost
-            self._seconds["preempted"] += lost
+                took = self._computed(took)
+            self._seconds[before] += took
             self._since = now
         if kind == "compute":
-            self._cpu_since = time.thread_time()
+            self._core_since = self._core.seconds()
         self._kind = kind
         return before
+
+    def _computed(self, took: float) -> float:
+        """Of so many seconds of compute, those that were; the rest is counted as what it was."""
+        had, queued = (a - b for a, b in zip(self._core.seconds(), self._core_since, strict=True))
+        lost = min(took, queued)
+        self._seconds["preempted"] += lost
+        inside = self._shard is not None and self._shard.goes_along
+        waited = max(0.0, took - lost - had) if inside else 0.0
+        self._seconds["communication"] += waited
+        return took - lost - waited
 
     def _hang(self, part: Any, name: str, kind: Kind) -> None:
         act = getattr(part, name)
