@@ -134,7 +134,7 @@ def best_model(run: RunDir) -> tuple[Experiment, Dataset, torch.nn.Module]:
 
     if not run.best_model.is_file():
         raise RunFolderError(
-            f"{run.root} has no best model yet: the run is not finished. `nnopt resume {run.root}` goes on."
+            f"{run.place} has no best model yet: the run is not finished. `nnopt resume {run.place}` goes on."
         )
     experiment, dataset = reading.load(run.best_page), open_dataset(run.data_of_best)
     model = build_model(experiment, dataset)

@@ -123,7 +123,7 @@ def _runs(found: Comparison, metric: str) -> Table:
                 Cell(words.count(result["trials"]["total"]), result["trials"]["total"]),
                 Cell(words.count(result["epochs_trained"]), result["epochs_trained"]),
                 Cell(words.duration(result["seconds"]), result["seconds"]),
-                Cell(str(side.run.root)),
+                Cell(side.run.place),
             )
         )
     heads = (

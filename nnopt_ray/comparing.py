@@ -63,7 +63,7 @@ class Comparison:
             for side, value, gains in zip(self.sides, values, ({}, *self.gains), strict=True):
                 gain = gains.get(metric)
                 told = (None,) * 3 if gain is None else (gain.value, gain.low, gain.high)
-                lines.append((metric, str(side.run.root), value, *told))
+                lines.append((metric, side.run.place, value, *told))
         columns = ["metric", "run", "value", "gain", "low", "high"]
         return pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(columns[2:], "float64"))
 
@@ -113,7 +113,7 @@ def compare(folders: list[Path]) -> Comparison:
 def _side(folder: Path) -> Side:
     run = RunDir.open(folder)
     if not run.result.is_file():
-        raise RunFolderError(f"{run.root} is not finished: no result.json yet. `nnopt resume {run.root}` goes on.")
+        raise RunFolderError(f"{run.place} is not finished: no result.json yet. `nnopt resume {run.place}` goes on.")
     return Side(run, rundir.read_json(run.result), reading.load(run.resolved))
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nnopt_ray.errors import RunFolderError
-from nnopt_ray.rundir import RunDir
+from nnopt_ray.rundir import SEEN_AT_URL, RunDir, read_json
+
+FRESH_S = 120.0  # a sign of life at a URL that is no older; by the clocks of two machines
 
 
 @contextmanager
@@ -38,7 +41,13 @@ def holding(run: RunDir) -> Iterator[None]:
 
 
 def in_use(run: RunDir) -> bool:
-    """Whether a live process of this machine holds the run folder."""
+    """Whether a live process of this machine holds the run folder; or of what was fetched from a URL, any process."""
+    if SEEN_AT_URL in run.root.parts:
+        try:
+            said = read_json(run.owner)
+            return bool(said["held"]) and time.time() - float(said["renewed"]) < FRESH_S
+        except (RunFolderError, KeyError, TypeError, ValueError):
+            return False
     try:
         with open(run.lock, encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -13,6 +13,10 @@ from typing import Any
 
 from nnopt_ray.errors import RunFailed, RunFolderError
 
+# Folders of the cache: where runs that are kept at a URL are worked on, and where their files lie to be looked at.
+# `at-url/s3/bucket/runs/NAME` is s3://bucket/runs/NAME.
+AT_URL, SEEN_AT_URL = "at-url", "seen-at-url"
+
 
 @dataclass(frozen=True)
 class TrialDir:
@@ -103,6 +107,15 @@ class RunDir:
                 "Start again with `nnopt run PAGE`."
             )
         return run
+
+    @property
+    def place(self) -> str:
+        """What users call it: the URL that it is kept at, else its folder."""
+        parts = self.root.parts
+        for number, part in enumerate(parts[:-2]):
+            if part in (AT_URL, SEEN_AT_URL):
+                return f"{parts[number + 1]}://{'/'.join(parts[number + 2 :])}"
+        return str(self.root)
 
     @property
     def page(self) -> Path:
@@ -240,6 +253,11 @@ class RunDir:
     @property
     def lock(self) -> Path:
         return self.root / "lock"
+
+    @property
+    def owner(self) -> Path:
+        """Of a run at a URL: which process works on it, or did last."""
+        return self.root / "owner.json"
 
     def trial(self, trial_id: str) -> TrialDir:
         return TrialDir(self.trials / trial_id)

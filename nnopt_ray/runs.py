@@ -22,6 +22,7 @@ from nnopt_ray.reporting import Reported
 from nnopt_ray.results import Confirmation, TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.journal import Journal
+from nnopt_ray.storage import copies, keeping
 from nnopt_ray.viewing import Views
 
 if TYPE_CHECKING:
@@ -46,8 +47,13 @@ class Run(Views):
 
     @property
     def path(self) -> Path:
-        """The folder, absolute."""
+        """The folder, absolute; of a run at a URL the one on this machine."""
         return self._dir.root
+
+    @property
+    def place(self) -> str:
+        """The URL that the run is kept at, else its folder."""
+        return self._dir.place
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -63,7 +69,7 @@ class Run(Views):
         """result.json. Raises RunFolderError while the run is not finished."""
         if not self.finished:
             raise RunFolderError(
-                f"{self.path} is not finished: no result.json yet. `nnopt resume {self.path}` goes on."
+                f"{self.place} is not finished: no result.json yet. `nnopt resume {self.place}` goes on."
             )
         found: dict[str, Any] = rundir.read_json(self._dir.result)
         return found
@@ -79,7 +85,7 @@ class Run(Views):
         import pandas as pd
 
         if not self._dir.trials_table.is_file():
-            raise RunFolderError(f"{self.path} holds no trials yet.")
+            raise RunFolderError(f"{self.place} holds no trials yet.")
         return pd.read_parquet(self._dir.trials_table)
 
     @property
@@ -106,12 +112,15 @@ class Run(Views):
         return predicted(Predictor(self._dir), data)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
+        return f"Run({self.place!r})"
 
 
 def open_run(path: str | Path) -> Run:
-    """An existing run folder. Raises RunFolderError when it is none."""
-    return Run(Path(path))
+    """An existing run folder, here or at a URL, whose files but for the trials' checkpoints are fetched.
+
+    Raises RunFolderError when it is none, UserError when a URL cannot be reached.
+    """
+    return Run(copies.view(path, whole=True))
 
 
 def compare(*runs: Run | str | Path, html: str | Path | None = None) -> Comparison:
@@ -122,16 +131,18 @@ def compare(*runs: Run | str | Path, html: str | Path | None = None) -> Comparis
     """
     from nnopt_ray import compared, comparing
 
-    found = comparing.compare([run.path if isinstance(run, Run) else Path(run) for run in runs])
+    found = comparing.compare([run.path if isinstance(run, Run) else copies.view(run) for run in runs])
     if html is not None:
         compared.save(found, Path(html))
     return found
 
 
-def default_parent() -> Path:
-    """Where run folders go: NNOPT_RUNS, else ./runs; inside a Ray job, whose working directory is a
+def default_parent() -> str | Path:
+    """Where run folders go: NNOPT_RUNS, a folder or a URL, else ./runs; inside a Ray job, whose working directory is a
     copy that is thrown away, ~/nnopt-runs."""
     given = os.environ.get("NNOPT_RUNS")
+    if given and "://" in given:
+        return given
     if given:
         return Path(given).expanduser().absolute()
     if os.environ.get("RAY_JOB_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
@@ -149,14 +160,16 @@ def run(
 ) -> Run:
     """Run a page: a single training, or a search when a value is opened.
 
-    out: the parent of the run folder (default: `default_parent()`). address: a Ray cluster to search
+    out: the parent of the run folder, a folder or a URL (default: `default_parent()`). address: a Ray cluster to search
     on; without it, and outside a Ray job, an embedded Ray. Raises RunFailed, UserError, and
     Interrupted when `should_stop` became true.
     """
+    parent, watch = keeping.parent_of(out if out is not None else default_parent()), watch or Watch()
     with telling_own_faults(experiment), session_for(experiment, address) as session:
         dataset = pipeline.prepared(experiment)
-        folder = pipeline.begin(experiment, Path(out) if out is not None else default_parent())
-        return _go(experiment, folder, dataset, session, watch or Watch(), should_stop)
+        folder = pipeline.begin(experiment, parent)
+        with keeping.kept(folder, watch.note, should_stop) as stop:
+            return _go(experiment, folder, dataset, session, watch, stop)
 
 
 def resume(
@@ -174,17 +187,24 @@ def resume(
     ranges, in which earlier trials stay evidence. With either, a finished search goes on too. Raises UserError
     when that would make another search of it.
     """
-    found = Run(Path(path))
-    _heal(RunDir(found.path))
-    if trials is not None or set:
-        _extend(RunDir(found.path), found, trials, set)
-        found = Run(Path(path))
-    if found.finished:
-        if not RunDir(found.path).report.is_file():  # there was no room for it
-            _report_again(RunDir(found.path))
-        return found
-    with session_for(found.experiment, address) as session:
-        return _go(found.experiment, RunDir(found.path), None, session, watch or Watch(), should_stop)
+    changes = trials is not None or bool(set)
+    if copies.at(path) and not changes:
+        folder = RunDir(copies.view(path, whole=True))
+        if folder.result.is_file() and folder.report.is_file() and not keeping.unsent(folder.root):
+            return Run(folder.root)
+    watch = watch or Watch()
+    with keeping.taken_up(path, watch.note, should_stop) as (here, stop):
+        found = Run(here)
+        _heal(RunDir(found.path))
+        if changes:
+            _extend(RunDir(found.path), found, trials, set)
+            found = Run(here)
+        if found.finished:
+            if not RunDir(found.path).report.is_file():  # there was no room for it
+                _report_again(RunDir(found.path))
+            return found
+        with session_for(found.experiment, address) as session:
+            return _go(found.experiment, RunDir(found.path), None, session, watch, stop)
 
 
 def examine(experiment: Experiment) -> Examination:
@@ -229,7 +249,7 @@ def _extend(folder: RunDir, found: Run, trials: int | None, set: Sequence[str]) 
         after = reading.load(folder.resolved, set=wanted)
         reading.check_extends(before, after)
         if not folder.journal.is_file():
-            raise UserError(f"{folder.root} is no search, so there is nothing to extend.")
+            raise UserError(f"{folder.place} is no search, so there is nothing to extend.")
         text = reading.dump(after)
         with closing(Journal(folder.journal)) as journal:
             journal.append(
@@ -287,13 +307,13 @@ def _go(
             else:
                 _single(experiment, folder, dataset, watch, should_stop, session)
         except (KeyboardInterrupt, Interrupted) as error:
-            raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.root}") from error
+            raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.place}") from error
         except OSError as error:
             if error.errno is None:
                 raise
             raise RunFailed(
                 f"{error.strerror}: {error.filename or folder.root}. What was done is kept; when the cause is gone: "
-                f"nnopt resume {folder.root}"
+                f"nnopt resume {folder.place}"
             ) from error
     return Run(folder.root)
 

@@ -86,7 +86,7 @@ class Views:
         import pandas as pd
 
         if not self._dir.predictions.is_file():
-            raise RunFolderError(f"{self._dir.root} has not been evaluated yet.")
+            raise RunFolderError(f"{self._dir.place} has not been evaluated yet.")
         return pd.read_parquet(self._dir.predictions)
 
     @property
@@ -184,7 +184,7 @@ class Views:
     def _measured(self) -> Facts:
         found = self._facts()
         if "test" not in found.winner:
-            raise RunFolderError(f"{self._dir.root} has not been evaluated yet.")
+            raise RunFolderError(f"{self._dir.place} has not been evaluated yet.")
         return found
 
     def _repr_html_(self) -> str:

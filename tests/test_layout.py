@@ -51,6 +51,7 @@ ORDER = (
     "viewing",
     "log",
     "reporting",
+    "storage",
     "search",
     "distributed",
     "runs",
@@ -114,6 +115,7 @@ BROAD_EXCEPT = {
     "evaluate/own.py",
     "runs.py",
     "reporting.py",
+    "storage/store.py",
     "search/crew.py",
     "cli/main.py",
 }

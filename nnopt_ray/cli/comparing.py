@@ -33,8 +33,9 @@ def compare(
 ) -> None:
     """What differs on the pages of runs, by how much their scores do on the same test rows, and whether by luck."""
     from nnopt_ray import comparing
+    from nnopt_ray.storage import copies
 
-    found = comparing.compare(folders)
+    found = comparing.compare([copies.view(folder) for folder in folders])
     if html is not None:
         from nnopt_ray import compared
 
@@ -46,7 +47,7 @@ def compare(
 
     letters = comparing.letters(found)
     for letter, side in zip(letters, found.sides, strict=True):
-        print(f"{letter}  {side.run.root}")
+        print(f"{letter}  {side.run.place}")
     print()
     if found.page:
         table(["on the page", *letters], [[path, *values] for path, values in found.page.items()])
@@ -79,7 +80,7 @@ def _said(gain: Gain | None) -> str:
 def _told(found: Comparison) -> dict[str, object]:
     return {
         "ok": True,
-        "runs": [str(side.run.root) for side in found.sides],
+        "runs": [side.run.place for side in found.sides],
         "page": {path: list(values) for path, values in found.page.items()},
         "scores": {name: list(values) for name, values in found.scores.items()},
         "gains": [{name: asdict(gain) for name, gain in each.items()} for each in found.gains],

@@ -42,13 +42,15 @@ def explain(
 ) -> None:
     """Why the best network of a run says what it says of single rows; without training anew."""
     from nnopt_ray.serving.explained import explained
+    from nnopt_ray.storage import copies
 
     if out is not None and out.suffix not in (".html", ".json"):
         raise UserError(f"explanations are written as .html or .json, and -o is {out}. Choose one of these.")
     numbers = _numbers(rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries warn about their own future
-        done = explained(RunDir.open(folder), tuple(data or ()), numbers, tuple(method or ()))
+        run = RunDir.open(copies.view(folder, whole=True))
+        done = explained(run, tuple(data or ()), numbers, tuple(method or ()))
     if out is not None and out.suffix == ".json":
         rundir.write_json(out, done.found)
     elif out is not None:

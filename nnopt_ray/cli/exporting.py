@@ -35,8 +35,9 @@ def export(
 ) -> None:
     """Write the best network of a run as safetensors, torch.export or ONNX, after a comparison with the original."""
     from nnopt_ray.serving import export as exporting
+    from nnopt_ray.storage import copies
 
-    run = RunDir.open(folder)
+    run = RunDir.open(copies.view(folder, whole=True))
     done = exporting.export(run, format_, out or Path(f"{run.root.name}-{format_}"), force, preprocessing)
     if json_:
         answer({"ok": True, "folder": str(done.folder), "format": done.format, "rows_compared": done.rows,

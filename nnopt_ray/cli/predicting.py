@@ -47,12 +47,13 @@ def predict(
 ) -> None:
     """Predict new rows by the preprocessing and the best network of a run, some rows at a time."""
     from nnopt_ray.serving.predictor import Predictor
+    from nnopt_ray.storage import copies
 
     if out == "-" and json_:
         raise UserError("-o - and --json both want standard output. Choose one, or write the predictions to a file.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # libraries warn about their own future
-        done = Predictor(RunDir.open(folder)).write(data, out, tuple(keep or ()), force)
+        done = Predictor(RunDir.open(copies.view(folder, whole=True))).write(data, out, tuple(keep or ()), force)
     if json_:
         answer(
             {"ok": True, "file": done.file, "rows": done.rows, "columns": list(done.columns), "notes": list(done.notes)}

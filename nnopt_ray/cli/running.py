@@ -32,7 +32,12 @@ def register(app: typer.Typer) -> None:
 def run(
     page: Annotated[Path, typer.Argument(help="The page.")],
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Parent of the run folder (default: runs/).")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PARENT", help="Parent of the run folder, also a URL such as s3://BUCKET/runs (default: runs/)."
+        ),
+    ] = None,
     address: Address = None,
     once: Annotated[
         bool, typer.Option("--once", help="Go on with the newest run of exactly this page; nothing, if it is finished.")
@@ -87,12 +92,12 @@ def resume(
     found = runs.open_run(folder)
     changes: dict[str, Any] = {}
     if trials is not None:
-        changes["trials"] = total_trials(trials, found.experiment, _asked(RunDir(found.path)), found.path)
+        changes["trials"] = total_trials(trials, found.experiment, _asked(RunDir(found.path)), found.place)
     if set_:
         changes["set"] = set_
     if found.finished and not changes:
         left = "nothing to do" if RunDir(found.path).report.is_file() else "its report is built now"
-        print(f"{found.path} is finished already; {left}.", file=sys.stderr)
+        print(f"{found.place} is finished already; {left}.", file=sys.stderr)
     _shown(found.experiment, json_, lambda watch, stopped: runs.resume(
         folder, address=address, watch=watch, should_stop=stopped, **changes))  # fmt: skip
     return 0
@@ -103,7 +108,7 @@ def _asked(run: RunDir) -> int:
     return sum(event["event"] == "asked" and "confirms" not in event for event in read_lines(run.journal))
 
 
-def total_trials(said: str, experiment: Experiment, begun: int, run: Path) -> int:
+def total_trials(said: str, experiment: Experiment, begun: int, run: str | Path) -> int:
     """What `--trials N` or `--trials +N` makes of the number of trials in all. Raises UserError.
 
     begun: trials of the search so far, which no number takes back.
@@ -139,11 +144,11 @@ def _shown(experiment: Any, json_: bool, go: Callable[[Any, Any], Any]) -> None:
         finally:
             screen.close()
     if json_:
-        answer({"ok": True, "path": str(done.path), **done.result})
+        answer({"ok": True, "path": done.place, **done.result})
         return
     _summary(done.result, screen)
     _diagnosis(RunDir(done.path), screen)
-    print(done.path)
+    print(done.place)
 
 
 def _diagnosis(run: RunDir, screen: Any) -> None:
@@ -155,7 +160,7 @@ def _diagnosis(run: RunDir, screen: Any) -> None:
     for line in lines(worst):
         screen.note(line)
     if len(found) > len(worst) and worst:
-        screen.note(f"{'':<7} {len(found) - len(worst)} more in report.html, or by `nnopt show {run.root}`")
+        screen.note(f"{'':<7} {len(found) - len(worst)} more in report.html, or by `nnopt show {run.place}`")
 
 
 def _summary(result: dict[str, Any], screen: Any) -> None:

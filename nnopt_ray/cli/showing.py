@@ -35,11 +35,7 @@ def ls(
     from nnopt_ray.runs import default_parent
 
     where = parent or default_parent()
-    lines = (
-        [_line(RunDir(path)) for path in sorted(where.iterdir()) if (path / "resolved.yaml").is_file()]
-        if where.is_dir()
-        else []
-    )
+    lines = [_line(run) for run in _runs_below(where)]
     if json_:
         answer({"runs": lines})
         return
@@ -52,6 +48,17 @@ def ls(
     )
 
 
+def _runs_below(parent: str | Path) -> list[RunDir]:
+    from nnopt_ray.storage import copies
+    from nnopt_ray.storage.urls import path_of, url_of
+
+    if url := url_of(parent):
+        return copies.glances(url)
+    where = path_of(parent)
+    found = sorted(where.iterdir()) if where.is_dir() else []
+    return [RunDir(path) for path in found if (path / "resolved.yaml").is_file()]
+
+
 def _line(run: RunDir) -> dict[str, Any]:
     if run.study.is_file():
         return _study_line(run)
@@ -59,7 +66,7 @@ def _line(run: RunDir) -> dict[str, Any]:
         from nnopt_ray.holding import in_use
 
         return {
-            "run": str(run.root),
+            "run": run.place,
             "status": "running" if in_use(run) else "not finished",
             "objective": "",
             "value": None,
@@ -70,7 +77,7 @@ def _line(run: RunDir) -> dict[str, Any]:
     metric = result["objective"]["metric"]
     objectives = result.get("objectives") or [result["objective"]]
     return {
-        "run": str(run.root),
+        "run": run.place,
         "status": result["status"],
         "objective": ", ".join(f"{'minimize' if o['mode'] == 'min' else 'maximize'} {o['metric']}" for o in objectives),
         "value": result["best"]["metrics"].get(metric),
@@ -108,9 +115,11 @@ def show(
     json_: Json = False,
 ) -> None:
     """The trials of a run, best first, and what is wrong with it; or the epochs of one trial."""
-    run = RunDir.open(folder)
+    from nnopt_ray.storage import copies
+
+    run = RunDir.open(copies.view(folder))
     if run.study.is_file():
-        _show_study(folder, json_)
+        _show_study(run.root, json_)
         return
     if trial is not None:
         _show_trial(run, trial, json_)
@@ -125,7 +134,7 @@ def show(
     experiment = reopen(run)
     rows = trial_rows(run, experiment)
     if not rows:
-        raise RunFolderError(f"no trial of {folder} has begun. `nnopt resume {folder}` goes on.")
+        raise RunFolderError(f"no trial of {run.place} has begun. `nnopt resume {run.place}` goes on.")
     sign = 1.0 if experiment.mode == "min" else -1.0
     rows = tuple(sorted(rows, key=lambda row: (row.value is None, sign * (row.value or 0.0))))
     # What a process that is gone had in work is running no more. A paused trial waits as it did.
@@ -184,7 +193,7 @@ def _show_trial(run: RunDir, trial: str, json_: bool) -> None:
     trial = trial if trial in known else trial.zfill(4)
     if trial not in known:
         raise UserError(
-            f"{run.root} has no trial '{trial}'. There are: {', '.join(known[:10])}{' ...' * (len(known) > 10)}"
+            f"{run.place} has no trial '{trial}'. There are: {', '.join(known[:10])}{' ...' * (len(known) > 10)}"
         )
     lines = list(read_lines(run.trial(trial).history))
     if json_:
@@ -202,12 +211,13 @@ def report(folder: Annotated[Path, typer.Argument(metavar="RUN", help="The run f
     """Build report.html again from the files of the run folder."""
     from nnopt_ray.report import write
     from nnopt_ray.runs import reopen
+    from nnopt_ray.storage import copies
 
-    run = RunDir.open(folder)
+    run = RunDir.open(copies.view(folder))
     if run.study.is_file():
         from nnopt_ray.scaling import study
 
-        print(study.report(folder))
+        print(study.report(run.root))
         return
     reopen(run)
     write.write(run, write.facts_from_folder(run))

@@ -245,4 +245,4 @@ def _loaded(named: tuple[tuple[str, str], ...]) -> tuple[type[BaseException], ..
     return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseException))
 
 
-__all__ = ["fetched"]
+__all__ = ["MARKS", "PACKAGES", "fetched"]

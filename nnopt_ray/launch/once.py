@@ -9,6 +9,8 @@ from pathlib import Path
 from nnopt_ray import reading, rundir, runs
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.rundir import RunDir
+from nnopt_ray.storage import copies
+from nnopt_ray.storage.urls import path_of, seen, url_of
 
 
 def begun(experiment: Experiment, out: str | Path | None = None) -> Path | None:
@@ -20,11 +22,19 @@ def begun(experiment: Experiment, out: str | Path | None = None) -> Path | None:
     """
     said = _unplaced(reading.dump(experiment), reading.import_paths(experiment.file))
     same = []
-    for folder in RunDir.named(Path(out) if out is not None else runs.default_parent(), experiment.name):
+    parent = out if out is not None else runs.default_parent()
+    url = url_of(parent)
+    if url:
+        copies.glances(url)
+    for folder in RunDir.named(seen(url) if url else path_of(parent), experiment.name):
         if folder.resolved.is_file() and folder.environment.is_file():
             paths = rundir.read_json(folder.environment).get("import_paths", [])
             if _unplaced(folder.resolved.read_text(encoding="utf-8"), paths) == said:
                 same.append(folder)
+    if (
+        url
+    ):  # what was fetched is as old as its fetching; the names of a page's runs end with the time of their beginning
+        return max(same, key=lambda folder: folder.root.name).root if same else None
     return max(same, key=lambda folder: folder.resolved.stat().st_mtime).root if same else None
 
 

@@ -34,7 +34,7 @@ class Standing:
 
 def standing_of(run: RunDir) -> Standing:
     """From the run folder alone. A run without a result and without a process that holds it was interrupted."""
-    folder = str(run.root)
+    folder = run.place
     if run.result.is_file():
         return Standing("finished", folder)
     try:
