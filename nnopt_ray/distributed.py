@@ -25,6 +25,7 @@ from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.pipeline import SINGLE, Watch
 from nnopt_ray.results import Epoch, TrialRow
 from nnopt_ray.rundir import RunDir, TrialDir, read_lines
+from nnopt_ray.storage.keeping import refuse_other_nodes
 
 if TYPE_CHECKING:
     from nnopt_ray.search.cluster import RaySession
@@ -57,6 +58,7 @@ def train(
         rundir.write_text(trial.page, reading.dump(experiment))
     least, most = experiment.resources.worker_range
     cluster = session.cluster()
+    refuse_other_nodes(run, cluster.nodes)
     held = cluster.workers(experiment.resources)
     if held < least:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from nnopt_ray.errors import RunFolderError
 from nnopt_ray.rundir import SEEN_AT_URL, RunDir, read_json
 
+BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)  # SMB answers EACCES
 FRESH_S = 120.0  # a sign of life at a URL that is no older; by the clocks of two machines
 
 
@@ -28,6 +30,11 @@ def holding(run: RunDir) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno not in BUSY:
+                raise RunFolderError(
+                    f"{run.root} cannot be locked: {error.strerror or error}. A network file system must be "
+                    "mounted with locks (NFS without `nolock`), as two processes in one run folder would spoil it."
+                ) from error
             file.seek(0)
             raise RunFolderError(
                 f"{run.root} is in use by {file.read().strip() or 'another process'}. Wait for it, or stop it first."
@@ -53,6 +60,6 @@ def in_use(run: RunDir) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
+    except OSError as error:
+        return error.errno in BUSY  # what cannot be locked cannot be held
     return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,9 @@ from nnopt_ray.pipeline import Watch, never
 from nnopt_ray.reporting import Reported
 from nnopt_ray.results import Confirmation, TrialRow
 from nnopt_ray.rundir import RunDir
-from nnopt_ray.search.journal import Journal
+from nnopt_ray.search.journal import Journal, measured_again
 from nnopt_ray.storage import copies, keeping
+from nnopt_ray.storage.urls import default_parent
 from nnopt_ray.viewing import Views
 
 if TYPE_CHECKING:
@@ -135,19 +135,6 @@ def compare(*runs: Run | str | Path, html: str | Path | None = None) -> Comparis
     if html is not None:
         compared.save(found, Path(html))
     return found
-
-
-def default_parent() -> str | Path:
-    """Where run folders go: NNOPT_RUNS, a folder or a URL, else ./runs; inside a Ray job, whose working directory is a
-    copy that is thrown away, ~/nnopt-runs."""
-    given = os.environ.get("NNOPT_RUNS")
-    if given and "://" in given:
-        return given
-    if given:
-        return Path(given).expanduser().absolute()
-    if os.environ.get("RAY_JOB_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
-        return Path.home() / "nnopt-runs"
-    return Path("runs")
 
 
 def run(
@@ -416,16 +403,8 @@ def _search(
     confirmation = _confirmed(experiment, dataset, study, watch)
     seconds = study.earlier_s + time.monotonic() - began
     decided = {**pipeline.decided_data(dataset), **study.decided, "search_s": f"{seconds:.1f}"}
-    looks = sum(bool(event.get("was_finished")) for event in rundir.read_lines(folder.journal))
-    if looks:
-        decided["test"] = (
-            (
-                f"the test part is measured for the {looks + 1}th time, as the search was extended when its result was "
-                "known: what is said of it is a little too kind"
-            )
-            .replace("2th", "2nd")
-            .replace("3th", "3rd")
-        )
+    if said := measured_again(folder):
+        decided["test"] = said
         watch.note(f"{decided['test'][:1].upper()}{decided['test'][1:]}.")
     whole = None if study.again.whole is None else study.again.whole.row()
     pipeline.conclude(

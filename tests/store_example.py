@@ -35,7 +35,7 @@ class Flat(AbstractFileSystem):
             self.states.append(dict(self.held))
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **keys: Any) -> None:
-        self.refuses("write", path)
+        type(self).refuses("write", path)
         with self._lock:
             if mode == "create" and path in self.held:
                 raise FileExistsError(path)
@@ -47,7 +47,7 @@ class Flat(AbstractFileSystem):
             self.pipe_file(rpath, file.read())
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **keys: Any) -> bytes:
-        self.refuses("read", path)
+        type(self).refuses("read", path)
         if path not in self.held:
             raise FileNotFoundError(path)
         return self.held[path]
@@ -57,7 +57,7 @@ class Flat(AbstractFileSystem):
             file.write(self.cat_file(rpath))
 
     def rm_file(self, path: str) -> None:
-        self.refuses("remove", path)
+        type(self).refuses("remove", path)
         with self._lock:
             if self.held.pop(path, None) is None:
                 raise FileNotFoundError(path)
@@ -66,12 +66,12 @@ class Flat(AbstractFileSystem):
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **keys: Any
     ) -> Any:
-        self.refuses("list", path)
+        type(self).refuses("list", path)
         found = {name: self._told(name) for name in sorted(self.held) if name.startswith(f"{path}/")}
         return found if detail else list(found)
 
     def ls(self, path: str, detail: bool = True, **keys: Any) -> Any:
-        self.refuses("list", path)
+        type(self).refuses("list", path)
         inside = [name.removeprefix(f"{path}/") for name in self.held if name.startswith(f"{path}/")]
         if not inside:
             raise FileNotFoundError(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from store_example import Flat
 
-from nnopt_ray import reading, runs
+from nnopt_ray import holding, reading, runs
 from nnopt_ray.cli.main import code
 from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError, UserError
 from nnopt_ray.pipeline import Watch
@@ -340,3 +342,22 @@ def test_of_two_that_begin_a_run_one_does(machines: Callable[[str], Path]) -> No
     owners.begin(store)
     with pytest.raises(RunFolderError, match="another process began"):
         owners.begin(store)
+
+
+# ── locks of network file systems ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_folder_that_cannot_be_locked_is_not_said_to_be_in_use(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the client of an NFS mount without a lock manager answers: flock(2), ENOLCK."""
+
+    def without_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("nnopt_ray.holding.fcntl.flock", without_locks)
+    run = RunDir.create(tmp_path, "small")
+    with pytest.raises(RunFolderError, match=r"cannot be locked: .*mounted with locks"), holding.holding(run):
+        raise AssertionError
+    assert not holding.in_use(run)

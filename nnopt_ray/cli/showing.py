@@ -32,7 +32,7 @@ def ls(
     json_: Json = False,
 ) -> None:
     """The runs of a folder: state, best value, trials, seconds."""
-    from nnopt_ray.runs import default_parent
+    from nnopt_ray.storage.urls import default_parent, url_of
 
     where = parent or default_parent()
     lines = [_line(run) for run in _runs_below(where)]
@@ -40,7 +40,7 @@ def ls(
         answer({"runs": lines})
         return
     if not lines:
-        print(f"No runs in {where}.")
+        print(f"No runs in {url_of(where) or where}.")
         return
     table(
         ["run", "status", "objective", "value", "trials", "seconds"],
@@ -95,7 +95,7 @@ def _study_line(run: RunDir) -> dict[str, Any]:
         found = read_json(run.scaling)
     faster = [size["speed_up"] for size in found["sizes"] if size["speed_up"] is not None]
     return {
-        "run": str(run.root),
+        "run": run.place,
         "status": "running" if in_use(run) else found["status"],
         "objective": "speed-up",
         "value": max(faster, default=None),

@@ -6,15 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnopt_ray import reading, rundir, runs
+from nnopt_ray import reading, rundir
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.storage import copies
-from nnopt_ray.storage.urls import path_of, seen, url_of
+from nnopt_ray.storage.urls import default_parent, path_of, seen, url_of
 
 
 def begun(experiment: Experiment, out: str | Path | None = None) -> Path | None:
-    """The folder of the newest run of exactly this page below `out` (default: `runs.default_parent()`), finished
+    """The folder of the newest run of exactly this page below `out` (default: `default_parent()`), finished
     or not; None without one.
 
     Pages are the same when all that they say is, with every default filled in. Of a path beside the page only the
@@ -22,7 +22,7 @@ def begun(experiment: Experiment, out: str | Path | None = None) -> Path | None:
     """
     said = _unplaced(reading.dump(experiment), reading.import_paths(experiment.file))
     same = []
-    parent = out if out is not None else runs.default_parent()
+    parent = out if out is not None else default_parent()
     url = url_of(parent)
     if url:
         copies.glances(url)

@@ -22,7 +22,7 @@ from nnopt_ray.log import Logged, plural
 from nnopt_ray.pipeline import SINGLE, Watch, never
 from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir
-from nnopt_ray.runs import default_parent, telling_own_faults
+from nnopt_ray.runs import telling_own_faults
 from nnopt_ray.scaling import lanes as lanes_
 from nnopt_ray.scaling import page as pages
 from nnopt_ray.scaling import sizes
@@ -30,6 +30,7 @@ from nnopt_ray.scaling.asked import Asked, cores, settled
 from nnopt_ray.scaling.found import Scaling, Size, size_from_json
 from nnopt_ray.scaling.sizes import Place, Trained
 from nnopt_ray.scaling.summing import summed_up
+from nnopt_ray.storage.urls import default_parent, path_of
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
@@ -98,7 +99,7 @@ def carry_out(
     """
     asked = settled(asked, experiment)
     _refuse_gpus(asked, address)
-    parent = Path(out) if out is not None else default_parent()
+    parent = path_of(out if out is not None else default_parent())
     watch = watch or Watch()
     folder = _unfinished(experiment, asked, parent)
     if folder is not None:

@@ -112,3 +112,15 @@ def widened(events: list[Event], digest: str, run: RunDir) -> bool:
             "Put the page back as it was, or start a new run."
         )
     return any(event.get("space_changed") for event in pages)
+
+
+def measured_again(run: RunDir) -> str:
+    """What is to be said of the test part of a search that was extended when its result was known; empty for others."""
+    looks = sum(bool(event.get("was_finished")) for event in read_lines(run.journal))
+    if not looks:
+        return ""
+    which = f"{looks + 1}th".replace("2th", "2nd").replace("3th", "3rd")
+    return (
+        f"the test part is measured for the {which} time, as the search was extended when its result was known: what "
+        "is said of it is a little too kind"
+    )

@@ -26,6 +26,7 @@ from nnopt_ray.search.journal import Event
 from nnopt_ray.search.ledger import Trial
 from nnopt_ray.search.messages import Answer, Demand, End, Order
 from nnopt_ray.search.node_store import Nodes
+from nnopt_ray.storage.keeping import refuse_other_nodes
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
@@ -215,6 +216,7 @@ class Seats:
 
     def _hire_all(self) -> None:
         cluster = self._session.cluster()
+        refuse_other_nodes(self._run, cluster.nodes)
         self._looked = time.monotonic()
         holds = cluster.workers(self._experiment.resources)
         count = min(holds, max(1, self._trials))  # each has at least one trial to itself

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nnopt_ray import holding, rundir
-from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError
+from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError, UserError
 from nnopt_ray.log import plural
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.storage import copies
@@ -39,6 +39,15 @@ def parent_of(out: str | Path) -> Path:
         return path_of(out)
     probe(url)
     return working(url)
+
+
+def refuse_other_nodes(run: RunDir, nodes: int) -> None:
+    """Raises UserError for a run at a URL whose workers would be on several nodes."""
+    if nodes > 1 and (url := copies.at(run.root)):
+        raise UserError(
+            f"{url}: the Ray cluster has {nodes} nodes, and a run at a URL is trained on one. Use a machine alone, or "
+            "choose a folder that all nodes mount with --out."
+        )
 
 
 @contextmanager
@@ -240,4 +249,4 @@ class Keeper:
         )
 
 
-__all__ = ["Keeper", "kept", "parent_of", "taken_up", "unsent"]
+__all__ = ["Keeper", "kept", "parent_of", "refuse_other_nodes", "taken_up", "unsent"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 
@@ -36,7 +37,9 @@ def url_of(place: str | Path) -> str:
 
 
 def path_of(place: str | Path) -> Path:
-    """A place of this machine as a path: `file:///x` is /x."""
+    """A place of this machine as a path: `file:///x` is /x. Raises UserError for another URL."""
+    if url := url_of(place):
+        raise UserError(f"{url}: this is written to a folder and not to a URL. Choose a folder with --out.")
     found = URL.fullmatch(str(place))
     if found is not None and found[1].lower() in LOCAL:
         return Path("/" + found[2].lstrip("/"))
@@ -56,3 +59,16 @@ def seen(url: str) -> Path:
 def _below(name: str, url: str) -> Path:
     kind, _, inside = url.partition("://")
     return (default_cache() / name / kind / inside).absolute()
+
+
+def default_parent() -> str | Path:
+    """Where run folders go: NNOPT_RUNS, a folder or a URL, else ./runs; inside a Ray job, whose working directory is a
+    copy that is thrown away, ~/nnopt-runs."""
+    given = os.environ.get("NNOPT_RUNS")
+    if given and "://" in given:
+        return given
+    if given:
+        return Path(given).expanduser().absolute()
+    if os.environ.get("RAY_JOB_ID") or os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return Path.home() / "nnopt-runs"
+    return Path("runs")
