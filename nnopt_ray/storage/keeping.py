@@ -155,12 +155,15 @@ class Keeper:
     def _beat(self, held: bool = True) -> None:
         """Raises StoreFailed."""
         with self._beating:
+            if not self._owner.held:  # let go of while the other thread waited
+                return
             now = owners.there(self._store)
             if now is not None and now.id != self._owner.id:
                 self._next, self.mirror.lost = now, True
                 return
-            self._owner = self._owner.next(held)
-            self._store.write(owners.FILE, self._owner.bytes())
+            following = self._owner.next(held)
+            self._store.write(owners.FILE, following.bytes())
+            self._owner = following
 
     def _send_on(self) -> None:
         wait, failing = 0.0, False
