@@ -98,6 +98,8 @@ def _sentence(experiment: Experiment, workers: int, where: str) -> str:
     size = scaled(experiment, workers).train.batch_size
     own = experiment.resources.batch == "per_worker"
     each = f"{experiment.train.batch_size} rows each, {size} in all" if own else f"pieces of a batch of {size} rows"
+    if experiment.resources.sync_batch_norm and workers > 1:
+        each += ", batch norm over all of them"
     return f"{workers} that trained the network together on {where}: {each}"
 
 

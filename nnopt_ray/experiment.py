@@ -296,7 +296,7 @@ class Resources(Section):
     sync_batch_norm: Annotated[bool, Fixed("it says how the workers of a training share it")] = Field(
         default=False,
         description="with several workers, batch norm takes mean and variance of the whole batch, not of each worker's "
-        "piece of it",
+        "piece of it; one worker has the whole",
     )
     fsdp: Annotated[bool, Fixed("it says how the workers of a training share it")] = Field(
         default=False,

@@ -1,11 +1,12 @@
 """Steps a second of two workers on one network, against a script written by hand for torch's DistributedDataParallel.
 
-    python tests/benchmarks/bench_workers.py            # 5 rounds
+    python tests/benchmarks/bench_workers.py            # 3 rounds
     python tests/benchmarks/bench_workers.py --quick    # 1, of fewer epochs
 
 The script is what torch's documentation of DDP leads to, with the rows in memory, and is started by torchrun. It
-validates after each epoch as nnopt does, each process on its half; it records no gradient norm, and writes no history
-and no checkpoints. Both train the same network with the same batches and one thread a process. Each round trains each
+validates after each epoch as nnopt does, each process on its half, and gives convolutions their images with the channels
+last in memory, as nnopt does; it records no gradient norm, and writes no history and no checkpoints. Both train the same
+network with batches of one size and one thread a process. Each round trains each
 once, in turn; the figures are medians over rounds of the steps a second from the second epoch on, of nnopt by the
 seconds in its history. The last two lines are one worker, so that it is seen what the second one brings: on two cores
 that others use too it is less than on two of their own.
@@ -59,6 +60,7 @@ x, y, xv, yv = (torch.tensor(arrays[name]) for name in ("x", "y", "xv", "yv"))
 xv, yv = (each.tensor_split(workers)[rank].split(1024) for each in (xv, yv))
 torch.manual_seed(0)
 model = getattr(networks, sys.argv[1])()
+images = any(isinstance(layer, nn.Conv2d) for layer in model)
 model = DistributedDataParallel(model)
 optimizer = torch.optim.Adam(model.parameters())
 seconds = []
@@ -68,7 +70,8 @@ for epoch in range(epochs):
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch))
     for rows in order.split(batch):
         mine = rows.tensor_split(workers)[rank]
-        loss = nn.functional.cross_entropy(model(x[mine]), y[mine])
+        inputs = x[mine].to(memory_format=torch.channels_last) if images else x[mine]
+        loss = nn.functional.cross_entropy(model(inputs), y[mine])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -198,7 +201,7 @@ def main() -> None:
             (folder / "networks.py").write_text(NETWORKS)
             (folder / "by_hand.py").write_text(BY_HAND)
             noise(folder)
-            contest_of(name, contest, folder, 1 if QUICK else 5)
+            contest_of(name, contest, folder, 1 if QUICK else 3)
 
 
 if __name__ == "__main__":
