@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 from processes_example import run_processes
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nnopt_ray import assembly, reading
+from nnopt_ray.data.types import Shapes
+from nnopt_ray.errors import PartError
 from nnopt_ray.train import sharding
 from nnopt_ray.train.buckets import Buckets, cut
 from nnopt_ray.train.loop import Trainer
@@ -72,8 +77,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def page_of(folder: Path, name: str) -> Any:
-    settings = [f"{path}={reading_value(value)}" for path, value in VARIANTS[name].items()]
+class Twice(nn.Module):
+    """Its layer is computed twice in a step, each time anew in the backward pass, which adds to its gradient twice."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 64)
+        self.layer = nn.Linear(64, 64)
+        self.last = nn.Linear(64, shapes.outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1))
+        for _ in range(2):
+            hidden: torch.Tensor = checkpoint(self.layer, x, use_reentrant=True)
+            x = torch.tanh(hidden)
+        outputs: torch.Tensor = self.last(x)
+        return outputs
+
+
+def page_of(folder: Path, name: str, *others: str) -> Any:
+    settings = [f"{path}={reading_value(value)}" for path, value in VARIANTS[name].items()] + list(others)
     file = folder / "page.yaml"
     if not file.is_file():
         import yaml
@@ -123,19 +146,28 @@ def one_of_several(rank: int, workers: int, port: int, folder: str) -> None:
         told[name]["early"] = list(Watched.early)
         sharding.Buckets = Buckets  # type: ignore[misc]
         Watched.early.clear()
+    sharding.Buckets = Watched  # type: ignore[misc]
+    try:
+        train(page_of(Path(folder), "adam", 'model={"type": "test_sharding:Twice"}'), Shard())
+    except PartError as error:
+        Path(f"{folder}/{rank}.refused").write_text(str(error))
     torch.save(told, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """What two processes came to."""
     folder = tmp_path_factory.mktemp("together")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     page_of(folder, "adam")
-    run_processes(one_of_several, (2, port, str(folder)), 2)
+    run_processes(one_of_several, (2, free_port(), str(folder)), 2)
     return folder, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -163,6 +195,36 @@ def test_a_gradient_sent_in_buckets_beside_the_backward_pass_is_the_same_to_the_
     for told in together[1]:
         assert torch.equal(told[name]["weights"], told[name]["in buckets"])
         assert max(told[name]["early"]) > 2, "nothing was sent before the backward pass had ended"
+
+
+def test_a_gradient_that_comes_twice_is_refused_not_sent_by_halves(
+    together: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    for rank in range(2):
+        said = (together[0] / f"{rank}.refused").read_text()
+        assert "adds to the gradient of its weight 'layer.weight' twice" in said
+
+
+def compiled(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NNOPT_CACHE": f"{folder}/cache"}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    trainer = train(
+        page_of(Path(folder), "adam", "train.compile=true", "train.epochs=2", "train.batch_size=65"), Shard()
+    )
+    assert trainer.compiled is not None
+    assert not trainer.compiled.failed, trainer.compiled.failed
+    torch.save(trainer.weights.flat.clone(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_too(tmp_path: Path, one_thread: None) -> None:
+    page_of(tmp_path, "adam")
+    run_processes(compiled, (free_port(), str(tmp_path)), 2)
+    alone = train(page_of(tmp_path, "adam", "train.epochs=2", "train.batch_size=65")).weights.flat
+    for rank in range(2):
+        assert (torch.load(tmp_path / f"{rank}.pt") - alone).norm() / alone.norm() < 2e-3
 
 
 @given(some.lists(some.integers(1, 50), max_size=12), some.integers(1, 40), some.integers(1, 120))

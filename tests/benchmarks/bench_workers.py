@@ -4,12 +4,12 @@
     python tests/benchmarks/bench_workers.py --quick    # 1, of fewer epochs
 
 The script is what torch's documentation of DDP leads to, with the rows in memory, and is started by torchrun. It
-validates after each epoch as nnopt does, each process on its half, and gives convolutions their images with the channels
-last in memory, as nnopt does; it records no gradient norm, and writes no history and no checkpoints. Both train the same
-network with batches of one size and one thread a process. Each round trains each
-once, in turn; the figures are medians over rounds of the steps a second from the second epoch on, of nnopt by the
-seconds in its history. The last two lines are one worker, so that it is seen what the second one brings: on two cores
-that others use too it is less than on two of their own.
+validates after each epoch as nnopt does, each process on its half, and gives convolutions their images with the
+channels last in memory, as nnopt does; it records no gradient norm, and writes no history and no checkpoints. Both
+train the same network with batches of one size and one thread a process. Each round trains each once, in turn; the
+figures are medians over rounds of the steps a second from the second epoch on, of nnopt by the seconds in its history.
+The last two lines are one worker, so that it is seen what the second one brings: on two cores that others use too it is
+less than on two of their own.
 """
 
 from __future__ import annotations
