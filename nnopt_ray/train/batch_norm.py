@@ -100,11 +100,8 @@ class _Normalised(torch.autograd.Function):
             received[0].float(), x.float(), scale, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
         sums = torch.cat([of_weight, of_bias])
-        if not group.present:
-            own, of_weight, of_bias = (torch.zeros_like(each) for each in (own, of_weight, of_bias))
-            sums.zero_()
         dist.all_reduce(sums)
-        if group.present:
+        if group.present:  # else the gradient begins with 0, and what others send is not for these rows
             by_weight, by_bias = torch.split(sums / total, channels)
             shape = (1, channels, *[1] * (x.dim() - 2))
             inverse = (variance + ctx.eps).rsqrt()
