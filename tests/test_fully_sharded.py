@@ -192,7 +192,11 @@ class Outside(nn.Module):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where two processes left what they came to."""
-    folder = tmp_path_factory.mktemp("together")
+    return by(2, tmp_path_factory.mktemp("together"))
+
+
+def by(workers: int, folder: Path) -> Path:
+    """Let so many processes train into a folder."""
     experiment, data = trainings()["mlp"]
     state.save(trained(trainer(experiment, data), 2).state(), folder / "half alone.state")
     with TrialRun(page(model=MLP, epochs=2), data, MACHINE, ACCURACY, TrialDir(folder / "before")) as before:
@@ -202,8 +206,18 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes.spawn(one_of_several, (2, port, str(folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    processes.spawn(one_of_several, (workers, port, str(folder)), nprocs=workers)  # type: ignore[no-untyped-call]
     return folder
+
+
+@pytest.mark.slow
+def test_five_processes_train_as_one(tmp_path: Path, one_thread: None) -> None:
+    """Of weights with fewer rows than processes some have nothing, and of a small batch no row."""
+    by(5, tmp_path)
+    for name in trainings():
+        test_a_network_that_is_cut_trains_as_a_whole_one_but_for_rounding(tmp_path, name, None)
+    test_going_on_is_bitwise_the_training_that_never_stopped(tmp_path)
+    test_it_goes_on_from_one_process_and_one_process_from_it(tmp_path, None)
 
 
 @pytest.mark.parametrize("name", list(trainings()))

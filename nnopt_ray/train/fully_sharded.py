@@ -199,7 +199,7 @@ class ShardedWeights(FlatWeights):
         found = FLAT.fullmatch(name)
         if found and found["rest"]:
             return self._whole_rest(found["rest"], tensor)
-        return self.cut.together(tensor) if tensor.shape == self.flat.shape else tensor
+        return self.cut.together(tensor) if tensor.shape == self.flat.shape else tensor.clone()
 
     def piece(self, whole: Tensor) -> Tensor:
         return self.cut.mine(self.cut.split(whole)) if whole.shape == (self.cut.numbers,) else whole
@@ -211,7 +211,7 @@ class ShardedWeights(FlatWeights):
 
     def _whole_rest(self, name: str, tensor: Tensor) -> Tensor:
         if name not in self.frozen:
-            return tensor
+            return tensor.clone()
         shape = tuple(self.frozen[name].shape)
         cut = self._cut_of([(name, shape)])
         mine = tensor.new_zeros(cut.size)

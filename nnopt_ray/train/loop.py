@@ -400,7 +400,7 @@ class Trainer:
     def state(self) -> State:
         """All that a resumed training needs; copies. Only between epochs (AssertionError in the middle of one)."""
         state = resuming.state_of(self)
-        return state if self._shard is None else self._shard.whole(state, self.weights)
+        return state.copied() if self._shard is None else self._shard.whole(state, self.weights)
 
     def load_state(self, state: State) -> None:
         """Go on from a state of the same page. Raises UserError when it is of another one."""

@@ -41,10 +41,10 @@ class Training(Protocol):
 
 
 def state_of(trainer: Training) -> State:
-    """All that a resumed training needs; copies. Only between epochs (AssertionError in the middle of one)."""
+    """All that a resumed training needs, live. Only between epochs (AssertionError in the middle of one)."""
     assert trainer.at_boundary, "the state in the middle of an epoch is none to go on from"
     tensors = Snapshot(trainer.weights.flat, trainer.weights.rest).tensors("")
-    tensors |= {f"optimizer.{name}": tensor.clone() for name, tensor in trainer.slots.items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in trainer.slots.items()}
     for epoch, taken in trainer.snapshots.items():
         tensors |= taken.tensors(f"epoch-{epoch}.")
     average = trainer.average

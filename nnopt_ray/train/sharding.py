@@ -260,8 +260,8 @@ class Shard:
         dist.barrier()
 
     def whole(self, state: State, weights: FlatWeights) -> State:
-        """The state that is written down, of the one that this process has."""
-        return state
+        """The state that is written down, of the live one that this process has; copies."""
+        return state.copied()
 
     def pieces_of(self, state: State, weights: FlatWeights) -> State:
         """The way back from `whole`."""

@@ -33,6 +33,10 @@ class State:
     tensors: Mapping[str, Tensor]
     scalars: Mapping[str, Any] = field(default_factory=dict)
 
+    def copied(self) -> State:
+        """The same with tensors of its own."""
+        return State({name: tensor.clone() for name, tensor in self.tensors.items()}, self.scalars)
+
 
 # Names that the format gives types (https://huggingface.co/docs/safetensors, "Format").
 TYPES = {

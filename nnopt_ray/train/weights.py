@@ -36,9 +36,8 @@ class Snapshot:
     rest: dict[str, Tensor]
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """Copies of all, for a state, named with this prefix; `of` is the way back."""
-        rest = {f"{prefix}rest.{name}": tensor.clone() for name, tensor in self.rest.items()}
-        return {f"{prefix}weights": self.flat.clone(), **rest}
+        """All of them, for a state, named with this prefix; `of` is the way back."""
+        return {f"{prefix}weights": self.flat, **{f"{prefix}rest.{name}": tensor for name, tensor in self.rest.items()}}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], prefix: str, device: torch.device | None = None) -> Snapshot:
