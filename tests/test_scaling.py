@@ -214,7 +214,7 @@ def sizes_of(scores: dict[int, tuple[float, ...]], **more: Any) -> Scaling:
     sizes = [
         Size(f"{n} workers", n, rows=1000, batch_size=64, steps=16, epochs=4, epoch_s=8 / n, rows_per_s=125 * n,
              steps_per_s=2 * n, epochs_per_s=n / 8, start_s=1.0,
-             spent=dict.fromkeys(KINDS, 8 / n / len(KINDS)), values=values,
+             spent=dict.fromkeys(KINDS, 8 / n / (len(KINDS) - 1)) | {"preempted": 0.0}, values=values,
              all_reduce=tuple(SWEEPS.get(n, ())))
         for n, values in scores.items()
     ]  # fmt: skip
@@ -232,6 +232,7 @@ def test_a_speed_up_that_costs_accuracy_is_not_praised(here: Path) -> None:
     assert found.sentences[0].startswith("No gain: 4 workers: 4.00 times")
     assert "costs accuracy. The validation accuracy is worse by 9.3\u00a0points, beyond chance" in found.sentences[0]
     assert found.sentences[1].startswith("2 workers: 2.00 times")
+    assert "at 1.00 times the cost" in found.sentences[1]
     assert "is not worse beyond chance" in found.sentences[1]
     assert found.sizes[2].score is not None
     assert found.sizes[2].score.judged == "fell"
@@ -280,6 +281,15 @@ def nn_finite(said: Any) -> Any:
     from nnopt_ray.rundir import finite
 
     return finite(said)
+
+
+def test_a_busy_machine_is_told_behind_the_verdict(here: Path) -> None:
+    whole = sizes_of({1: (0.9,), 2: (0.9,)})
+    spent = {**dict.fromkeys(KINDS, 0.0), "compute": 2.0, "preempted": 6.0}
+    busy = Size(**{**vars(whole.sizes[0]), "spent": spent})
+    found = summed_up(reading.load("page.yaml"), Asked(), [busy, whole.sizes[1]], whole.facts, here, True)
+    assert "busy with other work: of 1 workers 75 % of an epoch" in found.sentences[1]
+    assert not any("busy with other work" in said for said in whole.sentences)
 
 
 def test_the_page_has_its_plots_and_plan(here: Path) -> None:

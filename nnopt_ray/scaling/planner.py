@@ -261,7 +261,7 @@ def _sentences(made: Plan, work: Work) -> tuple[str, ...]:
     said = [
         f"Planned with {bytes_told(made.link.bandwidth)}/s and {latency} between two workers ({made.link_from}), a "
         f"gradient of {bytes_told(made.gradient_bytes)} added up around a ring, and workers as measured here. "
-        + ("The sum is taken to run beside the backward pass." if made.overlap else "Nothing runs beside it.")
+        + ("The sum is taken to run beside the backward pass." if made.overlap else "Nothing else runs meanwhile.")
     ]
     for stops, what in ((made.kept_stops, "the batch kept"), (made.grown_stops, "the batch grown")):
         if stops is None:

@@ -124,12 +124,6 @@ def _sentences(found: Scaling, asked: Asked, per_worker: bool) -> list[str]:
     measured = [size for size in found.sizes if size.measured]
     said = [*verdicts(found)]
     shared = [size for size in measured if size.oversubscribed]
-    if shared:
-        names = words.listed([f"{size.workers}" for size in shared])
-        said.append(
-            f"Oversubscribed: {names} workers share {found.facts.get('cores')} cores and take turns; what they show is "
-            "this machine's, and no law or plan is fitted to it."
-        )
     busy = [size for size in measured if size.spent.get("preempted", 0.0) > BUSY * size.epoch_s and size not in shared]
     if busy:
         worst = max(busy, key=lambda size: size.spent["preempted"] / size.epoch_s)
@@ -137,6 +131,12 @@ def _sentences(found: Scaling, asked: Asked, per_worker: bool) -> list[str]:
             f"This machine was busy with other work: of {worst.name} "
             f"{100 * worst.spent['preempted'] / worst.epoch_s:.0f} % of an epoch went by without a core. Take the "
             "speed-ups as rough, or measure again when it is quiet."
+        )
+    if shared:
+        names = words.listed([f"{size.workers}" for size in shared])
+        said.append(
+            f"Oversubscribed: {names} workers share {found.facts.get('cores')} cores and take turns; what they show is "
+            "this machine's, and no law or plan is fitted to it."
         )
     if per_worker:
         said.append("The page has resources.batch: per_worker; here the batch is kept. --weak lets it grow.")
@@ -200,6 +200,8 @@ def _verdict(found: Scaling, first: Size, size: Size) -> str:
     metric = words.metric_name(found.metric)
     score, faster = size.score, f"{size.speed_up:.2f} times the rows a second of {first.name}"
     own = f"{size.name}: {faster}"
+    if found.kind != "lanes" and size.efficiency:
+        own += f", at {1 / size.efficiency:.2f} times the cost"
     if score is None:
         return f"{own}; the {metric} cannot be compared, as a training has none."
     values = f"{words.score(found.metric, size.value)} against {words.score(found.metric, first.value)}"
