@@ -8,8 +8,9 @@ validates after each epoch as nnopt does, each process on its half, and gives co
 channels last in memory, as nnopt does; it records no gradient norm, and writes no history and no checkpoints. Both
 train the same network with batches of one size and one thread a process. Each round trains each once, in turn; the
 figures are medians over rounds of the steps a second from the second epoch on, of nnopt by the seconds in its history.
-The last two lines are one worker, so that it is seen what the second one brings: on two cores that others use too it is
-less than on two of their own.
+As others may use the machine, and a run is then not as fast as the next, both are also trained in the same two
+processes, an epoch of each by turns. The lines of one worker show what the second one brings: on two cores that others
+use too, less than on two of their own.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ model = getattr(networks, sys.argv[1])()
 images = any(isinstance(layer, nn.Conv2d) for layer in model)
 model = DistributedDataParallel(model)
 optimizer = torch.optim.Adam(model.parameters())
-seconds = []
-for epoch in range(epochs):
+
+def epoch(number):
     began = time.perf_counter()
     model.train()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(epoch))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number))
     for rows in order.split(batch):
         mine = rows.tensor_split(workers)[rank]
         inputs = x[mine].to(memory_format=torch.channels_last) if images else x[mine]
@@ -84,11 +85,36 @@ for epoch in range(epochs):
                                  (out.argmax(1) == target).sum()])
         dist.all_reduce(told)
         told.tolist()
-    seconds.append(time.perf_counter() - began)
-if rank == 0:
-    print(json.dumps(seconds), flush=True)
-dist.barrier()
-os._exit(0)  # gloo's threads may abort a process that ends while the other still talks; the end is not timed
+    return time.perf_counter() - began
+
+def tell(seconds):
+    if rank == 0:
+        print(json.dumps(seconds), flush=True)
+    dist.barrier()
+    os._exit(0)  # gloo's threads may abort a process that ends while the other still talks; the end is not timed
+
+if __name__ == "__main__":
+    tell([epoch(number) for number in range(epochs)])
+"""
+
+# Both in the same processes, an epoch of each in turn.
+PAIRED = """
+from pathlib import Path
+from by_hand import dist, epoch, epochs, tell
+from nnopt_ray import assembly, reading
+from nnopt_ray.train.loop import Trainer
+from nnopt_ray.train.sharding import Shard
+
+page = reading.load(Path("page.yaml"), set={"train.epochs": epochs})
+data = assembly.data_of(page)
+trainer = Trainer(page, data, assembly.machine_for(page), assembly.metrics_for(page, data), shard=Shard())
+seconds = []
+for number in range(epochs):
+    dist.barrier()
+    by_hand = epoch(number)
+    dist.barrier()
+    seconds.append((by_hand, trainer.run_epoch().seconds))
+tell(seconds)
 """
 
 DIGITS = {"source": {"type": "sklearn", "name": "digits"}, "steps": [{"type": "scale", "method": "minmax"}]}
@@ -132,15 +158,24 @@ def newest(folder: Path) -> Path:
     return max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
 
-def by_hand(folder: Path, contest: dict[str, Any], workers: int) -> list[float]:
+def by_hand(folder: Path, contest: dict[str, Any], workers: int, script: str = "by_hand.py") -> list[Any]:
+    """Seconds of each epoch; of the paired script, by hand and of nnopt."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(workers), "--master-port", str(port)]
     words = [contest["network"], str(contest["epochs"]), str(contest["batch"])]
-    _, told = command_s([sys.executable, *launch, "by_hand.py", *words], folder)
-    seconds: list[float] = json.loads(told.strip().splitlines()[-1])
+    _, told = command_s([sys.executable, *launch, script, *words], folder)
+    seconds: list[Any] = json.loads(told.strip().splitlines()[-1])
     return seconds
+
+
+def paired(folder: Path, contest: dict[str, Any]) -> str:
+    """Both in the same processes by turns: what others do to the machine they do to both."""
+    (folder / "page.yaml").write_text(page(contest, 1))
+    contest = {**contest, "epochs": 3 * contest["epochs"]}
+    took = [list(each) for each in zip(*by_hand(folder, contest, 2, "paired.py")[2:], strict=True)]
+    return f"{median(took[0]) / median(took[1]):.2f} x by hand (fastest epochs {min(took[0]) / min(took[1]):.2f} x)"
 
 
 def noise(folder: Path) -> None:
@@ -187,6 +222,7 @@ def contest_of(name: str, contest: dict[str, Any], folder: Path, rounds: int) ->
         base = median(rates[f"by hand, {'2 processes' if '2' in run else '1 process'}"])
         told = ", ".join(f"{one:.0f}" for one in each)
         print(f"    {run:<22} {median(each):8.1f} steps/s  {median(each) / base:5.2f} x by hand   ({told})", flush=True)
+    print(f"    an epoch of each by turns, in the same two processes without Ray: nnopt {paired(folder, contest)}")
     print(f"    two workers: {median(rates['nnopt, 2 workers']) / median(rates['nnopt, 1 worker']):.2f} x one")
 
 
@@ -200,6 +236,7 @@ def main() -> None:
             folder = Path(place)
             (folder / "networks.py").write_text(NETWORKS)
             (folder / "by_hand.py").write_text(BY_HAND)
+            (folder / "paired.py").write_text(PAIRED)
             noise(folder)
             contest_of(name, contest, folder, 1 if QUICK else 3)
 
