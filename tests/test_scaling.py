@@ -364,7 +364,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NNOPT_CACHE": f"{folder}/cache"}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    experiment = reading.load(f"{folder}/page.yaml")
+    experiment = reading.load(f"{folder}/page.yaml", set={"train.epochs": 2})
     dataset, where, shard = assembly.data_of(experiment), assembly.machine_for(experiment), Shard()
     told: dict[str, Any] = {"sweep": all_reduces(1 << 16, torch.device("cpu"))}
     for name in ("untimed", "timed", "inside"):
@@ -546,6 +546,28 @@ def test_a_study_goes_on_where_it_was_stopped(here: Path) -> None:
     assert len(set(again.sizes[0].values)) == 3, "each seed is a training of its own"
     assert (folder / "sizes" / "1-worker" / "measured.json").read_bytes() == first
     assert study.carry_out(experiment, asked).path != folder.resolve(), "a finished study is not gone on with"
+
+
+def test_the_verbs_that_look_at_runs_know_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = nn.scale(nn.load("page.yaml"), workers=(1,))
+    folder, report = str(found.path), found.path / "report.html"
+    assert code(["ls", "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["runs"]
+    assert (line["status"], line["objective"], line["value"]) == ("finished", "speed-up", 1.0)
+    assert code(["show", folder]) == 0
+    assert "Where the time of an epoch goes" in capsys.readouterr().out
+    assert code(["show", folder, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == json.loads((found.path / "scaling.json").read_text())
+    report.unlink()
+    assert code(["report", folder]) == 0
+    assert report.is_file()
+    capsys.readouterr()
+    assert code(["resume", folder]) == 0
+    assert "is finished already; nothing to do." in capsys.readouterr().err
+    assert code(["resume", folder, "--trials", "3"]) == 2
+    assert "without --trials and --set" in capsys.readouterr().err
+    assert list(found.table["workers"]) == [1]
 
 
 def test_weak_scaling_grows_rows_and_batch(here: Path) -> None:
