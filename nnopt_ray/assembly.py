@@ -32,6 +32,19 @@ def machine_for(experiment: Experiment) -> Machine:
     return machines.choose(resources.cpus_per_worker, resources.gpus_per_worker, experiment.train.precision)
 
 
+def scaled(experiment: Experiment, workers: int) -> Experiment:
+    """The page as so many workers train it: where `resources.batch` is per_worker the batch is that of all of them, and
+    the learning rate follows `resources.lr_scaling` (linear: Goyal et al. 2017; sqrt: Krizhevsky 2014)."""
+    resources = experiment.resources
+    if resources.batch == "global" or workers == 1:
+        return experiment
+    factor = {"none": 1.0, "linear": float(workers), "sqrt": workers**0.5}[resources.lr_scaling]
+    tree = plain(experiment.tree)
+    optimizer = {**tree["train"]["optimizer"], "lr": tree["train"]["optimizer"]["lr"] * factor}
+    tree["train"] = {**tree["train"], "batch_size": tree["train"]["batch_size"] * workers, "optimizer": optimizer}
+    return reading.from_tree(tree, experiment.file)
+
+
 def metrics_for(experiment: Experiment, dataset: Dataset) -> dict[str, Metric]:
     """The metrics measured on the validation part after every epoch: the objectives', those that a
     callback watches, and one that people read (accuracy, or the mean absolute error)."""

@@ -95,7 +95,7 @@ def train(
 
 
 def _sentence(experiment: Experiment, workers: int, where: str) -> str:
-    size = scaled(experiment, workers).train.batch_size
+    size = assembly.scaled(experiment, workers).train.batch_size
     own = experiment.resources.batch == "per_worker"
     each = f"{experiment.train.batch_size} rows each, {size} in all" if own else f"pieces of a batch of {size} rows"
     if experiment.resources.sync_batch_norm and workers > 1:
@@ -111,11 +111,13 @@ def session_for(experiment: Experiment, address: str | None) -> AbstractContextM
 
     if not experiment.is_search:
         return RaySession(address, experiment.resources, None)
+    from nnopt_ray.search.group import Group
     from nnopt_ray.search.seats import begins_here
     from nnopt_ray.search.worker import Worker
 
     at_once = not begins_here(experiment, address)
-    return RaySession(address, experiment.resources, Worker, list(sys.path), at_once=at_once)
+    trains: type = Group if experiment.resources.together else Worker
+    return RaySession(address, experiment.resources, trains, list(sys.path), at_once=at_once)
 
 
 class _Told:
@@ -201,19 +203,6 @@ def _fitted(
 # ── in the workers ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def scaled(experiment: Experiment, workers: int) -> Experiment:
-    """The page as so many workers train it: where `resources.batch` is per_worker the batch is that of all of them, and
-    the learning rate follows `resources.lr_scaling` (linear: Goyal et al. 2017; sqrt: Krizhevsky 2014)."""
-    resources = experiment.resources
-    if resources.batch == "global" or workers == 1:
-        return experiment
-    factor = {"none": 1.0, "linear": float(workers), "sqrt": workers**0.5}[resources.lr_scaling]
-    tree = plain(experiment.tree)
-    optimizer = {**tree["train"]["optimizer"], "lr": tree["train"]["optimizer"]["lr"] * factor}
-    tree["train"] = {**tree["train"], "batch_size": tree["train"]["batch_size"] * workers, "optimizer": optimizer}
-    return reading.from_tree(tree, experiment.file)
-
-
 def _work(told: Mapping[str, Any]) -> None:
     """What each worker does."""
     sys.path.extend(path for path in told["import_paths"] if path not in sys.path)
@@ -250,7 +239,7 @@ def _trained(told: Mapping[str, Any], shard: Shard, trial: TrialDir) -> None:
     from nnopt_ray.train.loop import Trainer
 
     page = reading.from_tree(told["tree"], Path(told["file"]) if told["file"] else None)
-    experiment = scaled(page, shard.workers)
+    experiment = assembly.scaled(page, shard.workers)
     where = assembly.machine_for(experiment)
     if where.device != "cpu":
         from ray.train.torch import get_device
@@ -328,4 +317,4 @@ def _finished(writes: TrialRun, failed: NnoptError | None, shard: Shard, trial: 
     rundir.write_json(trial.outcome, {**said, "workers": shard.workers, "cut": shard.decided, "ended": time.time()})
 
 
-__all__ = ["scaled", "session_for", "train"]
+__all__ = ["session_for", "train"]

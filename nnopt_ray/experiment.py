@@ -280,7 +280,7 @@ class Evaluate(Section):
 class Resources(Section):
     """What one trial uses. As many trials run at once as the machine or cluster holds."""
 
-    workers: Annotated[Count | tuple[Count, Count], Fixed("a search gives each trial one worker")] = Field(
+    workers: Annotated[Count | tuple[Count, Count], Fixed("all trials of a search have as many")] = Field(
         default=1,
         description="processes that train one network together; [2, 8]: as many as there are, and on with fewer when a "
         "node is lost",

@@ -161,6 +161,11 @@ class RunDir:
         return self.root / "measured.json"
 
     @property
+    def groups(self) -> Path:
+        """What Ray Train writes for itself while trials are trained by several workers each."""
+        return self.root / "ray_train"
+
+    @property
     def journal(self) -> Path:
         return self.root / "journal.jsonl"
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import nnopt_ray as nn
-from nnopt_ray import distributed, reading
+from nnopt_ray import assembly, reading
 from nnopt_ray.results import Epoch
 
 # Ray Data warns of its own defaults; Ray Train brings it in.
@@ -160,7 +160,6 @@ def test_when_a_node_is_lost_the_other_goes_on_alone(here: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"train.optimizer.lr": {"log": [1e-3, 1e-1]}, "search.trials": 3}, "resources.workers: a search gives"),
         ({"evaluate.folds": 3}, "resources.workers: the folds"),
         ({"resources.workers": [4, 2]}, r"resources.workers: the fewest come first: write \[2, 4\]"),
         ({"resources.workers": [1, 2], "resources.batch": "per_worker"}, "resources.batch: where the workers"),
@@ -184,10 +183,10 @@ def test_what_does_not_go_together_is_told_before_it_starts(here: Path, changes:
 )
 def test_the_batch_and_the_rate_of_four_workers(here: Path, batch: str, rule: str, size: int, lr: float) -> None:
     said = {"resources.workers": 4, "resources.batch": batch, "resources.lr_scaling": rule}
-    made = distributed.scaled(reading.load("page.yaml", set=said), 4)
+    made = assembly.scaled(reading.load("page.yaml", set=said), 4)
     assert made.train.batch_size == size
     assert made.train.optimizer["lr"] == pytest.approx(lr)
-    alone = distributed.scaled(reading.load("page.yaml", set=said), 1)
+    alone = assembly.scaled(reading.load("page.yaml", set=said), 1)
     assert (alone.train.batch_size, alone.train.optimizer["lr"]) == (8, 0.01)
 
 

@@ -69,6 +69,8 @@ RAY_DOORS = {
     "search/hyperband.py",
     "search/median.py",
     "search/cluster.py",
+    "search/group.py",
+    "search/members.py",
     "search/seats.py",
     "distributed.py",
     "launch/ray_jobs.py",
@@ -117,6 +119,8 @@ BROAD_EXCEPT = {
     "reporting.py",
     "storage/store.py",
     "search/crew.py",
+    "search/group.py",
+    "search/members.py",
     "cli/main.py",
 }
 

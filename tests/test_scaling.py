@@ -23,7 +23,7 @@ from hypothesis import strategies as some
 from scipy import optimize
 
 import nnopt_ray as nn
-from nnopt_ray import assembly, distributed, reading
+from nnopt_ray import assembly, reading
 from nnopt_ray.cli.main import code
 from nnopt_ray.report.blocks import Plot, within
 from nnopt_ray.scaling import laws, page, planner, study, verdict
@@ -578,11 +578,11 @@ def test_weak_scaling_grows_rows_and_batch(here: Path) -> None:
     one, _, four = (sizes.page_of(experiment, asked, place, 0) for place in sizes.places(experiment, asked))
     assert one.data.train_share == 0.25
     assert four.data.train_share is None
-    assert distributed.scaled(four, 4).train.batch_size == 256
-    assert distributed.scaled(four, 4).train.optimizer["lr"] == pytest.approx(0.04)
-    assert distributed.scaled(one, 1).train.batch_size == 64
+    assert assembly.scaled(four, 4).train.batch_size == 256
+    assert assembly.scaled(four, 4).train.optimizer["lr"] == pytest.approx(0.04)
+    assert assembly.scaled(one, 1).train.batch_size == 64
     strong = sizes.page_of(experiment, Asked(workers=(1, 2)), sizes.Place(2, 0.0), 0)
-    assert distributed.scaled(strong, 2).train.batch_size == 64
+    assert assembly.scaled(strong, 2).train.batch_size == 64
     assert sizes.places(experiment, Asked(gpus=(0.25, 1.0))) == (sizes.Place(1, 1.0), sizes.Place(4, 0.25))
 
 

@@ -41,11 +41,33 @@ def check_together(tree: Mapping[str, Any], searched: bool, places: Places) -> N
         wrong("sync_batch_norm", message)
     if least < most and batch == "per_worker":
         wrong("batch", "where the workers may become fewer, so would the batch: write global, or one number.")
+    evaluate = tree.get("evaluate")
+    evaluate = evaluate if isinstance(evaluate, Mapping) else {}
     if searched:
-        wrong("workers", "a search gives each trial one worker. Write 1, or close what is searched.")
-    if isinstance(evaluate := tree.get("evaluate"), Mapping) and evaluate.get("folds") is not None:
-        message = "the folds of a cross-validation are trained by one worker each."
+        _trials(resources, least, most, evaluate, places)
+    elif evaluate.get("folds") is not None:
+        message = "the folds of a single training are trained by one worker each."
         wrong("workers", f"{message} Write 1, or leave evaluate.folds out.")
+
+
+def _trials(resources: Mapping[str, Any], least: int, most: int, evaluate: Mapping[str, Any], places: Places) -> None:
+    """Several workers for each trial of a search."""
+
+    def wrong(section: str, key: str, message: str) -> None:
+        places.add((section, key), f"{section}.{key}", message)
+
+    if least < most:
+        message = "the trials of a search have as many workers each, so that they can be compared."
+        wrong("resources", "workers", f"{message} Write one number, {max(least, 2)} say.")
+    lanes = resources.get("lanes")
+    one_by_one = "several workers train one trial at a time."
+    if isinstance(lanes, int) and lanes > 1:
+        wrong("resources", "lanes", f"{one_by_one} Write 1, or workers: 1.")
+    if resources.get("fuse") == "always":
+        wrong("resources", "fuse", f"{one_by_one} Write auto, or workers: 1.")
+    if evaluate.get("nested") is True:
+        message = "a search inside each fold would start its workers anew. Write false, or workers: 1."
+        wrong("evaluate", "nested", message)
 
 
 def _cut(tree: Mapping[str, Any], resources: Mapping[str, Any], most: int, searched: bool, places: Places) -> None:

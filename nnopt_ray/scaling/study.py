@@ -320,7 +320,7 @@ def _one(
             row = pipeline.train_one(page, run, dataset, told, should_stop, timed=True)
         if should_stop():
             raise Interrupted("stopped")
-        scaled = distributed.scaled(page, place.workers)
+        scaled = assembly.scaled(page, place.workers)
         batches = -(-len(dataset.train) // scaled.train.batch_size)
         said = {
             "start_s": told.start_s,

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Resources
@@ -24,22 +24,47 @@ class Cluster:
     cpus: float
     gpus: float
     nodes: int
+    each: tuple[tuple[float, float], ...] = ()  # CPUs and GPUs of every node, where they are known
 
     def workers(self, resources: Resources) -> int:
         """How many workers of this size fit at once. Raises UserError when not one does."""
-        by_cpu = int(self.cpus // resources.cpus_per_worker)
-        by_gpu = by_cpu if resources.gpus_per_worker == 0 else int(self.gpus / resources.gpus_per_worker + 1e-9)
-        if by_cpu < 1 or by_gpu < 1:
+        held = sum(_held(*node, resources) for node in self.each or ((self.cpus, self.gpus),))
+        if held < 1:
             raise UserError(
                 f"a worker needs {resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs, and there "
                 f"are {self.cpus:g} CPUs and {self.gpus:g} GPUs. Lower resources.cpus_per_worker or "
                 "resources.gpus_per_worker."
             )
-        return min(by_cpu, by_gpu)
+        return held
+
+    def seats(self, resources: Resources) -> int:
+        """How many trials of a search may be trained at a time, each by its workers. Raises UserError when not one."""
+        size, held = resources.worker_range[1], self.workers(resources)
+        if held < size:
+            raise UserError(
+                f"resources.workers asks for {size} workers of {resources.cpus_per_worker} CPUs and "
+                f"{resources.gpus_per_worker:g} GPUs, and {self.sentence()} holds {held}. Lower it."
+            )
+        return held // size
 
     def sentence(self) -> str:
         kind = "embedded Ray" if self.embedded else f"Ray cluster of {self.nodes} node{'s' * (self.nodes != 1)}"
         return f"{kind} ({self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs)" if self.gpus else ")")
+
+
+def _held(cpus: float, gpus: float, resources: Resources) -> int:
+    """Workers of this size that one node holds."""
+    by_cpu = int(cpus // resources.cpus_per_worker)
+    return by_cpu if not resources.gpus_per_worker else min(by_cpu, int(gpus / resources.gpus_per_worker + 1e-9))
+
+
+class Trains(Protocol):
+    """What an actor of a session is made of."""
+
+    def __init__(self, *arguments: Any) -> None: ...
+
+    @staticmethod
+    def needs(resources: Resources) -> dict[str, Any]: ...
 
 
 class RaySession:
@@ -57,7 +82,7 @@ class RaySession:
         self,
         address: str | None,
         resources: Resources,
-        worker: type | None,
+        worker: type[Trains] | None,
         *arguments: Any,
         at_once: bool = True,
         cpus: int | None = None,
@@ -110,8 +135,12 @@ class RaySession:
     def _new_actor(self) -> Any:
         import ray
 
-        needs = {"num_cpus": self._resources.cpus_per_worker, "num_gpus": self._resources.gpus_per_worker}
-        return ray.remote(self._worker).options(**needs, max_restarts=0).remote(*self._arguments)
+        assert self._worker is not None
+        return (
+            ray.remote(self._worker)
+            .options(**self._worker.needs(self._resources), max_restarts=0)
+            .remote(*self._arguments)
+        )
 
     def cluster(self) -> Cluster:
         """Wait until Ray is there. Raises UserError when the address does not answer."""
@@ -126,8 +155,9 @@ class RaySession:
         import ray
 
         total = ray.cluster_resources()
-        nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        return Cluster(not self.address, total.get("CPU", 0.0), total.get("GPU", 0.0), nodes)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        each = tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
+        return Cluster(not self.address, total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), each)
 
     def _prestart(self) -> None:
         """On this machine workers start at once; on a cluster only when the study knows how many it needs."""
@@ -136,7 +166,8 @@ class RaySession:
         cluster = self._cluster()
         fits = cluster.embedded and cluster.cpus >= self._resources.cpus_per_worker
         if fits and cluster.gpus >= self._resources.gpus_per_worker:
-            self._waiting = [self._new_actor() for _ in range(cluster.workers(self._resources))]
+            fit = cluster.workers(self._resources) // self._resources.worker_range[1]
+            self._waiting = [self._new_actor() for _ in range(fit)]
 
     def close(self) -> None:
         """Let Ray end, in its thread; the next session waits for it."""

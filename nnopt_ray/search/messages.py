@@ -87,11 +87,21 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
+class ToldFailure(Exception):
+    """What another process has told of its failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
 def failure_of(error: BaseException, own_place: str) -> Failure:
     """The cause, told apart: what is evidence about the point, what is not.
 
     `own_place`: where a part of the page's own stood, empty when there was none.
     """
+    if isinstance(error, ToldFailure):
+        return error.failure
     if isinstance(error, NotANumber):
         return Failure("not-a-number", str(error))
     if is_memory(error):

@@ -286,6 +286,10 @@ def _workers(experiment: Experiment, trials: int) -> tuple[int, str]:
     needs = f"{resources.cpus_per_worker} CPU{'s' * (resources.cpus_per_worker != 1)}"
     needs += f" and {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else ""
     holds = f"{there.cpus:g} CPUs" + (f" and {gpus} GPUs" if resources.gpus_per_worker else "")
+    if resources.together and experiment.is_search:
+        size, groups = resources.worker_range[1], max(1, there.seats(resources))
+        told = f"each a group of {size} workers that train a trial together; this machine holds {fits} ({holds})"
+        return min(groups, trials), told
     if resources.together:
         least, most = resources.worker_range
         told = f"that train the network together, {least} at least; this machine holds {fits} ({holds})"
@@ -303,6 +307,8 @@ def lanes_of(experiment: Experiment) -> Lanes:
     resources = experiment.resources
     if not experiment.is_search:
         return Lanes(1, "a single training")
+    if resources.together:
+        return Lanes(1, "one trial at a time, as several workers train it")
     if resources.fuse == "never":
         return Lanes(1, "one trial at a time, as resources.fuse is never")
     if resources.lanes != "auto":

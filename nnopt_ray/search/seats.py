@@ -22,6 +22,7 @@ from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.cluster import RaySession
 from nnopt_ray.search.crew import Crew
+from nnopt_ray.search.group import GroupLost, let_go
 from nnopt_ray.search.journal import Event
 from nnopt_ray.search.ledger import Trial
 from nnopt_ray.search.messages import Answer, Demand, End, Order
@@ -46,6 +47,7 @@ def begins_here(experiment: Experiment, address: str | None) -> bool:
         or os.environ.get("RAY_ADDRESS")
         or experiment.resources.in_process == "never"
         or experiment.resources.gpus_per_worker > 0
+        or experiment.resources.together
         or (ray is not None and ray.is_initialized())
         or _brings_parts(plain(experiment.tree))
     )
@@ -218,20 +220,24 @@ class Seats:
         cluster = self._session.cluster()
         refuse_other_nodes(self._run, cluster.nodes)
         self._looked = time.monotonic()
-        holds = cluster.workers(self._experiment.resources)
+        holds = cluster.seats(self._experiment.resources)
         count = min(holds, max(1, self._trials))  # each has at least one trial to itself
+        if (size := self._experiment.resources.worker_range[1]) > 1 and not self._hired:
+            self._watch.note(f"A worker is a group of {size} that train a trial together: Ray Train starts them.")
         for _ in range(count - len(self._workers)):
             seat = Seat(self._next_number(), preparing=True)
             self._workers.append(seat)
             self._start(seat)
         self._hired = True
-        self.decided["workers"] = f"{len(self._workers)}, as many as {cluster.sentence()} holds"
+        what = f" group{'s' * (len(self._workers) != 1)} of {size} workers that train a trial together" if size > 1 else ""
+        self.decided["workers"] = f"{len(self._workers)}{what}, as many as {cluster.sentence()} holds"
         if self._begun is not None:
             self._begun(len(self._workers))
             self._begun = None
 
-    def _start(self, seat: Seat) -> None:
-        seat.actor, seat.preparing, seat.measured, seat.lanes = self._session.actor(), True, False, 1
+    def _start(self, seat: Seat, actor: Any = None) -> None:
+        """Have it get ready. actor: the one that it keeps; None: a new one."""
+        seat.actor, seat.preparing, seat.measured, seat.lanes = actor or self._session.actor(), True, False, 1
         file = str(self._experiment.file) if self._experiment.file else None
         tree = plain(self._experiment.tree)
         self._flying[seat.actor.setup.remote(tree, file, str(self._run.root), self._keeps)] = (seat, "setup")
@@ -335,11 +341,8 @@ class Seats:
             seat, asked = self._flying.pop(future)
             try:
                 answer = told(future)
-            except ray.exceptions.RayError as error:
-                came.append((seat, error.with_traceback(None)))  # whose frames would hold futures, see RaySession.close
-                if not seat.preparing:
-                    self._present(seat, "gone")
-                self._start(seat)
+            except (ray.exceptions.RayError, GroupLost) as error:
+                came += self._gone(seat, error.with_traceback(None))  # its frames hold futures, see RaySession.close
                 continue
             if asked == "setup":
                 seat.preparing = False
@@ -352,6 +355,23 @@ class Seats:
                 seat.lanes = max(seat.lanes, answer.lanes)
                 came.append((seat, answer))
         return came
+
+    def _gone(self, seat: Seat, error: Exception) -> list[tuple[Seat, Answer | Exception]]:
+        """A worker died, and another one is to come in its place."""
+        if not seat.preparing:
+            self._present(seat, "gone")
+        if not isinstance(error, GroupLost):
+            self._start(seat)
+            return [(seat, error)]
+        if seat.preparing and any(not other.preparing for other in self._workers):
+            self._workers.remove(seat)  # the cluster has no room for it now, and the others go on
+            let_go([seat.actor])
+            return []
+        self._start(seat, seat.actor)
+        if not error.failed:
+            return [(seat, error)]
+        others = seat.trials.keys() - {report.trial for report in error.failed}
+        return [(seat, Answer(error.failed)), *([(seat, error)] if others else [])]
 
     def _hand_over(self) -> list[tuple[Seat, Answer | Exception]]:
         """When all workers are there, this process stops training: its trials go on in them."""
@@ -374,7 +394,7 @@ class Seats:
 
             for future in ray.wait(list(self._flying), num_returns=1)[0]:
                 seat, asked = self._flying.pop(future)
-                with suppress(ray.exceptions.RayError):  # dead by now: what it has written is what goes on
+                with suppress(ray.exceptions.RayError, GroupLost):  # dead by now: what it has written is what goes on
                     if asked == "work":
                         came.append((seat, told(future)))
         self._count(came)
@@ -388,7 +408,7 @@ class Seats:
             if seat.trials:
                 import ray
 
-                with suppress(ray.exceptions.RayError):
+                with suppress(ray.exceptions.RayError, GroupLost):
                     told(seat.actor.pause.remote())
 
     def close(self) -> None:
@@ -398,6 +418,8 @@ class Seats:
                 if not seat.preparing:
                     self._present(seat, "gone")
         self._flying.clear()
+        if self._experiment.resources.together and self._workers:
+            let_go([seat.actor for seat in self._workers], self._run.groups)
         self._workers.clear()
         self._here = None
 

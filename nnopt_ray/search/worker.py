@@ -13,6 +13,7 @@ from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.messages import Answer, Demand, End, Order
 
 if TYPE_CHECKING:
+    from nnopt_ray.experiment import Resources
     from nnopt_ray.search.node_store import Mapped
 
 # A slice of work ends after this many seconds at the next epoch, so that the table on screen moves
@@ -30,6 +31,11 @@ class Worker:
         import nnopt_ray.pipeline
         import nnopt_ray.train.choice
         import nnopt_ray.train.fit  # noqa: F401
+
+    @staticmethod
+    def needs(resources: Resources) -> dict[str, Any]:
+        """What Ray is to give it."""
+        return {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker}
 
     def setup(
         self, tree: Mapping[str, Any], file: str | None, root: str, keeps_decisions: bool, mounts: str | None = None
