@@ -163,7 +163,7 @@ class RunDir:
     @property
     def groups(self) -> Path:
         """What Ray Train writes for itself while trials are trained by several workers each."""
-        return self.root / "ray_train"
+        return self.root / "trials" / ".ray_train"
 
     @property
     def journal(self) -> Path:

@@ -143,7 +143,7 @@ def test_a_search_by_a_group_is_that_of_single_processes(here: Path, one_ray: No
     run = nn.run(nn.load(page), here / "out")
     assert len(members(here)) == 2, "a group is started once"
     assert list(run.trials.status) == ["finished", "failed", "failed", "finished", "finished"]
-    assert not (run.path / "ray_train").exists()
+    assert not (run.path / "trials" / ".ray_train").exists()
     assert run.result["decided"]["workers"].startswith("1 group of 2 workers that train a trial together")
     alone = nn.run(nn.load(page, set={"resources.workers": 1, "resources.in_process": "auto"}), here / "out")
     the_same(run, alone)
@@ -195,7 +195,7 @@ def test_a_killed_worker_costs_no_epoch_and_no_finished_trial(here: Path, one_ra
 
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "asha": {"type": "asha", "grace_period": 2, "reduction_factor": 2},
-    "pbt": {"type": "pbt", "interval": 2},
+    "pbt": {"type": "pbt", "perturbation_interval": 2},
     "hyperband": {"type": "hyperband"},
     "median": {"type": "median"},
 }

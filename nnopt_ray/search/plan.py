@@ -200,11 +200,10 @@ def _notes(experiment: Experiment, found: Plan) -> tuple[str, ...]:
             f"resources.fsdp cuts the network, which was tried whole here: about {trained / 2**20:.1f} MiB for each of "
             f"{found.workers} workers, and the block that is computed."
         )
-    needed = found.workers * (found.data.bytes + (found.lanes.count or 1) * trained)
+    processes = found.workers * (experiment.resources.worker_range[1] if experiment.is_search else 1)
+    needed = processes * (found.data.bytes + (found.lanes.count or 1) * trained)
     if needed > found.machine_bytes:
-        gib = (
-            f"{needed / 2**30:.1f} GiB on {found.workers} workers, and there are {found.machine_bytes / 2**30:.1f} GiB"
-        )
+        gib = f"{needed / 2**30:.1f} GiB on {processes} workers, and there are {found.machine_bytes / 2**30:.1f} GiB"
         said.append(f"The largest trials need about {gib}: ask for more cpus_per_worker, so that fewer run at once.")
     return tuple(said)
 

@@ -229,8 +229,10 @@ class Seats:
             self._workers.append(seat)
             self._start(seat)
         self._hired = True
-        what = f" group{'s' * (len(self._workers) != 1)} of {size} workers that train a trial together" if size > 1 else ""
-        self.decided["workers"] = f"{len(self._workers)}{what}, as many as {cluster.sentence()} holds"
+        number = f"{len(self._workers)}"
+        if size > 1:
+            number += f" group{'s' * (number != '1')} of {size} workers that train a trial together"
+        self.decided["workers"] = f"{number}, as many as {cluster.sentence()} holds"
         if self._begun is not None:
             self._begun(len(self._workers))
             self._begun = None
