@@ -112,7 +112,6 @@ class Noting(nn.Watch):
 
 
 def the_same(run: nn.Run, alone: nn.Run) -> None:
-    """Sums over two pieces of a batch differ in their last bits from one over the batch: see test_sharding."""
     one, other = (each.trials.set_index("trial") for each in (run, alone))
     assert list(one.status) == list(other.status)
     assert list(one.epochs) == list(other.epochs)
@@ -145,11 +144,16 @@ def test_a_search_by_a_group_is_that_of_single_processes(here: Path, one_ray: No
     assert list(run.trials.status) == ["finished", "failed", "failed", "finished", "finished"]
     assert not (run.path / "trials" / ".ray_train").exists()
     assert run.result["decided"]["workers"].startswith("1 group of 2 workers that train a trial together")
-    alone = nn.run(nn.load(page, set={"resources.workers": 1, "resources.in_process": "auto"}), here / "out")
-    the_same(run, alone)
-    assert run.trials.reason[1] == alone.trials.reason[1] == "ValueError: broken on purpose (group_parts.py:29)"
-    assert run.trials.reason[2] == alone.trials.reason[2]
+    assert run.trials.reason[1] == "ValueError: broken on purpose (group_parts.py:29)"
+    assert "not a number" in run.trials.reason[2]
     whole_journal(run.path)
+    for row in run.trials[run.trials.status == "finished"].itertuples():
+        page = nn.load(run.path / "trials" / row.trial / "page.yaml", set={"resources.workers": 1})
+        alone = nn.run(page, here / "alone").trials.iloc[0]
+        # Sums over two pieces of a batch differ in their last bits from one over the batch: see test_sharding.
+        assert row.val_loss == pytest.approx(alone.val_loss, rel=2e-3)
+        assert row.val_accuracy == alone.val_accuracy
+        assert row.epochs == alone.epochs
 
 
 @pytest.mark.slow

@@ -153,13 +153,13 @@ class LedRun(TrialRun):
 class GroupCrew(Crew):
     """The crew of the first worker: each trial is trained alone, by all."""
 
-    def __init__(self, line: Line, shard: Shard, *made: Any) -> None:
+    def __init__(self, line: Line, *made: Any) -> None:
         super().__init__(*made)
-        self._line, self._shard = line, shard
+        self._line = line
 
     def _opened(self, trial: str, closed: Experiment) -> TrialRun:
         dataset, placed = self._dataset(closed)
-        scaled = assembly.scaled(closed, self._shard.workers)
+        scaled = assembly.scaled(closed, self._line.workers)
         tree = plain(self._experiment.tree)
         return LedRun(
             self._line,
@@ -172,7 +172,7 @@ class GroupCrew(Crew):
             self._run.trial(trial),
             on_note=lambda note: self._notes.append(f"trial {trial}: {note}"),
             placed=placed,
-            shard=self._shard,
+            shard=Shard(scaled.resources.sync_batch_norm),  # one a training, whose weights it holds
         )
 
     def _choice_for(self, shape: str, trials: list[str]) -> Choice:
@@ -182,9 +182,9 @@ class GroupCrew(Crew):
 class Follower(Crew):
     """What the other workers hold: the trainers, and no say."""
 
-    def __init__(self, line: Line, shard: Shard, *made: Any) -> None:
+    def __init__(self, line: Line, *made: Any) -> None:
         super().__init__(*made)
-        self._line, self._shard = line, shard
+        self._line = line
         self._trainers: dict[str, Trainer] = {}
 
     def follow(self) -> None:
@@ -220,9 +220,10 @@ class Follower(Crew):
     def _open(self, trial: str, tree: Mapping[str, Any], file: str | None, epoch: int) -> None:
         closed = reading.from_tree(tree, Path(file) if file else None)
         dataset, placed = self._dataset(closed)
-        scaled = assembly.scaled(closed, self._shard.workers)
+        scaled = assembly.scaled(closed, self._line.workers)
         metrics = assembly.metrics_for(scaled, dataset)
-        self._trainers[trial] = Trainer(scaled, dataset, self._machine, metrics, placed, self._shard)
+        shard = Shard(scaled.resources.sync_batch_norm)
+        self._trainers[trial] = Trainer(scaled, dataset, self._machine, metrics, placed, shard)
         if epoch:
             self._load(trial, epoch)
 
@@ -240,16 +241,15 @@ def member(told: Mapping[str, Any]) -> None:
     line = Line(told["group"])
     try:
         made, keeps, mapped = _page_and_data(told)
-        shard = Shard(made[0].resources.sync_batch_norm)
     except Exception as error:
         line.ask("ready", line.time, line.rank, line.workers, error)
         raise
     line.ask("ready", line.time, line.rank, line.workers, mapped)
     try:
         if line.rank:
-            Follower(line, shard, *made).follow()
+            Follower(line, *made).follow()
         else:
-            _lead(GroupCrew(line, shard, *made, keeps), line)
+            _lead(GroupCrew(line, *made, keeps), line)
     except Broken as broken:
         raise RuntimeError(f"the workers have lost each other: {broken.__cause__}") from broken
 
