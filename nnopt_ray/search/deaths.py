@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from nnopt_ray.search.trial import Trial
@@ -28,3 +29,14 @@ def told_of_death(trials: Sequence[str], why: str) -> str:
         f"The worker of trial{'s' * many} {', '.join(trials)} died ({why}); "
         f"{'they go on from their checkpoints' if many else 'the trial goes on from its checkpoint'}."
     )
+
+
+def death(error: Exception) -> str:
+    """Why a worker is gone, in words; Ray's own account fills a screen."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the machine ran low on memory, and Ray ended the process that took the most"
+    if told := re.search(r"exit code (\d+)", str(error)):
+        return f"its process ended with exit code {told[1]}"
+    if "connection error" in str(error):
+        return "its process was killed, perhaps for lack of memory, or crashed"
+    return str(error).splitlines()[0].rstrip(".")

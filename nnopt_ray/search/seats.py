@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -438,14 +437,3 @@ def told(future: Any) -> Any:
         return ray.get(future)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else RuntimeError(str(error))) from None
-
-
-def death(error: Exception) -> str:
-    """Why a worker is gone, in words; Ray's own account fills a screen."""
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the machine ran low on memory, and Ray ended the process that took the most"
-    if told := re.search(r"exit code (\d+)", str(error)):
-        return f"its process ended with exit code {told[1]}"
-    if "connection error" in str(error):
-        return "its process was killed, perhaps for lack of memory, or crashed"
-    return str(error).splitlines()[0].rstrip(".")

@@ -22,7 +22,7 @@ from nnopt_ray.search import journal as journals
 from nnopt_ray.search import shapes
 from nnopt_ray.search.again import Again
 from nnopt_ray.search.cluster import RaySession
-from nnopt_ray.search.deaths import LOST_WORKER_TRIES, guilty_of, told_of_death
+from nnopt_ray.search.deaths import LOST_WORKER_TRIES, death, guilty_of, told_of_death
 from nnopt_ray.search.demand import demand_of, seconds_left
 from nnopt_ray.search.display import Display
 from nnopt_ray.search.folds import told
@@ -31,7 +31,7 @@ from nnopt_ray.search.ledger import Ledger, Trial, folds_of, page_digest
 from nnopt_ray.search.logical import Turns, places_of, width_of
 from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report
 from nnopt_ray.search.over_folds import OverFolds
-from nnopt_ray.search.seats import HandedOver, Seat, Seats, death
+from nnopt_ray.search.seats import HandedOver, Seat, Seats
 from nnopt_ray.search.space import most_epochs
 from nnopt_ray.search.trial import written
 
