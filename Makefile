@@ -7,12 +7,13 @@ PY := $(VENV)/bin/python
 ARGS ?=
 
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test test-ray check bench
 
 help:
 	@echo 'make setup   install nnopt into .venv'
 	@echo 'make demo    run jobs/digits_search.yaml: a search that ends in a report'
 	@echo 'make test    run the tests'
+	@echo 'make test-ray run what uses Ray with another Ray: RAY=2.55.0, the oldest, by default'
 	@echo 'make check   style and types: ruff, mypy'
 	@echo 'make bench   print the benchmark ratios'
 
@@ -24,6 +25,25 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.test
 	@$(PY) -m pytest $(if $(ARGS),$(ARGS),$(BOTH))
+
+# What uses Ray, with another Ray in front of all else that .venv has. It installs Ray alone, beside .venv.
+RAY ?= 2.55.0
+OTHER := $(VENV)-ray-$(RAY)
+USES_RAY := -m ray
+
+test-ray: $(OTHER)/.test
+	@$(OTHER)/bin/python -m pytest $(if $(ARGS),$(ARGS),$(USES_RAY))
+
+$(OTHER)/.test: $(VENV)/.test
+	@echo 'Installing Ray $(RAY) into $(OTHER).'
+	@$(PY) -m venv --clear --without-pip $(OTHER)
+	@echo "import site; site.addsitedir('$$(realpath $(VENV))/$$(cd $(OTHER) && echo lib/python3*/site-packages)')" \
+	> $$(echo $(OTHER)/lib/python3*/site-packages)/zz_all_else.pth
+	@$(PY) -m pip --python $(OTHER)/bin/python install --disable-pip-version-check --no-input -q 'ray[tune,train,default]==$(RAY)'
+	@$(PY) -m pip --python $(OTHER)/bin/python install --disable-pip-version-check --no-input -q --no-deps \
+	--ignore-installed -e .
+	@$(OTHER)/bin/python -c 'import ray; assert ray.__version__ == "$(RAY)", ray.__file__'
+	@touch $@
 
 # Two processes, as half the time of the Ray tests is waiting; a file stays in one, as its tests share what they made.
 BOTH := -n 2 --dist loadfile --no-loadscope-reorder

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from nnopt_ray import versions
+
 PACKAGES = (
     "nnopt-ray",
     "ray",
@@ -45,8 +47,9 @@ def choose(cpus: int, gpus: float, precision: str) -> Machine:
 
     The thread count comes from the page and never from the machine: sums are split over threads, so
     another count gives other last digits (and Ray sets OMP_NUM_THREADS to whatever suits it).
-    Raises UserError when a GPU is asked for and torch sees none.
+    Raises UserError when a GPU is asked for and torch sees none, and for a torch that nnopt does not work with.
     """
+    versions.check("torch")
     import torch
 
     from nnopt_ray.errors import UserError

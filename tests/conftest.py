@@ -15,6 +15,8 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     # A test must not join the developer's cluster, nor leave its runs among theirs.
     for name in ("NNOPT_RUNS", "RAY_ADDRESS"):
         os.environ.pop(name, None)
+    # As nnopt itself sets it: without it, older Rays warn of a default that will change.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     yield
     os.environ.clear()
     os.environ.update(before)

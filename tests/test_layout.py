@@ -26,6 +26,7 @@ PACKAGE = ROOT / "nnopt_ray"
 # Imports go one way along this order: a module imports only from its own place or from those before it.
 ORDER = (
     "errors",
+    "versions",
     "tables",
     "rundir",
     "machine",

@@ -20,8 +20,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
-from packaging.version import Version
 
+from nnopt_ray import versions
 from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Experiment, Resources
 from nnopt_ray.launch.cargo import Cargo
@@ -74,6 +74,7 @@ class JobServer:
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
+        versions.check("ray")
         _reachable(self.address)
         with self._told():
             from ray.job_submission import JobSubmissionClient
@@ -277,9 +278,11 @@ def own_needs() -> list[str]:
 
 def unfit(seen: Seen, experiment: Experiment) -> str | None:
     """Why a page cannot run on this cluster, in a sentence; None where nothing speaks against it."""
-    range_ = next(need.specifier for need in _needs() if need.name == "ray")
-    if seen.ray and not range_.contains(Version(seen.ray), prereleases=True):
-        return f"the cluster runs Ray {seen.ray}, and this nnopt works with {range_}."
+    if seen.ray and not versions.fits("ray", seen.ray):
+        return (
+            f"the cluster runs Ray {seen.ray}, and this nnopt works with {versions.RANGES['ray']}: start it with such "
+            "a Ray."
+        )
     if seen.python and tuple(int(piece) for piece in seen.python.split(".")[:2]) < LEAST_PYTHON:
         return f"the cluster runs Python {seen.python}, and nnopt needs 3.11 or newer."
     return _too_much(seen, experiment.resources)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
+from nnopt_ray import versions
 from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Resources
 
@@ -91,8 +92,10 @@ class RaySession:
         others make the actors.
 
         at_once: start now; else `start` does, if it is ever called. cpus: what an embedded Ray takes the machine to
-        have, where workers are to share cores; None: what there is.
+        have, where workers are to share cores; None: what there is. Raises UserError for a Ray that nnopt does not work
+        with.
         """
+        versions.check("ray")
         self.address = address or os.environ.get("RAY_ADDRESS")
         self._resources, self._worker, self._arguments, self._cpus = resources, worker, arguments, cpus
         self._waiting: list[Any] = []
@@ -146,7 +149,8 @@ class RaySession:
         """Wait until Ray is there. Raises UserError when the address does not answer."""
         self._ready.wait()
         if self._error is not None:
-            first = next(iter(str(self._error).strip().splitlines()), type(self._error).__name__)
+            said = str(self._error)
+            first = versions.mismatch(said) or next(iter(said.strip().splitlines()), type(self._error).__name__)
             place = f"reach the Ray cluster at {self.address}" if self.address else "start an embedded Ray"
             raise UserError(f"cannot {place}: {first}") from self._error
         return self._cluster()
