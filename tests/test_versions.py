@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 
@@ -87,3 +89,39 @@ def test_a_cluster_of_other_versions_is_one_sentence(there: tuple[str, str], her
 
 def test_what_is_no_mismatch_is_left_as_ray_says_it() -> None:
     assert versions.mismatch("Ray Client: connection refused") is None
+
+
+RAYS = (
+    "Unauthorized",
+    "Forbidden",
+    "No available agent",
+    "Version mismatch",
+    "Package size",
+    "a pod is",
+    "setup_node",
+    "nnopt.sb",
+)
+
+
+def literals(folder: Path) -> list[str]:
+    """Every text of the code, a blank where an f-string has a value."""
+    found = []
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.append("".join(str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values))
+    return [" ".join(text.split()) for text in found]
+
+
+def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
+    root = Path(__file__).parent.parent
+    chapter = (root / "cluster" / "README.md").read_text(encoding="utf-8").partition("## When it does not work")[2]
+    told = [row for row in re.findall(r"^\| `([^`]+)` \|", chapter, re.MULTILINE) if not row.startswith(RAYS)]
+    assert len(told) > 10
+    texts = literals(root / "nnopt_ray")
+    for message in told:
+        pieces = [re.escape(piece.strip()) for piece in re.split(r"\.\.\.|\b\d+\b", message) if len(piece.strip()) > 3]
+        pattern = re.compile(".*".join(pieces))
+        assert any(pattern.search(text) for text in texts), message

@@ -151,8 +151,8 @@ class RaySession:
         if self._error is not None:
             said = str(self._error)
             first = versions.mismatch(said) or next(iter(said.strip().splitlines()), type(self._error).__name__)
-            place = f"reach the Ray cluster at {self.address}" if self.address else "start an embedded Ray"
-            raise UserError(f"cannot {place}: {first}") from self._error
+            what = f"cannot reach the Ray cluster at {self.address}" if self.address else "cannot start an embedded Ray"
+            raise UserError(f"{what}: {first}") from self._error
         return self._cluster()
 
     def _cluster(self) -> Cluster:
