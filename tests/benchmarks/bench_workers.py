@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_workers.py            # 3 rounds
     python tests/benchmarks/bench_workers.py --quick    # 1, of fewer epochs
+    python tests/benchmarks/bench_workers.py --paired   # only what is by turns in the same processes; no Ray
 
 The script is what torch's documentation of DDP leads to, with the rows in memory, and is started by torchrun. It
 validates after each epoch as nnopt does, each process on its half, and gives convolutions their images with the
@@ -206,6 +207,10 @@ def contest_of(name: str, contest: dict[str, Any], folder: Path, rounds: int) ->
     contest = {**contest, "epochs": max(3, contest["epochs"] // (3 if QUICK else 1))}
     ours(folder, {**contest, "epochs": 1}, 1)  # prepares the rows
     steps = -(-rows_of(newest(folder), folder / "rows.npz") // contest["batch"])
+    by_turns = f"an epoch of each by turns, in the same two processes without Ray: nnopt {paired(folder, contest)}"
+    if "--paired" in sys.argv:
+        print(f"  {name}, batch {contest['batch']}: {by_turns}", flush=True)
+        return
     runs = {
         "by hand, 2 processes": lambda: by_hand(folder, contest, 2),
         "nnopt, 2 workers": lambda: ours(folder, contest, 2),
@@ -222,7 +227,7 @@ def contest_of(name: str, contest: dict[str, Any], folder: Path, rounds: int) ->
         base = median(rates[f"by hand, {'2 processes' if '2' in run else '1 process'}"])
         told = ", ".join(f"{one:.0f}" for one in each)
         print(f"    {run:<22} {median(each):8.1f} steps/s  {median(each) / base:5.2f} x by hand   ({told})", flush=True)
-    print(f"    an epoch of each by turns, in the same two processes without Ray: nnopt {paired(folder, contest)}")
+    print(f"    {by_turns}")
     print(f"    two workers: {median(rates['nnopt, 2 workers']) / median(rates['nnopt, 1 worker']):.2f} x one")
 
 
