@@ -358,6 +358,9 @@ class Experiment(Section):
     search: Annotated[Search, Fixed(NOT_SEARCHED)] = Search()
     evaluate: Annotated[Evaluate, Fixed("the result is measured once")] = Evaluate()
     resources: Annotated[Resources, Fixed("every trial gets the same")] = Resources()
+    tracking: Annotated[tuple[Part, ...], InRoom("tracker"), Fixed("a run is told to all of them")] = Field(
+        default=(), description="who else is told of a run while it goes on: `tracking: [tensorboard, mlflow]`"
+    )
 
     _tree: Tree = PrivateAttr(default_factory=dict)
     _file: Path | None = PrivateAttr(default=None)

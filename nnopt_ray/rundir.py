@@ -173,6 +173,10 @@ class RunDir:
     def log(self) -> Path:
         return self.root / "log.txt"
 
+    def tracked(self, tracker: str) -> Path:
+        """How far a tracker of the page has been told."""
+        return self.root / "tracking" / f"{tracker}.json"
+
     @property
     def optuna_journal(self) -> Path:
         """What optuna-dashboard opens."""
@@ -350,6 +354,17 @@ def read_json(path: Path) -> Any:
         raise RunFolderError(f"{path} is missing: the run was cut short before it was written.") from error
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}") from error
+
+
+def lines_from(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines of a JSON-lines file from this byte on, and the byte behind them."""
+    if not path.is_file():
+        return [], start
+    with open(path, "rb") as file:
+        file.seek(start)
+        content = file.read()
+    whole = content.rfind(b"\n") + 1
+    return [json.loads(line) for line in content[:whole].splitlines()], start + whole
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,8 @@ from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.journal import Journal, measured_again
 from nnopt_ray.storage import copies, keeping
 from nnopt_ray.storage.urls import default_parent
+from nnopt_ray.tracking.following import check as check_trackers
+from nnopt_ray.tracking.following import following
 from nnopt_ray.viewing import Views
 
 if TYPE_CHECKING:
@@ -152,6 +154,7 @@ def run(
     Interrupted when `should_stop` became true.
     """
     parent, watch = keeping.parent_of(out if out is not None else default_parent()), watch or Watch()
+    check_trackers(experiment)
     with telling_own_faults(experiment), session_for(experiment, address) as session:
         dataset = pipeline.prepared(experiment)
         folder = pipeline.begin(experiment, parent)
@@ -190,6 +193,7 @@ def resume(
             if not RunDir(found.path).report.is_file():  # there was no room for it
                 _report_again(RunDir(found.path))
             return found
+        check_trackers(found.experiment)
         with session_for(found.experiment, address) as session:
             return _go(found.experiment, RunDir(found.path), None, session, watch, stop)
 
@@ -282,7 +286,13 @@ def _go(
 ) -> Run:
     logged = Logged(watch, folder, experiment.metric, experiment.train.epochs)
     reported = Reported(logged, folder)
-    with holding.holding(folder), logged, reported as watch, telling_own_faults(experiment, folder):
+    with (
+        holding.holding(folder),
+        logged,
+        following(experiment, folder, logged.note),
+        reported as watch,
+        telling_own_faults(experiment, folder),
+    ):
         try:
             if dataset is not None:
                 dataset = pipeline.placed(dataset, folder, watch)

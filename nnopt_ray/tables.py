@@ -119,6 +119,9 @@ ROOMS: dict[str, Room] = {
             "nnopt_ray.evaluate.explainers:Explainer",
             "why the network says what it says",
         ),
+        Room(
+            "tracker", "nnopt_ray.tracking:TRACKERS", "nnopt_ray.tracking.tracker:Tracker", "who else is told of a run"
+        ),
     )
 }
 

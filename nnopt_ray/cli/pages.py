@@ -13,6 +13,7 @@ from nnopt_ray import reading
 from nnopt_ray.cli import answer
 from nnopt_ray.experiment import Experiment, count, plain
 from nnopt_ray.reading.addresses import masked
+from nnopt_ray.tracking.following import check as check_trackers
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Close, open or change a value.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -31,6 +32,7 @@ def check(
 ) -> None:
     """All faults of a page; or the page with every default filled in."""
     experiment = reading.load(page, set=set_)
+    check_trackers(experiment)
     if json_:
         # The space is a list: two options of a choice may open the same path.
         space = [{"path": path, "range": range_.page()} for path, range_ in experiment.space]

@@ -429,7 +429,7 @@ def _same_training(page: Path, closed: Experiment) -> bool:
         there = reading.load(page)
     except NnoptError:
         return False
-    beside = ("name", "about", "search", "resources", "evaluate")
+    beside = ("name", "about", "search", "resources", "evaluate", "tracking")
     return all(plain(there.tree[key]) == plain(closed.tree[key]) for key in closed.tree if key not in beside)
 
 

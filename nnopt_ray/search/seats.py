@@ -48,7 +48,7 @@ def begins_here(experiment: Experiment, address: str | None) -> bool:
         or experiment.resources.gpus_per_worker > 0
         or experiment.resources.together
         or (ray is not None and ray.is_initialized())
-        or _brings_parts(plain(experiment.tree))
+        or _brings_parts({key: value for key, value in plain(experiment.tree).items() if key != "tracking"})
     )
 
 
