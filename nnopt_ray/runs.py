@@ -286,13 +286,8 @@ def _go(
 ) -> Run:
     logged = Logged(watch, folder, experiment.metric, experiment.train.epochs)
     reported = Reported(logged, folder)
-    with (
-        holding.holding(folder),
-        logged,
-        following(experiment, folder, logged.note),
-        reported as watch,
-        telling_own_faults(experiment, folder),
-    ):
+    told = following(experiment, folder, logged.note)
+    with holding.holding(folder), logged, told, reported as watch, telling_own_faults(experiment, folder):
         try:
             if dataset is not None:
                 dataset = pipeline.placed(dataset, folder, watch)
@@ -370,16 +365,8 @@ def _single(
         return distributed.train(experiment, folder, watch, should_stop, session, decided)
 
     decided: dict[str, str] = {}
-    pipeline.run_single(
-        experiment,
-        folder,
-        dataset,
-        watch,
-        should_stop,
-        decided=decided,
-        beside=beside,
-        together=together if experiment.resources.together else None,
-    )
+    many = together if experiment.resources.together else None
+    pipeline.run_single(experiment, folder, dataset, watch, should_stop, beside, many, decided)
 
 
 def _search(
