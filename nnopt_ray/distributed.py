@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import assembly, reading, rundir
-from nnopt_ray.errors import NnoptError, NotANumber, RunFailed, UserError
+from nnopt_ray.errors import NnoptError, NotANumber, RunFailed, Superseded, UserError
 from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.log import plural
 from nnopt_ray.pipeline import SINGLE, Watch
 from nnopt_ray.results import Epoch, TrialRow
 from nnopt_ray.rundir import RunDir, TrialDir, read_lines
@@ -125,12 +126,19 @@ class _Told:
 
     def __init__(self, trial: TrialDir, watch: Watch, shown: int) -> None:
         self._trial, self._watch, self._shown = trial, watch, shown
-        self._resumed = sum(1 for _ in read_lines(trial.resumed))
+        self._before = self._resumed = sum(1 for _ in read_lines(trial.resumed))
 
     def look(self) -> None:
         for line in list(read_lines(self._trial.resumed))[self._resumed :]:
+            lost = self._resumed > self._before
             self._resumed += 1
-            self._watch.note(f"Training goes on with epoch {line['epoch']}.")
+            for note in line["notes"]:
+                self._watch.note(note)
+            if lost:
+                by = plural(line["workers"], "worker")
+                self._watch.note(f"Training goes on with epoch {line['epoch']}, as one was lost: by {by} started anew.")
+            elif line["epoch"]:
+                self._watch.note(f"Training goes on with epoch {line['epoch']}.")
         for line in read_lines(self._trial.history):
             if line["epoch"] >= self._shown:
                 self._shown = line["epoch"] + 1
@@ -210,6 +218,8 @@ def _work(told: Mapping[str, Any]) -> None:
     trial = RunDir(Path(told["root"])).trial(SINGLE)
     try:
         _trained(told, shard, trial)
+    except Superseded:
+        pass  # others train this by now, and nobody hears these workers
     except NnoptError as error:
         # All workers meet it alike; the first tells it, and none is started anew.
         if shard.rank == 0:
@@ -251,12 +261,13 @@ def _trained(told: Mapping[str, Any], shard: Shard, trial: TrialDir) -> None:
     failed: NnoptError | None = None
     if shard.rank == 0:  # it clears away half-written checkpoints, so it is there first
         try:
-            writes = TrialRun(*made, trial, shard=shard)
+            notes: list[str] = []
+            writes = TrialRun(*made, trial, shard=shard, on_note=notes.append)
         except NnoptError as error:
             failed = error
         else:
-            if writes.epoch:
-                rundir.append(trial.resumed, json.dumps({"epoch": writes.epoch}) + "\n")
+            begun = {"epoch": writes.epoch, "workers": shard.workers, "notes": notes}
+            rundir.append(trial.resumed, json.dumps(begun) + "\n")
     if shard.agreed(failed is not None):
         if failed is not None:
             raise failed
@@ -313,6 +324,7 @@ def _finished(writes: TrialRun, failed: NnoptError | None, shard: Shard, trial: 
     if not writes.done:
         writes.close("stopped")
     fit = writes.finish()
+    writes.refuse_superseded()
     said = {"error": "", "best_epoch": fit.best_epoch, "value": fit.value, "reason": fit.reason}
     rundir.write_json(trial.outcome, {**said, "workers": shard.workers, "cut": shard.decided, "ended": time.time()})
 

@@ -8,7 +8,8 @@
     │   │   └── MissingExtra          a part needs a package that is not installed
     │   └── RunFolderError            a run folder is missing, busy, or cut short
     ├── RunFailed            exit 1   the run itself failed: no trial finished, the loss is not a number
-    │   └── NotANumber                the training loss became NaN or infinite
+    │   ├── NotANumber                the training loss became NaN or infinite
+    │   └── Superseded                another process has taken this training up, as this one was thought dead
     └── Interrupted          exit 130 stopped by the user; the run can be resumed
 
 Anything else that reaches the command line is a fault of nnopt itself: exit 3.
@@ -86,6 +87,10 @@ class RunFailed(NnoptError):
 
 class NotANumber(RunFailed):
     """The training loss became NaN or infinite."""
+
+
+class Superseded(RunFailed):
+    """Another process has taken this training up, as this one was thought dead: it writes no more."""
 
 
 class Interrupted(NnoptError):

@@ -38,12 +38,17 @@ class TrialDir:
 
     @property
     def resumed(self) -> Path:
-        """Of a single training: a line with the epoch it was taken up at, each time."""
+        """Of a network that workers train together: a line for each time it was taken up, with the epoch it was at."""
         return self.root / "resumed.jsonl"
 
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def holder(self) -> Path:
+        """Whose the training is: a name that the process drew which took it up last."""
+        return self.root / "holder"
 
     @property
     def error(self) -> Path:

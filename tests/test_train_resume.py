@@ -16,7 +16,7 @@ import pytest
 import torch
 from train_example import ACCURACY, MACHINE, dataset, page, part
 
-from nnopt_ray.errors import NotANumber, RunFailed, UserError
+from nnopt_ray.errors import NotANumber, RunFailed, Superseded, UserError
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.recipe import Ema, Mix, Swa
 from nnopt_ray.results import Epoch, Fit
@@ -251,6 +251,38 @@ assert forked(sys.argv[1], 4) == EXIT["done"]
     assert printed[0].startswith(f"cannot write {checkpoints.file(trial, 2)}: ")
     assert "File too large" in printed[0]
     assert max(checkpoints.kept(trial)) == 3
+
+
+def files(trial: TrialDir) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in trial.root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("stops_at", range(1, 8))
+def test_one_that_was_thought_dead_writes_nothing_over_its_successor(
+    stops_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process stands still at one of its writes, another one takes the training up, and the first comes back."""
+    made = (page(epochs=6, checkpoint={"every": 1, "keep": 2}), dataset(), MACHINE, ACCURACY)
+    own, trial, asked, after = TrialRun.refuse_superseded, TrialDir(tmp_path / "trial"), [], dict[Path, bytes]()
+
+    def stand_still(self: TrialRun) -> None:
+        if self is first:
+            asked.append(1)
+            if len(asked) == stops_at:
+                TrialRun(*made, trial).epochs()
+                after.update(files(trial))
+        own(self)
+
+    monkeypatch.setattr(TrialRun, "refuse_superseded", stand_still)
+    first = TrialRun(*made, trial)
+    with pytest.raises(Superseded):
+        first.epochs()
+    assert after
+    assert files(trial) == after
+    assert [line["epoch"] for line in read_lines(trial.history)] == list(range(6))
+    unbroken = TrialRun(*made, TrialDir(tmp_path / "unbroken"))
+    unbroken.epochs()
+    same(*(state.load(checkpoints.file(each, 5)) for each in (trial, unbroken.trial)))
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path) -> None:

@@ -187,7 +187,11 @@ def _taken_up(run: RunDir, facts: Facts) -> tuple[int, ...]:
     if facts.best is None:
         return ()
     stints = sorted(stint.first for stint in facts.course.stints if stint.trial == facts.best.trial)
-    return tuple(sorted({*stints[1:], *(line["epoch"] for line in read_lines(run.trial(facts.best.trial).resumed))}))
+    return tuple(
+        sorted(
+            {*stints[1:], *(line["epoch"] for line in read_lines(run.trial(facts.best.trial).resumed) if line["epoch"])}
+        )
+    )
 
 
 def _checkpoints(run: RunDir, facts: Facts) -> tuple[int, ...]:

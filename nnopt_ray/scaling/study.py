@@ -380,7 +380,7 @@ def _size(folder: RunDir, experiment: Experiment, asked: Asked, place: Place) ->
             history=tuple(Epoch.from_line(line) for line in rundir.read_lines(run.trial(SINGLE).history)),
             start_s=math.nan if each["start_s"] is None else each["start_s"],
             value=math.nan if each["value"] is None else each["value"],
-            taken_up=frozenset(told["epoch"] for told in rundir.read_lines(run.trial(SINGLE).resumed)),
+            taken_up=_taken_up(run),
         )
         for run, each in zip(runs, ended, strict=True)
     ]
@@ -390,6 +390,11 @@ def _size(folder: RunDir, experiment: Experiment, asked: Asked, place: Place) ->
     embedded = rundir.read_json(folder.study)["facts"]["embedded"]
     shared = sizes.oversubscribed(experiment, place, embedded)
     return Size(**{**vars(size), "all_reduce": pairs, "oversubscribed": shared})
+
+
+def _taken_up(run: RunDir) -> frozenset[int]:
+    lines = rundir.read_lines(run.trial(SINGLE).resumed)
+    return frozenset(line["epoch"] for line in lines if line["epoch"])
 
 
 def line(size: Size) -> str:

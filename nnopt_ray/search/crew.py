@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import tables
-from nnopt_ray.errors import NnoptError, NotANumber, RunFailed
+from nnopt_ray.errors import NnoptError, NotANumber, RunFailed, Superseded
 from nnopt_ray.experiment import plain
 from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir, write_text
@@ -407,6 +407,10 @@ class Crew:
         """The one door where anything may come: a trial's fault is a row of the study, not its end."""
         try:
             act()
+        except Superseded:  # the study thinks this process dead, and does not hear it
+            lane = self._lanes.pop(trial, None)
+            if lane is not None:
+                self._drop(lane)
         except (Exception, SystemExit) as error:
             lane = self._lanes.pop(trial, None)
             try:

@@ -62,8 +62,11 @@ def newest(trial: TrialDir, on_note: Callable[[str], None]) -> State | None:
 class Writer:
     """Writes the checkpoints of one trial when they are due."""
 
-    def __init__(self, trial: TrialDir, every: int | Literal["auto"], keep: int) -> None:
-        self.trial, self.every, self.keep = trial, every, keep
+    def __init__(
+        self, trial: TrialDir, every: int | Literal["auto"], keep: int, still: Callable[[], None] | None = None
+    ) -> None:
+        """still: raises where this process may write here no more; asked before each file takes its name."""
+        self.trial, self.every, self.keep, self._still = trial, every, keep, still
         self.cost_s = 0.005  # of the last write; before the first one, what a small network's takes
         self._trained_s = 0.0  # since the last write
         self._epochs = 0
@@ -96,9 +99,9 @@ class Writer:
         """
         started = time.perf_counter()
         if best_epoch != self._best_epoch:
-            state.save(best(), best_file(self.trial))
+            state.save(best(), best_file(self.trial), self._still)
             self._best_epoch = best_epoch
-        state.save(taken, file(self.trial, epoch))
+        state.save(taken, file(self.trial, epoch), self._still)
         there = kept(self.trial)
         for old in sorted(there)[: -self.keep]:
             if old != best_epoch:
@@ -111,7 +114,13 @@ class Writer:
 
         Raises RunFailed when it cannot be kept.
         """
-        rundir.write(decision_file(self.trial, epoch), lambda path: _same(file(self.trial, epoch), path))
+
+        def fill(path: Path) -> None:
+            _same(file(self.trial, epoch), path)
+            if self._still is not None:
+                self._still()
+
+        rundir.write(decision_file(self.trial, epoch), fill)
         earlier = re.compile(r"decision-(\d+)\.safetensors")
         there = {int(m[1]): path for path in self.trial.checkpoints.iterdir() if (m := earlier.fullmatch(path.name))}
         for old in sorted(there)[:-2]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from nnopt_ray import rundir
 from nnopt_ray.data.types import Dataset
-from nnopt_ray.errors import NotANumber, RunFailed, RunFolderError
+from nnopt_ray.errors import NotANumber, RunFailed, RunFolderError, Superseded
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.machine import Machine
 from nnopt_ray.results import Epoch, Fit
@@ -32,6 +33,7 @@ class TrialRun:
 
     Making it resumes from the newest whole checkpoint in `trial.checkpoints`; a damaged one is named
     through `on_note`. `trial.history` has one line an epoch, never more than were resumed or trained.
+    From then on it alone may write there: one that was made before raises Superseded instead (`holder`).
     Raises UserError when the checkpoints are of another page.
     """
 
@@ -49,8 +51,10 @@ class TrialRun:
     ) -> None:
         self.trial = trial
         self.trainer = Trainer(experiment, dataset, machine, metrics, placed, shard)
+        self._name = os.urandom(8).hex()
+        rundir.write_text(trial.holder, self._name)
         keeping = experiment.train.checkpoint
-        self._writer = checkpoints.Writer(trial, keeping.every, keeping.keep)
+        self._writer = checkpoints.Writer(trial, keeping.every, keeping.keep, self.refuse_superseded)
         self._writer.sweep()
         found = checkpoints.newest(trial, on_note or (lambda note: None))
         if found is not None:
@@ -58,8 +62,6 @@ class TrialRun:
         self._stopped = ""
         if self.trainer.history or trial.history.is_file():
             rundir.write_text(trial.history, "".join(_line(epoch) for epoch in self.trainer.history))
-        elif not trial.root.is_dir():
-            rundir.make_folder(trial.root)
 
     def __enter__(self) -> TrialRun:
         return self
@@ -155,6 +157,16 @@ class TrialRun:
         self.trainer.adopt(found)
         self.checkpoint()
 
+    def refuse_superseded(self) -> None:
+        """Raises Superseded when another process has taken this training up since: it was thought dead, as its machine
+        was cut off or stood still, and has come back. What it would write is older than what is there."""
+        try:
+            name = self.trial.holder.read_text(encoding="utf-8")
+        except OSError:
+            name = ""  # the folder is gone, or another's
+        if name != self._name:
+            raise Superseded(f"{self.trial.root} is trained by another process now; this one writes no more.")
+
     def close(self, reason: str = "") -> None:
         """Write what was trained since the last checkpoint. In the middle of an epoch, that epoch is lost.
 
@@ -195,6 +207,7 @@ class TrialRun:
             )
 
     def _record(self, epoch: Epoch) -> None:
+        self.refuse_superseded()
         try:
             rundir.append(self.trial.history, _line(epoch))
         except OSError as error:
