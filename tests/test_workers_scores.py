@@ -17,7 +17,6 @@ from processes_example import run_processes
 
 from nnopt_ray import assembly, reading
 from nnopt_ray.data.types import Dataset
-from nnopt_ray.distributed import scaled
 from nnopt_ray.experiment import Experiment
 from nnopt_ray.train.loop import Trainer
 from nnopt_ray.train.sharding import Shard
@@ -50,7 +49,7 @@ def accuracy(trainer: Trainer, dataset: Dataset) -> float:
 
 def trained(page: Experiment, workers: int) -> float:
     """The accuracy on the test part."""
-    experiment = scaled(page, workers)
+    experiment = assembly.scaled(page, workers)
     dataset = assembly.data_of(experiment)
     metrics = assembly.metrics_for(experiment, dataset)
     shard = Shard() if workers > 1 else None
