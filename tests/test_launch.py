@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from nnopt_ray import reading, runs
 from nnopt_ray.errors import UserError
@@ -14,7 +19,7 @@ from nnopt_ray.launch.cargo import Cargo, on_this_machine, packed
 from nnopt_ray.launch.follow import follow
 from nnopt_ray.launch.job import Job, new_id, run_folder
 from nnopt_ray.launch.once import begun
-from nnopt_ray.launch.ray_jobs import JobServer, Seen, own_needs, unfit
+from nnopt_ray.launch.ray_jobs import IMPORTS, STARTER, JobServer, Seen, own_needs, unfit
 
 BUILT_IN = "name: x\ndata: {source: {type: sklearn, name: iris}}\nmodel: mlp\n"
 OWN = "name: x\ndata: {source: {type: csv, path: rows.csv}, target: y}\nmodel: {type: 'net_of_mine:Net'}\n"
@@ -211,3 +216,15 @@ def test_once_finds_the_run_of_the_same_page_wherever_its_folder_lies(
         if made is None:
             made = runs.run(page, tmp_path / "runs")
     assert begun(reading.load(tmp_path / "two" / "pkg_1" / "x.yaml", set=["seed=9"]), tmp_path / "runs") is None
+
+
+def test_a_cluster_that_lacks_a_package_is_told_the_cure_before_the_page_is_read(tmp_path: Path) -> None:
+    distributions = importlib.metadata.packages_distributions()
+    found = {canonicalize_name(each) for name in IMPORTS for each in distributions[name]}
+    assert found == {canonicalize_name(Requirement(need).name) for need in own_needs()}
+    job = tmp_path / "job.py"
+    job.write_text(STARTER.replace("*IMPORTS", "'json', 'torch_of_nobody'"))
+    said = subprocess.run([sys.executable, job, "run"], capture_output=True, text=True, check=False)
+    assert said.returncode == 2, said
+    assert "no package 'torch_of_nobody'" in said.stdout
+    assert "--pip nnopt" in said.stdout

@@ -43,15 +43,24 @@ import sys
 if sys.version_info < (3, 11):
     print(f"nnopt: the Python of this cluster is {sys.version.split()[0]}, and nnopt needs 3.11 or newer.")
     sys.exit(2)
-try:
-    from nnopt_ray.cli.main import main
-except ModuleNotFoundError as error:
-    print(f"nnopt: the Python of this cluster has no package {error.name!r}. Install it there, or submit with --pip "
-          "nnopt, which installs what nnopt needs for this job.")
-    sys.exit(2)
+from importlib.util import find_spec
+
+for name in ("nnopt_ray", *IMPORTS):
+    if find_spec(name) is None:
+        print(f"nnopt: the Python of this cluster has no package {name!r}. Install nnopt there, or submit with --pip "
+              "nnopt, which installs what nnopt needs for this job.")
+        sys.exit(2)
+from nnopt_ray.cli.main import main
+
 main()
 '''
 STARTS = "nnopt_job.py"
+# What the packages that nnopt needs are imported as: a page's own sentence on a missing one would name no cure.
+IMPORTS = (
+    *("torch", "numpy", "pandas", "pyarrow", "sklearn", "yaml", "pydantic", "typer", "rich", "jinja2", "safetensors"),
+    *("tokenizers", "sentencepiece", "imblearn", "cleanlab", "datasketch", "imagehash", "PIL", "optuna", "cmaes"),
+    *("greenlet", "fsspec", "captum", "plotly"),
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,9 @@ class JobServer:
         id_ = new_id(name)
         with tempfile.TemporaryDirectory(prefix="nnopt-job-") as folder, self._told():
             cargo.stage(Path(folder))
-            (Path(folder) / STARTS).write_text(STARTER, encoding="utf-8")
+            (Path(folder) / STARTS).write_text(
+                STARTER.replace("*IMPORTS", ", ".join(map(repr, IMPORTS))), encoding="utf-8"
+            )
             environment: dict[str, Any] = {"working_dir": folder, "env_vars": dict(env)}
             if ship:
                 environment["py_modules"] = [str(PACKAGE)]
