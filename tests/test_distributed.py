@@ -160,7 +160,8 @@ def test_when_a_node_is_lost_the_other_goes_on_alone(here: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"evaluate.folds": 3}, "resources.workers: the folds"),
+        ({"evaluate.folds": 3, "resources.batch": "per_worker"}, "resources.batch: evaluate.folds trains by the batch"),
+        ({"evaluate.sizes": "auto", "resources.batch": "per_worker"}, "resources.batch: evaluate.sizes trains by the"),
         ({"resources.workers": [4, 2]}, r"resources.workers: the fewest come first: write \[2, 4\]"),
         ({"resources.workers": [1, 2], "resources.batch": "per_worker"}, "resources.batch: where the workers"),
         ({"resources.lr_scaling": "linear"}, "resources.lr_scaling: the batch does not grow"),

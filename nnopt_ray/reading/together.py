@@ -43,11 +43,12 @@ def check_together(tree: Mapping[str, Any], searched: bool, places: Places) -> N
         wrong("batch", "where the workers may become fewer, so would the batch: write global, or one number.")
     evaluate = tree.get("evaluate")
     evaluate = evaluate if isinstance(evaluate, Mapping) else {}
+    asked = next((key for key in ("folds", "sizes") if evaluate.get(key) is not None), None)
+    if batch == "per_worker" and asked is not None:
+        message = f"evaluate.{asked} trains by the batch on the page, which then is not that of all workers."
+        wrong("batch", f"{message} Write global, or leave evaluate.{asked} out.")
     if searched:
         _trials(resources, least, most, evaluate, places)
-    elif evaluate.get("folds") is not None:
-        message = "the folds of a single training are trained by one worker each."
-        wrong("workers", f"{message} Write 1, or leave evaluate.folds out.")
 
 
 def _trials(resources: Mapping[str, Any], least: int, most: int, evaluate: Mapping[str, Any], places: Places) -> None:
