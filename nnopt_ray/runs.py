@@ -377,6 +377,7 @@ def _search(
     watch: Watch,
     should_stop: Callable[[], bool],
 ) -> None:
+    from nnopt_ray.search.ferry import collected
     from nnopt_ray.search.study import Study
 
     began = time.monotonic()
@@ -384,7 +385,7 @@ def _search(
         for note in reading.notes(experiment):
             watch.note(note)
     study = Study(experiment, folder, watch)
-    rows = study.run(session, should_stop, dataset)
+    rows = collected(folder, study.run(session, should_stop, dataset), study.ledger)
     folded = None
     if experiment.evaluate.folds is not None and not should_stop():
         folded = _cross_validated(experiment, folder, dataset, study, session, watch, should_stop)

@@ -14,16 +14,19 @@ from typing import Any
 import pytest
 from store_example import Flat
 
-from nnopt_ray import holding, reading, runs
+from nnopt_ray import holding, reading, rundir, runs
 from nnopt_ray.cli.main import code
 from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError, UserError
 from nnopt_ray.pipeline import Watch
 from nnopt_ray.rundir import RunDir, read_lines
+from nnopt_ray.search import ferry as ferries
+from nnopt_ray.search.ferry import Ferry, here
 from nnopt_ray.storage import keeping, mirror
 from nnopt_ray.storage import owner as owners
 from nnopt_ray.storage.owner import Owner
 from nnopt_ray.storage.store import Store
 from nnopt_ray.storage.urls import path_of, url_of, working
+from nnopt_ray.train import checkpoints
 
 PARENT = "flat://bucket/runs"
 PAGE = {
@@ -201,7 +204,7 @@ def test_whatever_was_sent_when_its_machine_died_can_be_gone_on_from(
     root = url.partition("://")[2]
     begun = [state for state in states if f"{root}/resolved.yaml" in state and f"{root}/result.json" not in state]
     assert len(begun) > 10
-    for number, place in enumerate((0, len(begun) // 3, 2 * len(begun) // 3, -1)):
+    for number, place in enumerate((0, len(begun) // 2, -1)):
         Flat.held = dict(begun[place])
         owner = json.loads(Flat.held[f"{root}/owner.json"])
         assert owner["held"]
@@ -342,6 +345,58 @@ def test_of_two_that_begin_a_run_one_does(machines: Callable[[str], Path]) -> No
     owners.begin(store)
     with pytest.raises(RunFolderError, match="another process began"):
         owners.begin(store)
+
+
+# ── workers on other nodes ──────────────────────────────────────────────────────────────────────────────
+
+
+def node(machines: Callable[[str], Path], name: str, url: str) -> tuple[RunDir, Ferry]:
+    machines(name)
+    run, ferry, dataset, mapped = here(url)
+    assert mapped.folder.startswith(str(machines(name)))
+    assert len(dataset.train) > 0
+    return run, ferry
+
+
+def test_a_trial_goes_from_node_to_node_by_the_store(machines: Callable[[str], Path]) -> None:
+    url = runs.run(reading.from_tree(PAGE), PARENT).place
+    first, out = node(machines, "one", url)
+    second, back = node(machines, "two", url)
+    trial, other = first.trial("0007"), second.trial("0007")
+    out.bring("0007")
+    rundir.write_text(checkpoints.file(trial, 3), "three")
+    rundir.write_text(checkpoints.best_file(trial), "best of three")
+    rundir.append(trial.history, "{}\n")
+    out.show("0007")
+    back.lend("0007")  # another trial copies from it while it goes on
+    assert checkpoints.best_file(other).read_text() == "best of three"
+    rundir.write_text(checkpoints.file(trial, 4), "four")
+    checkpoints.file(trial, 3).unlink()
+    out.give("0007")
+    assert not trial.root.exists()
+    back.bring("0007")
+    assert in_folder(other.root) == {
+        name.removeprefix("trials/0007/"): content
+        for name, content in below(url).items()
+        if name.startswith("trials/0007")
+    }
+    assert sorted(checkpoints.kept(other)) == [4]  # and what was cleared away on the first node is so everywhere
+    assert "trials/0001/history.jsonl" in below(url)  # trials of others are left alone
+
+
+def test_a_store_that_does_not_take_a_trial_ends_its_study_with_the_cause(
+    machines: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ferries, "TRY_S", 0.1)
+    monkeypatch.setattr(ferries, "AGAIN_S", 0.02)
+    url = runs.run(reading.from_tree(PAGE), PARENT).place
+    run, ferry = node(machines, "one", url)
+    ferry.bring("0007")
+    rundir.write_text(checkpoints.file(run.trial("0007"), 3), "three")
+    Flat.refuses = failing(lambda: True)
+    with pytest.raises(RunFailed, match="no route to the store"):
+        ferry.give("0007")
+    assert checkpoints.file(run.trial("0007"), 3).is_file()
 
 
 # ── locks of network file systems ───────────────────────────────────────────────────────────────────────

@@ -142,3 +142,67 @@ def test_a_wrong_bucket_is_one_sentence_before_training(server: Server, page: st
     assert process.returncode == 2, said
     assert len(said.splitlines()) == 1, said
     assert f"{out} cannot be written: " in said
+
+
+NODES = """
+import sys, time
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+for cache in sys.argv[1:]:
+    cluster.add_node(num_cpus=1, env_vars={"NNOPT_CACHE": cache})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+POPULATION = """
+name: digits
+objective: minimize val_loss
+data: {source: {type: sklearn, name: digits}, steps: [scale]}
+model: {type: mlp, widths: [64], dropout: {uniform: [0, 0.5]}}
+train: {epochs: 40, batch_size: 16, optimizer: {type: adam, lr: {log: [1.0e-4, 1.0e-1]}}}
+search:
+  {trials: 6, method: random, reproducible: true, concurrency: 4, scheduler: {type: pbt, perturbation_interval: 4}}
+"""
+
+
+@pytest.mark.ray
+def test_nodes_without_a_folder_in_common_search_by_the_store(server: Server, tmp_path: Path) -> None:
+    """A reproducible population over two nodes, whose driver is killed and goes on on another machine, ends bit for bit
+    as one that ran through on one machine in a folder."""
+    (tmp_path / "digits.yaml").write_text(POPULATION)
+    page = str(tmp_path / "digits.yaml")
+    said, _ = server.nnopt(tmp_path / "plain", "run", page, "--out", "runs").communicate(timeout=300)
+    reference = tmp_path / "plain" / said.splitlines()[-1]
+    command = [sys.executable, "-c", NODES, str(tmp_path / "node-1"), str(tmp_path / "node-2")]
+    environment = {**server.environment, "RAY_USAGE_STATS_ENABLED": "0"}
+    ray = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert ray.stdout is not None
+        address = ray.stdout.readline().strip()
+        first = server.nnopt(tmp_path / "first", "run", page, "--out", PARENT, "--address", address)
+        journals = tmp_path / "first/cache/at-url/s3/bucket/runs"
+        for _ in range(1200):
+            time.sleep(0.1)
+            journal = next(journals.glob("digits-*/journal.jsonl"), None)
+            if journal is not None and sum(event["event"] == "result" for event in read_lines(journal)) > 8:
+                break
+        time.sleep(3)
+        first.kill()
+        first.communicate()
+        url = f"{PARENT}/{next(journals.glob('digits-*')).name}"
+        second = server.nnopt(tmp_path / "second", "resume", url, "--address", address)
+        said, _ = second.communicate(timeout=400)
+    finally:
+        assert ray.stdin is not None
+        ray.stdin.close()
+        ray.wait(timeout=60)
+    assert second.returncode == 0, said
+    again = working(tmp_path / "second")
+    assert read_json(again / "result.json")["test"] == read_json(reference / "result.json")["test"]
+    for trial in (reference / "trials").iterdir():
+        ours, theirs = ([(line["epoch"], line["val_loss"]) for line in read_lines(folder / "history.jsonl")]
+                        for folder in (trial, again / "trials" / trial.name))  # fmt: skip
+        assert ours == theirs, trial.name
+    assert any(event["event"] == "copied" for event in read_lines(again / "journal.jsonl"))
+    for node in ("node-1", "node-2"):
+        assert list((tmp_path / node).glob("*/manifest.json")), f"{node} has no copy of the data"

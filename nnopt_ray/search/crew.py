@@ -20,6 +20,7 @@ from nnopt_ray.errors import NnoptError, NotANumber, RunFailed, Superseded
 from nnopt_ray.experiment import plain
 from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir, write_text
+from nnopt_ray.search.ferry import Ferry
 from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report, failure_of, is_memory
 from nnopt_ray.search.shapes import how_many, shape_of
 
@@ -62,6 +63,7 @@ class Crew:
         from nnopt_ray.train.batches import place
 
         self._experiment, self._machine, self._run = experiment, machine, run
+        self.ferry = Ferry()  # of a worker elsewhere, another
         self._data: dict[str, tuple[Dataset, Placed]] = {_preparation(experiment): (dataset, place(dataset, machine))}
         self._keeps_decisions = keeps_decisions
         self._lanes: dict[str, _Lane] = {}
@@ -188,6 +190,7 @@ class Crew:
         lane.until, lane.place = order.until, order.place
         if self._keeps_decisions and order.copy is None and lane.until == lane.run.epoch:
             lane.run.keep_decision(again=False)  # cut off between its last epoch and this
+            self.ferry.show(order.trial)
         if lane.run.done:  # it had ended before its driver heard of it
             self._finished(order.trial)
 
@@ -195,6 +198,7 @@ class Crew:
         from nnopt_ray import reading
 
         base = reading.close(self._experiment, order.params)
+        self.ferry.bring(order.trial)
         folder = self._run.trial(order.trial)
         page = reading.dump(base)
         there = folder.page.read_text(encoding="utf-8") if folder.page.is_file() else page
@@ -237,6 +241,8 @@ class Crew:
         if self._lanes[order.trial].copied == copy.at:
             return self._lanes[order.trial]
         self._leave(order.trial)
+        self.ferry.bring(order.trial)
+        self.ferry.lend(copy.donor)
         run = self._opened(order.trial, closed)
         run.adopt(self._run.trial(copy.donor), copy.donor_epochs - 1)
         write_text(folder.page, page)
@@ -252,6 +258,7 @@ class Crew:
         if lane is not None:
             self._drop(lane)
             lane.run.close(reason)
+            self.ferry.give(trial)
 
     def _drop(self, lane: _Lane) -> None:
         choice = self._choices.get(lane.shape)
@@ -333,6 +340,7 @@ class Crew:
             self._finished(trial)
         elif self._keeps_decisions and lane.until == lane.run.epoch:
             lane.run.keep_decision()
+            self.ferry.show(trial)
 
     def _together(self, choice: Choice, width: int, trials: list[str]) -> bool:
         """An epoch of these trials as lanes of a pack. False when they cannot be, and none has moved."""
@@ -418,6 +426,7 @@ class Crew:
                 if lane is not None:
                     self._drop(lane)
                     lane.run.close()
+                self.ferry.give(trial)
                 failure = failure_of(error, tables.own_place(plain(self._experiment.tree), error))
             except RunFailed as full:
                 failure = Failure("storage", str(full))

@@ -19,7 +19,7 @@ class Hopeless:
 
     def __init__(self, ledger: Ledger, run: RunDir) -> None:
         self._ledger = ledger
-        self._root: Path = run.root
+        self._root = run.place
         self._trials: Path = run.trials
         self._faults: list[str] = []
         self._failed = 0

@@ -12,6 +12,7 @@ from nnopt_ray.folding import FoldTrial
 from nnopt_ray.pipeline import Watch
 from nnopt_ray.results import TrialRow
 from nnopt_ray.rundir import RunDir
+from nnopt_ray.search.ferry import collected
 from nnopt_ray.search.folds import told
 from nnopt_ray.search.study import Study
 
@@ -57,7 +58,7 @@ def nested(
         if not folder.resolved.is_file():
             rundir.write_text(folder.resolved, reading.dump(inside))
         study = Study(inside, folder, _Within(watch, page.number))
-        study.run(session, should_stop, place(data, folder.data))
+        collected(folder, study.run(session, should_stop, place(data, folder.data)), study.ledger)
         if should_stop():
             raise Interrupted("stopped")
         winner = study.again.winner()

@@ -95,8 +95,8 @@ def fetch(shared: Dataset, cache: Path, copy: Callable[[Path, Path], object] = s
     """
     folder = cache / shared.key
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache / f".{shared.key}.lock"):
-        if _whole(folder):
+    with alone(cache / f".{shared.key}.lock"):
+        if whole(folder):
             return 0
         building = cache / f"{store.BUILDING}{shared.key}"  # nobody else writes to it while the lock is held
         shutil.rmtree(building, ignore_errors=True)
@@ -116,7 +116,7 @@ def fetch(shared: Dataset, cache: Path, copy: Callable[[Path, Path], object] = s
         return total
 
 
-def _whole(folder: Path) -> bool:
+def whole(folder: Path) -> bool:
     try:
         store.open_dataset(folder)
     except RunFolderError:
@@ -125,7 +125,7 @@ def _whole(folder: Path) -> bool:
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
+def alone(file: Path) -> Iterator[None]:
     """One process at a time. The system frees the lock of a process that dies."""
     with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -26,7 +26,7 @@ from nnopt_ray.search.journal import Event
 from nnopt_ray.search.ledger import Trial
 from nnopt_ray.search.messages import Answer, Demand, End, Order
 from nnopt_ray.search.node_store import Nodes
-from nnopt_ray.storage.keeping import refuse_other_nodes
+from nnopt_ray.storage.keeping import apart
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
@@ -138,6 +138,7 @@ class Seats:
         """record: takes the journal's events `worker`."""
         self._record = record
         self._experiment, self._run, self._session = experiment, run, session
+        self._root = str(run.root)  # what workers are told: the folder, or a URL
         self._dataset, self._keeps, self._watch = dataset, keeps_decisions, watch
         self._here: Seat | None = None
         self._workers: list[Seat] = []
@@ -217,7 +218,8 @@ class Seats:
 
     def _hire_all(self) -> None:
         cluster = self._session.cluster()
-        refuse_other_nodes(self._run, cluster.nodes)
+        if not cluster.embedded:
+            self._root = apart(self._run) or self._root
         self._looked = time.monotonic()
         holds = cluster.seats(self._experiment.resources)
         count = min(holds, max(1, self._trials))  # each has at least one trial to itself
@@ -241,7 +243,7 @@ class Seats:
         seat.actor, seat.preparing, seat.measured, seat.lanes = actor or self._session.actor(), True, False, 1
         file = str(self._experiment.file) if self._experiment.file else None
         tree = plain(self._experiment.tree)
-        self._flying[seat.actor.setup.remote(tree, file, str(self._run.root), self._keeps)] = (seat, "setup")
+        self._flying[seat.actor.setup.remote(tree, file, self._root, self._keeps)] = (seat, "setup")
 
     def _present(self, seat: Seat, state: Literal["ready", "gone"], **more: str | bool) -> None:
         self._record({"event": "worker", "worker": seat.number, "state": state, **more})

@@ -40,19 +40,26 @@ class Worker:
     def setup(
         self, tree: Mapping[str, Any], file: str | None, root: str, keeps_decisions: bool, mounts: str | None = None
     ) -> Mapped:
-        """Take the page and the data of a run folder; answers with where the data is mapped.
+        """Take the page and the data of a run; answers with where the data is mapped.
+
+        root: the run folder, or a URL that trials are fetched from and sent to.
 
         mounts: text of a mountinfo, by default that of this process.
         """
         from nnopt_ray import machine, reading
+        from nnopt_ray.search.ferry import Ferry, here
         from nnopt_ray.search.node_store import open_on_node
 
-        run = RunDir(Path(root))
         experiment = reading.from_tree(tree, Path(file) if file else None)
         resources = experiment.resources
         where = machine.choose(resources.cpus_per_worker, resources.gpus_per_worker, experiment.train.precision)
-        dataset, mapped = open_on_node(run.data, mounts=mounts)
+        if "://" in root:
+            run, ferry, dataset, mapped = here(root)
+        else:
+            run, ferry = RunDir(Path(root)), Ferry()
+            dataset, mapped = open_on_node(run.data, mounts=mounts)
         self._crew = Crew(experiment, dataset, where, run, keeps_decisions)
+        self._crew.ferry = ferry
         return mapped
 
     def measure(self, params: Mapping[str, Any], demand: Demand) -> tuple[int, str]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -39,6 +40,31 @@ def parent_of(out: str | Path) -> Path:
         return path_of(out)
     probe(url)
     return working(url)
+
+
+_live: dict[Path, Keeper] = {}  # run folder → who keeps it in this process
+
+
+def apart(run: RunDir) -> str:
+    """The URL of a run whose trials workers elsewhere train and send from now on; empty for a run in a folder.
+
+    The driver sends all but trials then, and its folder is no copy that one could go on from.
+    """
+    keeper = _keeper_of(run)
+    if keeper is None:
+        return ""
+    keeper.set_apart()
+    return copies.at(run.root)
+
+
+def apart_from(run: RunDir) -> str:
+    """The URL of a run whose trials were trained and sent by workers elsewhere; empty for others."""
+    keeper = _keeper_of(run)
+    return copies.at(run.root) if keeper is not None and keeper.is_apart else ""
+
+
+def _keeper_of(run: RunDir) -> Keeper | None:
+    return next((keeper for root, keeper in _live.items() if run.root.is_relative_to(root)), None)
 
 
 def refuse_other_nodes(run: RunDir, nodes: int) -> None:
@@ -111,12 +137,16 @@ def _told_as_users(url: str) -> Iterator[None]:
 def _working(run: RunDir, store: Store, owner: Owner, note: Note, should_stop: Stop) -> Iterator[Stop]:
     keeper = Keeper(run, store, owner, note)
     keeper.start()
+    _live[run.root] = keeper
     try:
         yield lambda: keeper.lost or should_stop()
     except BaseException as error:
         keeper.end(error)
         raise
-    keeper.end(None)
+    else:
+        keeper.end(None)
+    finally:
+        del _live[run.root]
 
 
 class Keeper:
@@ -131,6 +161,7 @@ class Keeper:
             threading.Thread(target=work, name=f"{name} {store.url}", daemon=True)
             for name, work in (("beat", self._beat_on), ("send", self._send_on))
         ]
+        self.is_apart = False
         self._next: Owner | None = None  # who has taken the run over
 
     @property
@@ -140,6 +171,13 @@ class Keeper:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+
+    def set_apart(self) -> None:
+        """Trials are sent by others from now on."""
+        if not self.is_apart:
+            self.is_apart = True
+            self.mirror.only = lambda name: "trials" not in name.split("/")[:-1]
+            owners.keep(self._run, replace(self._owner, id="apart", held=False))
 
     def note(self, sentence: str) -> None:
         """On the screen and in the log, from any thread."""
@@ -205,13 +243,15 @@ class Keeper:
             failed = self._all_sent()
             if not failed and not self.lost:
                 self._beat(held=False)
-                owners.keep(self._run, self._owner)
+                if not self.is_apart:
+                    owners.keep(self._run, self._owner)
         except StoreFailed as reason:
             failed = str(reason)
         except KeyboardInterrupt:
             raise Interrupted(self._left("it was interrupted")) from error
         if not failed:
             return
+        owners.keep(self._run, self._owner)
         if error is None:
             raise RunFailed(self._left(failed))
         self.note(self._left(failed))
@@ -252,4 +292,4 @@ class Keeper:
         )
 
 
-__all__ = ["Keeper", "kept", "parent_of", "refuse_other_nodes", "taken_up", "unsent"]
+__all__ = ["Keeper", "apart", "apart_from", "kept", "parent_of", "refuse_other_nodes", "taken_up", "unsent"]

@@ -35,7 +35,7 @@ class Mirror:
 
     def __init__(self, folder: Path, store: Store, only: Callable[[str], bool] = lambda name: True) -> None:
         """only: which names are sent, and removed there, by this one."""
-        self.folder, self.store, self._only = folder, store, only
+        self.folder, self.store, self.only = folder, store, only
         self._sent: dict[str, Stamp] = {}
         self._lock = threading.Lock()
         self._look_s = 0.0
@@ -49,6 +49,11 @@ class Mirror:
             with suppress(OSError):
                 self._sent[name] = _stamp(os.stat(self.folder / name))
         self._remember()
+
+    def forget(self, below: str) -> None:
+        """What lies below is no longer this one's: it is neither sent nor removed there."""
+        with self._lock:
+            self._sent = {name: stamp for name, stamp in self._sent.items() if not name.startswith(below)}
 
     @property
     def every_s(self) -> float:
@@ -125,7 +130,7 @@ class Mirror:
 
     def _remove_gone(self, here: dict[str, Stamp], below: str) -> None:
         for name in [name for name in self._sent if name.startswith(below) and name not in here]:
-            if not self.lost and not (self.folder / name).exists():
+            if self.only(name) and not self.lost and not (self.folder / name).exists():
                 self.store.remove(name)
                 self._sent.pop(name, None)
 
@@ -133,7 +138,7 @@ class Mirror:
         return [name for name in self._here() if name.startswith(below) and name.rpartition("/")[2] == file]
 
     def _here(self) -> dict[str, Stamp]:
-        return {name: stamp for name, stamp in _walked(str(self.folder), "") if self._only(name)}
+        return {name: stamp for name, stamp in _walked(str(self.folder), "") if self.only(name)}
 
     def _remember(self) -> None:
         with suppress(OSError):
