@@ -146,7 +146,7 @@ class _Told:
 
 
 def _row(trial: TrialDir, failures: list[BaseException]) -> TrialRow:
-    if not trial.outcome.is_file():
+    if not rundir.there(trial.outcome):
         why = " ".join(str(failures[0]).split())[:500] if failures else "no worker said why"
         raise RunFailed(f"the workers ended without a result: {why}. What was done is kept.")
     said = rundir.read_json(trial.outcome)
@@ -311,7 +311,7 @@ def _epochs(trainer: Trainer, writes: TrialRun | None, shard: Shard, trial: Tria
                     writes.take(epoch)
             except NnoptError as error:
                 failed = error
-        if shard.agreed(failed is not None or trial.stop.is_file()):
+        if shard.agreed(failed is not None or rundir.there(trial.stop)):
             break
     with shard.led(trainer):
         if writes is not None:

@@ -324,6 +324,17 @@ def append(path: Path, text: str) -> None:
         os.close(handle)
 
 
+def there(path: Path) -> bool:
+    """Whether a file that another node may have made is there now.
+
+    A client of NFS remembers for up to a minute that a file was not (nfs(5), acdirmax); opening its folder asks anew.
+    """
+    try:
+        return path.name in os.listdir(path.parent)
+    except FileNotFoundError:
+        return False
+
+
 def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 

@@ -138,7 +138,7 @@ class Seats:
         """record: takes the journal's events `worker`."""
         self._record = record
         self._experiment, self._run, self._session = experiment, run, session
-        self._root = str(run.root)  # what workers are told: the folder, or a URL
+        self._url = ""  # of a run that workers elsewhere send their trials to
         self._dataset, self._keeps, self._watch = dataset, keeps_decisions, watch
         self._here: Seat | None = None
         self._workers: list[Seat] = []
@@ -219,7 +219,7 @@ class Seats:
     def _hire_all(self) -> None:
         cluster = self._session.cluster()
         if not cluster.embedded:
-            self._root = apart(self._run) or self._root
+            self._url = apart(self._run)
         self._looked = time.monotonic()
         holds = cluster.seats(self._experiment.resources)
         count = min(holds, max(1, self._trials))  # each has at least one trial to itself
@@ -243,7 +243,10 @@ class Seats:
         seat.actor, seat.preparing, seat.measured, seat.lanes = actor or self._session.actor(), True, False, 1
         file = str(self._experiment.file) if self._experiment.file else None
         tree = plain(self._experiment.tree)
-        self._flying[seat.actor.setup.remote(tree, file, self._root, self._keeps)] = (seat, "setup")
+        self._flying[seat.actor.setup.remote(tree, file, self._url or str(self._run.root), self._keeps)] = (
+            seat,
+            "setup",
+        )
 
     def _present(self, seat: Seat, state: Literal["ready", "gone"], **more: str | bool) -> None:
         self._record({"event": "worker", "worker": seat.number, "state": state, **more})

@@ -68,11 +68,11 @@ def _keeper_of(run: RunDir) -> Keeper | None:
 
 
 def refuse_other_nodes(run: RunDir, nodes: int) -> None:
-    """Raises UserError for a run at a URL whose workers would be on several nodes."""
+    """Raises UserError for a network at a URL that workers on several nodes would train together."""
     if nodes > 1 and (url := copies.at(run.root)):
         raise UserError(
-            f"{url}: the Ray cluster has {nodes} nodes, and a run at a URL is trained on one. Use a machine alone, or "
-            "choose a folder that all nodes mount with --out."
+            f"{url}: the Ray cluster has {nodes} nodes, and workers that train one network write to one folder. "
+            "Choose a folder that all nodes mount with --out, or one machine."
         )
 
 
