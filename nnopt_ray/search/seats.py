@@ -26,7 +26,7 @@ from nnopt_ray.search.journal import Event
 from nnopt_ray.search.ledger import Trial
 from nnopt_ray.search.messages import Answer, Demand, End, Order
 from nnopt_ray.search.node_store import Nodes
-from nnopt_ray.storage.keeping import apart
+from nnopt_ray.storage.keeping import apart, refuse_other_nodes
 
 if TYPE_CHECKING:
     from nnopt_ray.data.types import Dataset
@@ -218,7 +218,9 @@ class Seats:
 
     def _hire_all(self) -> None:
         cluster = self._session.cluster()
-        if not cluster.embedded:
+        if self._experiment.resources.worker_range[1] > 1:
+            refuse_other_nodes(self._run, cluster.nodes)
+        elif not cluster.embedded:
             self._url = apart(self._run)
         self._looked = time.monotonic()
         holds = cluster.seats(self._experiment.resources)
@@ -243,10 +245,8 @@ class Seats:
         seat.actor, seat.preparing, seat.measured, seat.lanes = actor or self._session.actor(), True, False, 1
         file = str(self._experiment.file) if self._experiment.file else None
         tree = plain(self._experiment.tree)
-        self._flying[seat.actor.setup.remote(tree, file, self._url or str(self._run.root), self._keeps)] = (
-            seat,
-            "setup",
-        )
+        place = self._url or str(self._run.root)
+        self._flying[seat.actor.setup.remote(tree, file, place, self._keeps)] = (seat, "setup")
 
     def _present(self, seat: Seat, state: Literal["ready", "gone"], **more: str | bool) -> None:
         self._record({"event": "worker", "worker": seat.number, "state": state, **more})
