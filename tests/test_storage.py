@@ -16,7 +16,7 @@ from store_example import Flat
 
 from nnopt_ray import holding, reading, rundir, runs
 from nnopt_ray.cli.main import code
-from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError, UserError
+from nnopt_ray.errors import Interrupted, RunFailed, RunFolderError, Superseded, UserError
 from nnopt_ray.pipeline import Watch
 from nnopt_ray.rundir import RunDir, read_lines
 from nnopt_ray.search import ferry as ferries
@@ -378,10 +378,26 @@ def test_a_trial_goes_from_node_to_node_by_the_store(machines: Callable[[str], P
     assert in_folder(other.root) == {
         name.removeprefix("trials/0007/"): content
         for name, content in below(url).items()
-        if name.startswith("trials/0007")
+        if name.startswith("trials/0007") and not name.endswith("/.held")
     }
     assert sorted(checkpoints.kept(other)) == [4]  # and what was cleared away on the first node is so everywhere
     assert "trials/0001/history.jsonl" in below(url)  # trials of others are left alone
+
+
+def test_a_worker_that_was_thought_dead_writes_nothing_over_its_successor(machines: Callable[[str], Path]) -> None:
+    url = runs.run(reading.from_tree(PAGE), PARENT).place
+    first, thought_dead = node(machines, "one", url)
+    second, successor = node(machines, "two", url)
+    thought_dead.bring("0007")
+    successor.bring("0007")
+    rundir.write_text(checkpoints.file(second.trial("0007"), 4), "four")
+    successor.show("0007")
+    rundir.write_text(checkpoints.file(first.trial("0007"), 9), "of nobody")
+    with pytest.raises(Superseded):
+        thought_dead.show("0007")
+    successor.give("0007")
+    checkpointed = [name.rpartition("/")[2] for name in below(url) if name.startswith("trials/0007/checkpoints/")]
+    assert checkpointed == ["epoch-4.safetensors"]
 
 
 def test_a_store_that_does_not_take_a_trial_ends_its_study_with_the_cause(

@@ -236,8 +236,7 @@ class Crew:
 
         closed = reading.close(self._experiment, order.params)
         page, folder = reading.dump(closed), self._run.trial(order.trial)
-        report = self._report(order.trial)
-        report.copied = copy.at
+        self._report(order.trial).copied = copy.at
         if self._lanes[order.trial].copied == copy.at:
             return self._lanes[order.trial]
         self._leave(order.trial)

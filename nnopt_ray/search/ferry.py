@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnopt_ray.data import store as stores
 from nnopt_ray.data.cache import default_cache
-from nnopt_ray.errors import RunFolderError
+from nnopt_ray.errors import RunFolderError, Superseded
 from nnopt_ray.pipeline import best_of
 from nnopt_ray.rundir import AT_URL, RunDir
 from nnopt_ray.search.node_store import Mapped, alone, whole
@@ -39,6 +39,7 @@ TRY_S = 120.0  # a store that does not answer is asked so long before a trial is
 AGAIN_S = 2.0
 STATES = re.compile(r"(epoch|decision)-\d+\.safetensors")
 WORKED = "workers-at-url"  # folder of the cache
+HELD = ".held"  # beside a trial's files at the store: which worker took it up last
 
 
 class Ferry:
@@ -63,17 +64,20 @@ class UrlFerry(Ferry):
     def __init__(self, run: RunDir, store: Store) -> None:
         self._run, self._store = run, store
         self._mine: set[str] = set()
+        self._name = os.urandom(8).hex().encode()
         self._mirror = Mirror(run.root, store, only=lambda name: _trial_of(name) in self._mine)
         threading.Thread(target=self._send_on, name=f"send {store.url}", daemon=True).start()
 
     def _send_on(self) -> None:
         while True:
             time.sleep(self._mirror.every_s)
-            with suppress(StoreFailed):  # tried again, and told when the trial is laid down
-                self._mirror.sync()
+            for trial in list(self._mine):
+                with suppress(StoreFailed, Superseded):  # tried again, and told when the trial is laid down
+                    self._send(trial)
 
     def bring(self, trial: str) -> None:
         if trial not in self._mine:
+            _insist(lambda: self._store.write(_below(trial) + HELD, self._name))
             self._fetched(trial)
             self._mine.add(trial)
 
@@ -82,7 +86,16 @@ class UrlFerry(Ferry):
             self._fetched(donor)
 
     def show(self, trial: str) -> None:
-        _insist(lambda: self._mirror.sync(_below(trial)))
+        _insist(lambda: self._send(trial))
+
+    def _send(self, trial: str) -> None:
+        """Raises Superseded where the study thought this worker dead, and another has the trial; StoreFailed."""
+        with suppress(NotThere):
+            if self._store.read(_below(trial) + HELD) != self._name:
+                self._mine.discard(trial)
+                self._mirror.forget(_below(trial))
+                raise Superseded(f"trial {trial} is trained by another worker by now.")
+        self._mirror.sync(_below(trial))
 
     def give(self, trial: str) -> None:
         if trial not in self._mine:
@@ -99,7 +112,7 @@ class UrlFerry(Ferry):
         names: list[str] = []
 
         def fetch() -> None:
-            names[:] = sorted(self._store.files(_below(trial).rstrip("/")))
+            names[:] = sorted(self._store.files(_below(trial).rstrip("/")).keys() - {_below(trial) + HELD})
             for name in names:
                 with suppress(NotThere):  # a state that was replaced since
                     self._store.fetch(name, self._run.root / name)
@@ -207,6 +220,7 @@ def collected(run: RunDir, rows: tuple[TrialRow, ...], ledger: Ledger) -> tuple[
         name
         for name in store.files("trials")
         if not STATES.fullmatch(file := name.rpartition("/")[2])
+        and not file.startswith(".")
         and (file != "best.safetensors" or _trial_of(name) in wanted)
     ]
     with ThreadPoolExecutor(store.together) as pool:
