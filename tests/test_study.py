@@ -144,7 +144,8 @@ def test_the_time_of_two_workers_is_busy_or_idle(here: Path) -> None:
             if stint.worker == each.worker
         }
         trained_s = sum(line["seconds"] for found in lines.values() for line in found)
-        assert 0 < trained_s < each.busy_s
+        # A worker that was late, on a busy machine, may find that the other has done everything.
+        assert 0 < trained_s < each.busy_s or trained_s == each.busy_s == each.trials == 0
     assert "The 2 workers had a trial in training" in folder.report.read_text()
 
 
