@@ -81,10 +81,13 @@ def train(
     thread.start()
     while not ended.wait(LOOK_EVERY_S):
         told.look()
+        session.answers()
         if should_stop() and not trial.stop.is_file():
             rundir.write_text(trial.stop, "")
     thread.join()
     told.look()
+    if not trial.outcome.is_file():
+        session.refuse_gone()
     trial.stop.unlink(missing_ok=True)
     shutil.rmtree(trial.root / "ray_train", ignore_errors=True)
     row = _row(trial, failures)

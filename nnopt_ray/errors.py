@@ -9,7 +9,8 @@
     │   └── RunFolderError            a run folder is missing, busy, or cut short
     ├── RunFailed            exit 1   the run itself failed: no trial finished, the loss is not a number
     │   ├── NotANumber                the training loss became NaN or infinite
-    │   └── Superseded                another process has taken this training up, as this one was thought dead
+    │   ├── Superseded                another process has taken this training up, as this one was thought dead
+    │   └── ClusterLost               Ray's head does not answer any more
     └── Interrupted          exit 130 stopped by the user; the run can be resumed
 
 Anything else that reaches the command line is a fault of nnopt itself: exit 3.
@@ -91,6 +92,10 @@ class NotANumber(RunFailed):
 
 class Superseded(RunFailed):
     """Another process has taken this training up, as this one was thought dead: it writes no more."""
+
+
+class ClusterLost(RunFailed):
+    """Ray's head does not answer any more: the cluster is gone, or cannot be reached."""
 
 
 class Interrupted(NnoptError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import assembly, holding, pipeline, reading, rundir, tables
 from nnopt_ray.distributed import session_for
-from nnopt_ray.errors import Interrupted, NnoptError, RunFailed, RunFolderError, UserError
+from nnopt_ray.errors import ClusterLost, Interrupted, NnoptError, RunFailed, RunFolderError, UserError
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.log import Logged
 from nnopt_ray.pipeline import Watch, never
@@ -300,6 +300,8 @@ def _go(
                 _single(experiment, folder, dataset, watch, should_stop, session)
         except (KeyboardInterrupt, Interrupted) as error:
             raise Interrupted(f"Interrupted. Nothing is lost: nnopt resume {folder.place}") from error
+        except ClusterLost as error:
+            raise RunFailed(f"{error}; the run goes on, here or on another: nnopt resume {folder.place}") from error
         except OSError as error:
             if error.errno is None:
                 raise

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import socket
 import threading
+import time
 import traceback
 import warnings
 from dataclasses import dataclass
@@ -13,8 +15,14 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from nnopt_ray import versions
-from nnopt_ray.errors import UserError
+from nnopt_ray.errors import ClusterLost, UserError
 from nnopt_ray.experiment import Resources
+
+# Ray ends a process without a word of ours when its head has been silent for 60 s (rpc_client.h, "The program will
+# terminate"). A head that is started again within this time is taken up by Ray.
+LOST_S = 30.0
+LOOK_EVERY_S = 2.0
+LOOKS = 5  # in vain, at the least: a machine that slept has made none
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,11 @@ class RaySession:
         self._ready, self._closing = threading.Event(), threading.Event()
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._head: tuple[str, int] | None = None
+        self._silent: list[float] = []  # when the head was looked for in vain, since it was last there
+        self._looked = 0.0
+        self._lost = False
+        self._remote: Any = None
         if at_once:
             self.start()
 
@@ -131,6 +144,36 @@ class RaySession:
             error = error.__cause__ or error.__context__
         self.close()
 
+    @property
+    def lost(self) -> bool:
+        """Whether the cluster has been given up: from then on whatever asks Ray waits in vain."""
+        return self._lost
+
+    def answers(self, at_once: bool = False) -> bool:
+        """Whether Ray's head takes connections. Raises ClusterLost when it has not for LOST_S.
+
+        Where it does not, whatever asks it waits, and Ray ends the process after a minute.
+
+        at_once: look now; else every LOOK_EVERY_S.
+        """
+        now = time.monotonic()
+        if self._head is not None and (at_once or now - self._looked > LOOK_EVERY_S):
+            self._silent = [] if _takes_connections(self._head) else [*self._silent, now]
+            self._looked = time.monotonic()
+        if len(self._silent) >= LOOKS and now - self._silent[0] >= LOST_S:
+            raise self._gone(f"its head has not answered for {now - self._silent[0]:.0f} s")
+        return not self._silent
+
+    def refuse_gone(self) -> None:
+        """Raises ClusterLost when the head does not answer now: what has failed has failed for that."""
+        if not self.answers(at_once=True):
+            raise self._gone("its head does not answer")
+
+    def _gone(self, why: str) -> ClusterLost:
+        self._lost = True
+        what = f"the Ray cluster at {self.address}" if self.address else "the embedded Ray"
+        return ClusterLost(f"{what} is gone: {why}. What is in the last checkpoints is kept")
+
     def actor(self) -> Any:
         """A worker: one that started with the session, or a new one."""
         return self._waiting.pop() if self._waiting else self._new_actor()
@@ -139,11 +182,9 @@ class RaySession:
         import ray
 
         assert self._worker is not None
-        return (
-            ray.remote(self._worker)
-            .options(**self._worker.needs(self._resources), max_restarts=0)
-            .remote(*self._arguments)
-        )
+        if self._remote is None:  # made anew, its class would be sent to the head again, and that is waited for
+            self._remote = ray.remote(self._worker).options(**self._worker.needs(self._resources), max_restarts=0)
+        return self._remote.remote(*self._arguments)
 
     def cluster(self) -> Cluster:
         """Wait until Ray is there. Raises UserError when the address does not answer."""
@@ -186,6 +227,9 @@ class RaySession:
     def _live(self) -> None:
         try:
             ray, ours = self._start()
+            if "://" not in (self.address or ""):  # of a client's proxy there is no head to look for
+                host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+                self._head = (host.strip("[]"), int(port))
             self._prestart()
         except (ImportError, ConnectionError, TimeoutError, ValueError, RuntimeError, OSError) as error:
             self._error = error
@@ -215,6 +259,14 @@ class RaySession:
         else:
             ray.init(address="local", include_dashboard=False, num_cpus=self._cpus, **options)
         return ray, True
+
+
+def _takes_connections(head: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(head, timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 _ending: list[threading.Thread] = []  # sessions on their way out

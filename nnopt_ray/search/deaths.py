@@ -37,6 +37,8 @@ def death(error: Exception) -> str:
         return "the machine ran low on memory, and Ray ended the process that took the most"
     if told := re.search(r"exit code (\d+)", str(error)):
         return f"its process ended with exit code {told[1]}"
+    if type(error).__name__ == "ActorUnavailableError":
+        return "it cannot be reached: its process or its node is gone or cut off"
     if "connection error" in str(error):
         return "its process was killed, perhaps for lack of memory, or crashed"
     return str(error).splitlines()[0].rstrip(".")

@@ -142,6 +142,7 @@ class Seats:
         self._dataset, self._keeps, self._watch = dataset, keeps_decisions, watch
         self._here: Seat | None = None
         self._workers: list[Seat] = []
+        self._to_start: list[Seat] = []  # in the place of one that died
         self._flying: dict[Any, tuple[Seat, str]] = {}  # future → who answers, and what was asked
         self._demand: Callable[[int], Demand] = lambda workers: Demand(1, 0)
         self._trials = 1
@@ -211,9 +212,11 @@ class Seats:
             return
         if self._here is not None and not self._session.ready:
             return
+        while self._to_start and self._session.answers(at_once=True):
+            self._start(self._to_start.pop(0))
         # Asking Ray for its nodes takes 2 ms, which is as long as a small trial.
-        joined = self._session.address is not None
-        if not self._workers or (joined and time.monotonic() - self._looked > LOOK_FOR_NODES_S):
+        joined = self._session.address is not None and time.monotonic() - self._looked > LOOK_FOR_NODES_S
+        if not self._workers or (joined and self._session.answers(at_once=True)):
             self._hire_all()
 
     def _hire_all(self) -> None:
@@ -342,6 +345,7 @@ class Seats:
             return []
         import ray
 
+        self._session.answers()
         came: list[tuple[Seat, Answer | Exception]] = []
         for future in ray.wait(list(self._flying), num_returns=1, timeout=timeout_s)[0]:
             seat, asked = self._flying.pop(future)
@@ -367,7 +371,8 @@ class Seats:
         if not seat.preparing:
             self._present(seat, "gone")
         if not isinstance(error, GroupLost):
-            self._start(seat)
+            seat.preparing = True
+            self._to_start.append(seat)
             return [(seat, error)]
         if seat.preparing and any(not other.preparing for other in self._workers):
             self._workers.remove(seat)  # the cluster has no room for it now, and the others go on
@@ -398,7 +403,8 @@ class Seats:
         while any(asked == "work" for _, asked in self._flying.values()):
             import ray
 
-            for future in ray.wait(list(self._flying), num_returns=1)[0]:
+            self._session.answers()
+            for future in ray.wait(list(self._flying), num_returns=1, timeout=0.5)[0]:
                 seat, asked = self._flying.pop(future)
                 with suppress(ray.exceptions.RayError, GroupLost):  # dead by now: what it has written is what goes on
                     if asked == "work":
@@ -424,7 +430,7 @@ class Seats:
                 if not seat.preparing:
                     self._present(seat, "gone")
         self._flying.clear()
-        if self._experiment.resources.together and self._workers:
+        if self._experiment.resources.together and self._workers and not self._session.lost:
             let_go([seat.actor for seat in self._workers], self._run.groups)
         self._workers.clear()
         self._here = None

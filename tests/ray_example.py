@@ -1,0 +1,136 @@
+"""A Ray cluster of processes of its own, whose nodes can be added and killed, and a program that works on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from nnopt_ray import rundir
+
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": int(sys.argv[1]), "include_dashboard": False})
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    node = cluster.add_node(num_cpus=1)
+    print(next(one.process.pid for one in node.all_processes["raylet"]), flush=True)
+cluster.shutdown()
+"""
+
+
+def below(pid: int) -> set[int]:
+    """The processes below one, from /proc."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):  # it ended meanwhile
+            continue
+    found: set[int] = set()
+    while new := {child for child, parent in parents.items() if parent in found | {pid}} - found:
+        found |= new
+    return found
+
+
+def train(processes: set[int]) -> set[int]:
+    """Those of them that are Ray's workers."""
+    found = set()
+    for process in processes:
+        try:
+            if Path(f"/proc/{process}/cmdline").read_text().startswith("ray::Worker"):
+                found.add(process)
+        except OSError:
+            continue
+    return found
+
+
+def send(processes: set[int], which: signal.Signals) -> None:
+    for process in processes:
+        try:
+            os.kill(process, which)
+        except ProcessLookupError:
+            continue
+
+
+class OwnCluster:
+    """Head and nodes of one CPU each; all of it is killed when it is left."""
+
+    def __init__(self, nodes: int, head_cpus: int = 0) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NODES, str(head_cpus)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        self.address = self._read()
+        self.nodes = [self.add() for _ in range(nodes)]  # their raylets
+
+    def __enter__(self) -> OwnCluster:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def add(self) -> int:
+        """A new node → its raylet."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("add\n")
+        self._process.stdin.flush()
+        return int(self._read())
+
+    def workers(self) -> set[int]:
+        return train(below(self._process.pid))
+
+    def kill_node(self, raylet: int) -> None:
+        send(below(raylet) | {raylet}, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """Everything at once, as when the power fails."""
+        send(below(self._process.pid) | {self._process.pid}, signal.SIGKILL)
+        self._process.communicate()
+
+
+class Program:
+    """`nnopt WORDS` in a folder."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "nnopt_ray", *words], cwd=folder, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ended(self, timeout_s: float = 300) -> tuple[int, str, str]:
+        """Wait for it → exit code, output, errors."""
+        out, err = self._process.communicate(timeout=timeout_s)
+        return self._process.returncode, out, err
+
+
+def wait_for(happened: Callable[[], bool], program: Program, timeout_s: float = 120) -> None:
+    """Until something has happened, or the program has ended."""
+    deadline = time.monotonic() + timeout_s
+    while not happened() and program.runs():
+        assert time.monotonic() < deadline, "what the test waits for did not happen"
+        time.sleep(0.02)
+
+
+def results(out: Path) -> int:
+    """Epochs in the journal of the only run there."""
+    journals = list(out.glob("*/journal.jsonl"))
+    return sum(event["event"] == "result" for event in rundir.read_lines(journals[0])) if journals else 0
