@@ -8,12 +8,10 @@ go on from there after a loss. This process reads the history as it grows.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,6 +24,7 @@ from nnopt_ray.log import plural
 from nnopt_ray.pipeline import SINGLE, Watch
 from nnopt_ray.results import Epoch, TrialRow
 from nnopt_ray.rundir import RunDir, TrialDir, read_lines
+from nnopt_ray.search import ray_train
 from nnopt_ray.storage.keeping import refuse_other_nodes
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from nnopt_ray.train.loop import Trainer
     from nnopt_ray.train.sharding import Shard
 
-LOSSES = 3  # times that workers are started anew
+FOLDER = "ray_train"  # of a trial, where Ray Train writes
 LOOK_EVERY_S = 0.2
 
 
@@ -44,15 +43,14 @@ def train(
     watch: Watch,
     should_stop: Callable[[], bool],
     session: RaySession,
-    decided: dict[str, str],
     timed: bool = False,
-) -> TrialRow:
-    """One training by `resources.workers` workers, from its newest checkpoint when there is one.
+) -> tuple[TrialRow, dict[str, str]]:
+    """One training by `resources.workers` workers, from its newest checkpoint when there is one → its row, and what
+    was decided: how many workers there were, what a batch was.
 
-    The data lie in the run folder. decided: is told how many workers there were, and what a batch was. timed: measure
-    where the time goes, and what an all-reduce takes (`TrialDir.all_reduce`). Raises UserError
-    when the cluster does not hold so many workers or a node does not see the run folder, NotANumber and RunFailed as a
-    training by one process.
+    The data lie in the run folder. timed: measure where the time goes, and what an all-reduce takes
+    (`TrialDir.all_reduce`). Raises UserError when the cluster does not hold so many workers or a node does not see the
+    run folder, NotANumber and RunFailed as a training by one process.
     """
     trial = run.trial(SINGLE)
     if not trial.page.is_file():
@@ -71,10 +69,7 @@ def train(
         file.unlink(missing_ok=True)
     shown = sum(1 for _ in read_lines(trial.history))
     told = _Told(trial, watch, shown)
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less on one machine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own imports warn about its own deprecations
-        import ray.train.torch  # noqa: F401
+    ray_train.prepare()
     ended = threading.Event()
     failures: list[BaseException] = []
     thread = threading.Thread(target=_fitted, args=(experiment, run, ended, failures, timed), daemon=True)
@@ -89,13 +84,13 @@ def train(
     if not trial.outcome.is_file():
         session.refuse_gone()
     trial.stop.unlink(missing_ok=True)
-    shutil.rmtree(trial.root / "ray_train", ignore_errors=True)
+    shutil.rmtree(trial.root / FOLDER, ignore_errors=True)
     row = _row(trial, failures)
     said = rundir.read_json(trial.outcome)
-    decided["workers"] = _sentence(experiment, int(said["workers"]), cluster.sentence())
+    decided = {"workers": _sentence(experiment, int(said["workers"]), cluster.sentence())}
     if said["cut"]:
         decided["fsdp"] = said["cut"]
-    return row
+    return row, decided
 
 
 def _sentence(experiment: Experiment, workers: int, where: str) -> str:
@@ -177,34 +172,16 @@ def _fitted(
 ) -> None:
     """Let Ray Train work to the end; in a thread, as it waits for it."""
     from ray.exceptions import RayError
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import TrainingFailedError
 
+    told = {
+        "tree": plain(experiment.tree),
+        "file": str(experiment.file) if experiment.file else None,
+        "root": str(run.root),
+        "timed": timed,
+    }
     try:
-        resources = experiment.resources
-        least, most = resources.worker_range
-        gpus = resources.gpus_per_worker
-        per_worker = {"CPU": float(resources.cpus_per_worker), **({"GPU": gpus} if gpus else {})}
-        TorchTrainer(
-            _work,
-            train_loop_config={
-                "tree": plain(experiment.tree),
-                "file": str(experiment.file) if experiment.file else None,
-                "root": str(run.root),
-                "timed": timed,
-                "import_paths": list(sys.path),
-            },
-            scaling_config=ScalingConfig(
-                num_workers=least if least == most else (least, most), use_gpu=gpus > 0, resources_per_worker=per_worker
-            ),
-            # Two workers that share a GPU have no NCCL between them.
-            torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
-            run_config=RunConfig(
-                name="ray_train",
-                storage_path=str(run.trial(SINGLE).root),
-                failure_config=FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES),
-            ),
-        ).fit()
+        ray_train.fit(_work, told, experiment.resources, run.trial(SINGLE).root, FOLDER)
     except (TrainingFailedError, RuntimeError, ValueError, OSError, RayError) as error:
         failures.append(error)
     finally:
@@ -245,19 +222,13 @@ def _shard(told: Mapping[str, Any]) -> Shard:
 
 
 def _trained(told: Mapping[str, Any], shard: Shard, trial: TrialDir) -> None:
-    from dataclasses import replace
-
     from nnopt_ray.search.node_store import open_on_node
     from nnopt_ray.train.fit import TrialRun
     from nnopt_ray.train.loop import Trainer
 
     page = reading.from_tree(told["tree"], Path(told["file"]) if told["file"] else None)
     experiment = assembly.scaled(page, shard.workers)
-    where = assembly.machine_for(experiment)
-    if where.device != "cpu":
-        from ray.train.torch import get_device
-
-        where = replace(where, device=str(get_device()))
+    where = ray_train.with_device(assembly.machine_for(experiment))
     dataset, _ = open_on_node(RunDir(Path(told["root"])).data)
     made = (experiment, dataset, where, assembly.metrics_for(experiment, dataset))
     writes: TrialRun | None = None

@@ -65,9 +65,14 @@ def silent(sentence: str) -> None:
     """The default of `note`."""
 
 
-def begin(experiment: Experiment, parent: Path) -> RunDir:
-    """Make the run folder and write down what is about to be done."""
-    run = RunDir.create(parent, experiment.name)
+def begin(
+    experiment: Experiment, parent: Path, name: str = "", first: Callable[[RunDir], None] = lambda run: None
+) -> RunDir:
+    """Make the run folder and write down what is about to be done.
+
+    name: other than the page's. first: writes what must be there before the folder counts as a run.
+    """
+    run = RunDir.create(parent, name or experiment.name)
     resolved = reading.dump(experiment)
     given = experiment.file.read_text(encoding="utf-8") if experiment.file and experiment.file.is_file() else resolved
     rundir.write_text(run.page, given)
@@ -75,6 +80,7 @@ def begin(experiment: Experiment, parent: Path) -> RunDir:
     facts = machines.environment() | {"began": began, "seed": experiment.seed}
     facts["import_paths"] = reading.import_paths(experiment.file)
     rundir.write_json(run.environment, facts)
+    first(run)
     rundir.write_text(run.resolved, resolved)
     return run
 
@@ -293,20 +299,22 @@ def run_single(
     watch: Watch,
     should_stop: Callable[[], bool] = never,
     beside: Callable[[TrialRow], tuple[Folded | None, Sized | None]] = lambda row: (None, None),
-    together: Callable[[], TrialRow] | None = None,
-    decided: Mapping[str, str] | None = None,
+    together: Callable[[], tuple[TrialRow, dict[str, str]]] | None = None,
 ) -> RunResult:
     """The straight line for a page with nothing to search.
 
-    together: trains the network by several workers. decided: what was, beside the data, when that is over.
+    together: trains the network by several workers → its row, and what was decided.
     """
     began = time.monotonic()
-    row = together() if together is not None else train_one(experiment, run, dataset, watch, should_stop)
+    if together is not None:
+        row, decided = together()
+    else:
+        row, decided = train_one(experiment, run, dataset, watch, should_stop), {}
     if should_stop():
         raise Interrupted("stopped")
     folded, sized = beside(row)
     seconds = time.monotonic() - began
-    decided = decided_data(dataset) | dict(decided or {})
+    decided = decided_data(dataset) | decided
     return conclude(experiment, run, dataset, (row,), seconds, decided, None, folded, sized, note=watch.note)
 
 

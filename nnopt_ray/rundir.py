@@ -178,9 +178,13 @@ class RunDir:
     def log(self) -> Path:
         return self.root / "log.txt"
 
+    @property
+    def tracking(self) -> Path:
+        return self.root / "tracking"
+
     def tracked(self, tracker: str) -> Path:
         """How far a tracker of the page has been told."""
-        return self.root / "tracking" / f"{tracker}.json"
+        return self.tracking / f"{tracker}.json"
 
     @property
     def optuna_journal(self) -> Path:

@@ -360,15 +360,14 @@ def _single(
         asked = experiment, folder, dataset, row, watch, should_stop
         return folds.alone(*asked), folds.sizes_alone(*asked)
 
-    def together() -> TrialRow:
+    def together() -> tuple[TrialRow, dict[str, str]]:
         from nnopt_ray import distributed
 
         assert session is not None
-        return distributed.train(experiment, folder, watch, should_stop, session, decided)
+        return distributed.train(experiment, folder, watch, should_stop, session)
 
-    decided: dict[str, str] = {}
     many = together if experiment.resources.together else None
-    pipeline.run_single(experiment, folder, dataset, watch, should_stop, beside, many, decided)
+    pipeline.run_single(experiment, folder, dataset, watch, should_stop, beside, many)
 
 
 def _search(

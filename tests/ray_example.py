@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import nnopt_ray as nn
 from nnopt_ray import rundir
+from nnopt_ray.results import Epoch, TrialRow
+
+
+@contextmanager
+def embedded(cpus: int) -> Iterator[None]:
+    """A Ray of this process for several tests; what runs in it uses a Ray that is there already."""
+    import ray
+
+    ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Noting(nn.Watch):
+    """Keeps what a run tells."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.epochs: list[int] = []
+        self.rows: list[TrialRow] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch.epoch)
+
+    def trial(self, row: TrialRow, best: TrialRow | None) -> None:
+        self.rows.append(row)
+
 
 NODES = """
 import sys

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from ray_example import Noting
 
 import nnopt_ray as nn
 from nnopt_ray import assembly, reading
@@ -60,20 +61,9 @@ def workers(here: Path) -> set[int]:
     return {int(file.name) for file in (here / "pids").iterdir()} - {os.getpid()}
 
 
-class Noting(nn.Watch):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.epochs: list[int] = []
+def run_with_a_lost_worker(here: Path, **said: Any) -> tuple[nn.Run, Noting]:
+    """The page, one of whose workers is killed after five epochs."""
 
-    def note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-
-    def epoch(self, epoch: Epoch) -> None:
-        self.epochs.append(epoch.epoch)
-
-
-@pytest.mark.ray
-def test_two_workers_are_one_and_a_lost_one_costs_nothing(here: Path) -> None:
     def kill_one() -> None:
         while len(watch.epochs) < 5:
             if over.wait(0.05):
@@ -84,11 +74,17 @@ def test_two_workers_are_one_and_a_lost_one_costs_nothing(here: Path) -> None:
     killer = threading.Thread(target=kill_one)
     killer.start()
     try:
-        run = nn.run(nn.load("page.yaml"), here / "out", watch=watch)
+        run = nn.run(nn.load("page.yaml", set=said), here / "out", watch=watch)
     finally:
         over.set()
         killer.join()
     assert len(workers(here)) >= 3, "no worker was started anew"
+    return run, watch
+
+
+@pytest.mark.ray
+def test_two_workers_are_one_and_a_lost_one_costs_nothing(here: Path) -> None:
+    run, watch = run_with_a_lost_worker(here)
     assert any(note.startswith("Training goes on with epoch ") for note in watch.notes), watch.notes
     assert watch.epochs == list(range(24)), "an epoch was told twice or not at all"
     told = run.path / "trials" / "0001" / "history.jsonl"
@@ -194,21 +190,7 @@ def test_the_batch_and_the_rate_of_four_workers(here: Path, batch: str, rule: st
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_network_that_is_cut_is_one_too_and_a_lost_worker_costs_nothing(here: Path) -> None:
-    def kill_one() -> None:
-        while len(watch.epochs) < 5:
-            if over.wait(0.05):
-                return
-        os.kill(max(workers(here)), signal.SIGKILL)
-
-    watch, over = Noting(), threading.Event()
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
-        run = nn.run(nn.load("page.yaml", set={"resources.fsdp": True}), here / "out", watch=watch)
-    finally:
-        over.set()
-        killer.join()
-    assert len(workers(here)) >= 3, "no worker was started anew"
+    run, watch = run_with_a_lost_worker(here, **{"resources.fsdp": True})
     assert watch.epochs == list(range(24)), "an epoch was told twice or not at all"
     assert run.result["decided"]["fsdp"].startswith("74 of 131 trained weights each")  # 3 classes are cut into 2 and 1
     alone = nn.run(nn.load("page.yaml", set={"resources.workers": 1}), here / "out")

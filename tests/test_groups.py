@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -16,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from ray_example import Noting, embedded
 
 import nnopt_ray as nn
 from nnopt_ray.errors import UserError
 from nnopt_ray.experiment import Resources
-from nnopt_ray.results import TrialRow
 from nnopt_ray.search.cluster import Cluster
 
 # Ray Data warns of its own defaults; Ray Train brings it in.
@@ -63,11 +62,8 @@ class Net(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
-    import ray
-
-    ray.init(address="local", include_dashboard=False, num_cpus=2, logging_level=logging.ERROR, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with embedded(2):
+        yield
 
 
 @pytest.fixture
@@ -97,18 +93,6 @@ def write_page(folder: Path, **changes: Any) -> Path:
 
 def members(here: Path) -> set[int]:
     return {int(file.name) for file in (here / "pids").iterdir()} - {os.getpid()}
-
-
-class Noting(nn.Watch):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.rows: list[TrialRow] = []
-
-    def note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-
-    def trial(self, row: TrialRow, best: TrialRow | None) -> None:
-        self.rows.append(row)
 
 
 def the_same(run: nn.Run, alone: nn.Run) -> None:

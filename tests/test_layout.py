@@ -73,6 +73,7 @@ RAY_DOORS = {
     "search/cluster.py",
     "search/group.py",
     "search/members.py",
+    "search/ray_train.py",
     "search/seats.py",
     "distributed.py",
     "launch/ray_jobs.py",

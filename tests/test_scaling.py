@@ -180,6 +180,14 @@ def test_more_workers_stop_paying_where_the_efficiency_falls_below_a_half() -> N
     assert efficiency(made.kept_stops) < 0.5 <= efficiency(made.kept_stops - 1)
 
 
+def test_a_plan_more_hopeful_than_what_was_measured_says_so() -> None:
+    slow = Measured(2, WORK, {**spent(2).spent, "communication": 3 * spent(1).epoch_s})
+    for sizes, told in (([spent(1), slow], True), ([spent(1), spent(2)], False)):
+        made = planner.plan(sizes, WORK, (8,), {}, (25e9, None))
+        assert made is not None
+        assert any("below 50 % at 2 already" in said for said in made.sentences) == told
+
+
 def test_a_given_link_is_planned_with_and_the_measured_one_judges() -> None:
     sizes = [spent(n) for n in (1, 2, 4)]
     made = planner.plan(sizes, WORK, (8,), SWEEPS, (25e9, 20e-6))

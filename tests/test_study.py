@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_example import Noting, embedded
 
 import nnopt_ray as nn
 from nnopt_ray import holding, reading, rundir
 from nnopt_ray.report.course import course_of, worked
-from nnopt_ray.results import TrialRow
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import study
 
@@ -58,13 +58,8 @@ class Moody(torch.nn.Module):
 @pytest.fixture(scope="module", autouse=True)
 def one_ray() -> Iterator[None]:
     """One embedded Ray for the tests of this file; studies use a Ray that is there already."""
-    import logging
-
-    import ray
-
-    ray.init(address="local", include_dashboard=False, num_cpus=2, logging_level=logging.ERROR, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with embedded(2):
+        yield
 
 
 @pytest.fixture
@@ -91,18 +86,6 @@ def write_page(folder: Path, **changes: Any) -> Path:
 
 def events(run: nn.Run, kind: str) -> list[dict[str, Any]]:
     return [event for event in rundir.read_lines(RunDir(run.path).journal) if event["event"] == kind]
-
-
-class Noting(nn.Watch):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.rows: list[TrialRow] = []
-
-    def note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-
-    def trial(self, row: TrialRow, best: TrialRow | None) -> None:
-        self.rows.append(row)
 
 
 def test_a_search_ends_in_a_whole_run_folder(here: Path) -> None:

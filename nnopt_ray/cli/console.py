@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -192,3 +193,15 @@ def stoppable() -> Iterator[Any]:
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
+
+
+def carried_out(experiment: Experiment, json_: bool, go: Callable[[Any, Any], Any]) -> tuple[Any, Screen]:
+    """What `go(screen, stopped)` gives, shown as it goes on and stopped by Ctrl-C; and the screen for what follows."""
+    # Libraries warn about their own future; a user of the program can act on none of it.
+    warnings.simplefilter("ignore")
+    screen = Screen(experiment, to_stderr=json_)
+    with stoppable() as stopped:
+        try:
+            return go(screen, stopped), screen
+        finally:
+            screen.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,16 +132,9 @@ def total_trials(said: str, experiment: Experiment, begun: int, run: str | Path)
 
 
 def _shown(experiment: Any, json_: bool, go: Callable[[Any, Any], Any]) -> None:
-    from nnopt_ray.cli.console import Screen, stoppable
+    from nnopt_ray.cli.console import carried_out
 
-    # Libraries warn about their own future; a user of the program can act on none of it.
-    warnings.simplefilter("ignore")
-    screen = Screen(experiment, to_stderr=json_)
-    with stoppable() as stopped:
-        try:
-            done = go(screen, stopped)
-        finally:
-            screen.close()
+    done, screen = carried_out(experiment, json_, go)
     if json_:
         answer({"ok": True, "path": done.place, **done.result})
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,16 +98,9 @@ def resume(folder: Path, address: str | None, json_: bool) -> int:
 
 def shown(experiment: Experiment, json_: bool, go: Callable[[Any, Any], Scaling]) -> int:
     """Do it, and print what came out. 1 when not one size could be measured."""
-    from nnopt_ray.cli.console import Screen, stoppable
+    from nnopt_ray.cli.console import carried_out
 
-    # Libraries warn about their own future; a user of the program can act on none of it.
-    warnings.simplefilter("ignore")
-    screen = Screen(experiment, to_stderr=json_)
-    with stoppable() as stopped:
-        try:
-            found = go(screen, stopped)
-        finally:
-            screen.close()
+    found, _ = carried_out(experiment, json_, go)
     exit_code = 0 if any(size.measured for size in found.sizes) else 1
     if json_:
         answer({"ok": exit_code == 0, **found.to_json()})

@@ -196,7 +196,7 @@ def _time(found: Scaling) -> Section | None:
     heads = (Head("size"), *(Head(kind, number=True) for kind in kinds), Head("epoch", number=True))
     caption = (
         "Measured inside the training, the mean of all workers. Data: reading, ordering, augmenting. Checkpoint: what "
-        "is written after an epoch. Preempted: compute that waited for a core which other programs had."
+        "is written after an epoch. Preempted: compute that waited for a core which other processes had."
     )
     return Section("Time", (plot, Table("Kinds of time", caption, heads, rows)))
 

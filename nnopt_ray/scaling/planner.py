@@ -71,7 +71,7 @@ class Work:
 class Measured:
     """A size that was trained: kind → seconds of an epoch (`train.clock.KINDS`), and its work.
 
-    What other programs took of its cores (preempted) is left out: a plan is of workers that have theirs.
+    What other processes took of its cores (preempted) is left out: a plan is of workers that have theirs.
     """
 
     workers: int
@@ -234,7 +234,7 @@ def plan(
         errors={} if seen is None else _errors(measured, seen, overlap),
         sentences=(),
     )
-    return replace(made, sentences=_sentences(made, work))
+    return replace(made, sentences=_sentences(made, work, measured))
 
 
 def _scanned() -> Iterable[int]:
@@ -256,7 +256,16 @@ def _errors(measured: Sequence[Measured], link: Link, overlap: bool) -> dict[int
     }  # fmt: skip
 
 
-def _sentences(made: Plan, work: Work) -> tuple[str, ...]:
+def _measured_to_stop(measured: Sequence[Measured]) -> int | None:
+    """The smallest size that was measured, of one work, to have an efficiency below PAYS."""
+    one = next((size for size in measured if size.workers == 1), None)
+    if one is None:
+        return None
+    kept = (size for size in measured if size.work == one.work)
+    return min((size.workers for size in kept if one.epoch_s / size.epoch_s / size.workers < PAYS), default=None)
+
+
+def _sentences(made: Plan, work: Work, measured: Sequence[Measured]) -> tuple[str, ...]:
     latency = f"{made.link.latency_s * 1e6:.3g} µs a message"
     said = [
         f"Planned with {bytes_told(made.link.bandwidth)}/s and {latency} between two workers ({made.link_from}), a "
@@ -270,6 +279,12 @@ def _sentences(made: Plan, work: Work) -> tuple[str, ...]:
             said.append(
                 f"With {what} more workers stop paying at {stops:,}: the efficiency is below {100 * PAYS:.0f} %."
             )
+    found = _measured_to_stop(measured)
+    if found is not None and (made.kept_stops is None or found < made.kept_stops):
+        said.append(
+            f"As measured here, with the batch kept, it is below {100 * PAYS:.0f} % at {found} already: the plan has "
+            "another link, or is too hopeful."
+        )
     if work.batch_size // LEAST_ROWS < max((each.workers for each in made.kept), default=1):
         said.append(
             f"A batch of {work.batch_size} rows keeps at most {work.batch_size // LEAST_ROWS} workers busy, with "

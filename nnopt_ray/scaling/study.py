@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,19 +147,10 @@ def _page(experiment: Experiment, asked: Asked, place: Place, seed: int = 0) -> 
 
 
 def _begin(experiment: Experiment, asked: Asked, dataset: Dataset, parent: Path, embedded: bool) -> RunDir:
-    folder = RunDir.create(parent, f"{experiment.name}-scale")
-    resolved = reading.dump(experiment)
-    given = experiment.file.read_text(encoding="utf-8") if experiment.file and experiment.file.is_file() else resolved
-    rundir.write_text(folder.page, given)
-    began = datetime.now().astimezone().isoformat(timespec="seconds")
-    facts = machines.environment() | {"began": began, "seed": experiment.seed}
-    facts["import_paths"] = reading.import_paths(experiment.file)
-    rundir.write_json(folder.environment, facts)
-    rundir.write_json(
-        folder.study, {"asked": asked.to_json(), "facts": _facts(experiment, dataset) | {"embedded": embedded}}
+    told = {"asked": asked.to_json(), "facts": _facts(experiment, dataset) | {"embedded": embedded}}
+    return pipeline.begin(
+        experiment, parent, f"{experiment.name}-scale", lambda run: rundir.write_json(run.study, told)
     )
-    rundir.write_text(folder.resolved, resolved)
-    return folder
 
 
 def _facts(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
@@ -315,7 +305,7 @@ def _one(
             continue
         told = _Told(watch, page, f"{place.name}{f', seed {seed + 1}' if asked.seeds > 1 else ''}")
         if session is not None:
-            row = distributed.train(page, run, told, should_stop, session, {}, timed=True)
+            row, _ = distributed.train(page, run, told, should_stop, session, timed=True)
         else:
             row = pipeline.train_one(page, run, dataset, told, should_stop, timed=True)
         if should_stop():

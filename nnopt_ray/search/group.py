@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray.experiment import Resources
+from nnopt_ray.search import ray_train
 from nnopt_ray.search.messages import Answer, Demand, End, Failure, Order, Report
 
 if TYPE_CHECKING:
     from nnopt_ray.search.node_store import Mapped
 
-LOSSES = 3  # times that Ray Train starts the workers anew before this does, with a new Ray Train
 GRACE_S = 10.0  # how long a worker whose training broke waits for the others to say so too
 END_S = 10.0  # given to workers to end; killed, they would keep their CPUs until the driver ends
 CALLS = 8  # at a time, beside one of each worker
@@ -58,7 +58,7 @@ class Group:
     """Trains the trials of one study by several workers together. Made into an actor by `cluster`."""
 
     def __init__(self, import_paths: list[str]) -> None:
-        self._import_paths = import_paths
+        sys.path.extend(path for path in import_paths if path not in sys.path)  # which its workers get from it
         self._changed = threading.Condition()
         self._runs = False  # whether Ray Train is at work
         self._time = 0  # which workers these are: the first ones, those after a loss, ...
@@ -89,7 +89,7 @@ class Group:
         import ray
 
         told: dict[str, Any] = {"tree": tree, "file": file, "root": root, "keeps_decisions": keeps_decisions}
-        told |= {"import_paths": self._import_paths, "group": ray.get_runtime_context().current_actor}
+        told["group"] = ray.get_runtime_context().current_actor
         with self._changed:
             self._lost = None
             if not self._runs:
@@ -233,35 +233,14 @@ class Group:
 
 
 def _keep_workers(told: dict[str, Any]) -> None:
-    """Start the workers, and anew when some are lost, up to LOSSES times."""
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less on one machine
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # by default 2, which each end waits for
+    """Start the workers, and anew when some are lost, up to `ray_train.LOSSES` times."""
     from nnopt_ray import reading
     from nnopt_ray.rundir import RunDir
     from nnopt_ray.search import members
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own imports warn about its own deprecations
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
     resources = reading.from_tree(told["tree"], Path(told["file"]) if told["file"] else None).resources
-    gpus = resources.gpus_per_worker
-    per_worker = {"CPU": float(resources.cpus_per_worker), **({"GPU": gpus} if gpus else {})}
-    TorchTrainer(
-        members.member,
-        train_loop_config=told,
-        scaling_config=ScalingConfig(
-            num_workers=resources.worker_range[1], use_gpu=gpus > 0, resources_per_worker=per_worker
-        ),
-        # Two workers that share a GPU have no NCCL between them.
-        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),
-        run_config=RunConfig(
-            name=f"group-{os.getpid()}-{threading.get_ident()}",
-            storage_path=str(RunDir(Path(told["root"])).groups),
-            failure_config=FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES),
-        ),
-    ).fit()
+    name = f"group-{os.getpid()}-{threading.get_ident()}"
+    ray_train.fit(members.member, told, resources, RunDir(Path(told["root"])).groups, name)
 
 
 def let_go(groups: Iterable[Any], folder: Path | None = None) -> None:

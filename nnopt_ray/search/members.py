@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from nnopt_ray.errors import RunFailed
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir, TrialDir, write_text
+from nnopt_ray.search import ray_train
 from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.messages import Answer, Failure, ToldFailure, failure_of
 from nnopt_ray.search.worker import SLICE_S
@@ -259,11 +259,7 @@ def _page_and_data(told: Mapping[str, Any]) -> tuple[tuple[Experiment, Dataset, 
 
     run = RunDir(Path(told["root"]))
     experiment = reading.from_tree(told["tree"], Path(told["file"]) if told["file"] else None)
-    where = assembly.machine_for(experiment)
-    if where.device != "cpu":
-        from ray.train.torch import get_device
-
-        where = replace(where, device=str(get_device()))
+    where = ray_train.with_device(assembly.machine_for(experiment))
     dataset, mapped = open_on_node(run.data)
     return (experiment, dataset, where, run), told["keeps_decisions"], mapped
 

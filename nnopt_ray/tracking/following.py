@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nnopt_ray import rundir, tables
-from nnopt_ray.errors import NnoptError
+from nnopt_ray.errors import Interrupted
 from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.pipeline import SINGLE
 from nnopt_ray.reading.addresses import masked
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.tracking.tracker import Course, Told, Tracker
@@ -26,7 +27,7 @@ EVERY_S = 2.0  # between two looks at the run
 SHARE = 0.02  # of the processor's time that looking may take while the run goes on
 PATIENCE_S = 10.0  # at the end, without any call of the tracker coming back
 AT_MOST_S = 120.0  # at the end, in all
-SINGLE = "0001"
+LEFT_OUT = ("name", "about", "tracking", "resources")  # of the page
 
 
 def check(experiment: Experiment) -> None:
@@ -51,7 +52,6 @@ class _Known:
     ids: dict[str, str] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)
     over: list[str] = field(default_factory=list)
-    finished: bool = False
 
 
 class Follower:
@@ -80,7 +80,7 @@ class Follower:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        stopped = isinstance(error, NnoptError) and type(error).__name__ == "Interrupted"
+        stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
         self._how = "finished" if error is None else "interrupted" if stopped else "failed"
         ends = time.monotonic() + AT_MOST_S
         self._moved = time.monotonic()
@@ -126,18 +126,13 @@ class Follower:
                 break
             self._stop.wait(max(EVERY_S, (time.thread_time() - began) / SHARE))
         self._tracker.close(self._told())
-        self._known.finished = self._how == "finished"
-        self._save()
 
     def _load(self) -> None:
         if self._file.is_file():
-            said = rundir.read_json(self._file)
-            self._known = _Known(dict(said["ids"]), dict(said["sent"]), list(said["over"]), bool(said["finished"]))
+            self._known = _Known(**rundir.read_json(self._file))
 
     def _save(self) -> None:
-        known = self._known
-        told = {"ids": known.ids, "sent": known.sent, "over": known.over, "finished": known.finished}
-        rundir.write_json(self._file, told)
+        rundir.write_json(self._file, asdict(self._known))
         self._moved = time.monotonic()
 
     def _course(self) -> Course:
@@ -209,9 +204,6 @@ class Follower:
         for name, value in result["best"]["metrics"].items():
             scores[f"best_{name}"] = value
         return Told("finished", str(result["best"]["trial"]), numbers(scores), report)
-
-
-LEFT_OUT = ("name", "about", "tracking", "resources")
 
 
 def flat(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

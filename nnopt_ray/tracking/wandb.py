@@ -37,7 +37,11 @@ class Wandb(Tracker):
             # Without a key wandb would ask for one, on a terminal that shows the table of a search.
             if not wandb.Api(timeout=20).api_key:
                 raise RuntimeError("no key: `wandb login`, or WANDB_API_KEY")
-        return known or hashlib.sha256(f"{course.name} {course.place}".encode()).hexdigest()[:12]
+        return known or self._identity("")
+
+    def _identity(self, of: str) -> str:
+        """What W&B knows it by, the same at every start."""
+        return hashlib.sha256(f"{self._course.name} {self._course.place} {of}".encode()).hexdigest()[:12]
 
     def _begun(self, name: str, identity: str, config: Mapping[str, Any], kind: str) -> Any:
         import wandb
@@ -60,8 +64,7 @@ class Wandb(Tracker):
 
     def begin(self, trial: str, params: Mapping[str, Any], known: str) -> str:
         course = self._course
-        seed = hashlib.sha256(f"{course.name} {course.place} {trial}".encode()).hexdigest()[:12]
-        identity = known or seed
+        identity = known or self._identity(trial)
         values = " ".join(f"{path.rpartition('.')[2]}={value}" for path, value in params.items())[:NAMED]
         name = f"{trial} {values}".strip() if course.search else course.name
         config = {**course.page, **params}
@@ -86,8 +89,9 @@ class Wandb(Tracker):
     def close(self, told: Told) -> None:
         scores: dict[str, Any] = dict(told.scores)
         if self._course.search and scores:
-            seed = hashlib.sha256(f"{self._course.name} {self._course.place} result".encode()).hexdigest()[:12]
-            self._runs["result"] = self._begun(f"{self._course.name} result", seed, self._course.page, "result")
+            self._runs["result"] = self._begun(
+                f"{self._course.name} result", self._identity("result"), self._course.page, "result"
+            )
             scores["best_trial"] = told.best_trial
         for run in self._runs.values():
             if scores and (not self._course.search or run is self._runs.get("result")):
