@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import nnopt_ray as nn
 from nnopt_ray import rundir
@@ -44,6 +46,44 @@ class Noting(nn.Watch):
 
     def trial(self, row: TrialRow, best: TrialRow | None) -> None:
         self.rows.append(row)
+
+
+UNHURRIED = """
+import time, torch
+
+class Unhurried(torch.nn.Module):
+    def __init__(self, shapes, *, sleep: float = 0.0):
+        super().__init__()
+        self.sleep = sleep
+        self.layer = torch.nn.Linear(shapes.features, shapes.outputs)
+        self.drop = torch.nn.Dropout(0.2)
+
+    def forward(self, x):
+        if self.training:
+            time.sleep(self.sleep)
+        return self.layer(self.drop(x.flatten(1)))
+"""
+
+
+def unhurried_page(folder: Path, sleep: float, search: dict[str, Any], epochs: int = 20, **more: Any) -> Path:
+    """A page whose model sleeps at each of the four steps of an epoch."""
+    (folder / "unhurried_parts.py").write_text(UNHURRIED)
+    tree = {
+        "name": "unhurried",
+        "seed": 5,
+        "data": {"source": {"type": "sklearn", "name": "iris"}, "steps": ["scale"]},
+        "model": {"type": "unhurried_parts:Unhurried", "sleep": sleep},
+        "train": {"epochs": epochs, "batch_size": 32, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}}},
+        "search": {"method": "random", **search},
+        "evaluate": {"bootstrap": 0},
+        **more,
+    }
+    (folder / "page.yaml").write_text(json.dumps(tree))
+    return folder / "page.yaml"
+
+
+def without_sleep(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{key: value for key, value in row.items() if "sleep" not in key} for row in rows]
 
 
 NODES = """
@@ -145,9 +185,10 @@ class Program:
     def runs(self) -> bool:
         return self._process.poll() is None
 
-    def kill(self) -> None:
+    def kill(self) -> tuple[str, str]:
+        """→ output and errors so far."""
         self._process.kill()
-        self._process.communicate()
+        return self._process.communicate()
 
     def ended(self, timeout_s: float = 300) -> tuple[int, str, str]:
         """Wait for it → exit code, output, errors."""

@@ -9,7 +9,8 @@ import pytest
 
 from nnopt_ray.results import Epoch
 from nnopt_ray.search.messages import Answer, Report
-from nnopt_ray.search.seats import Seat, Seats
+from nnopt_ray.search.seat import Seat
+from nnopt_ray.search.seats import Seats
 
 MANY = "2, as many as this machine holds"
 

@@ -11,9 +11,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnopt_ray.errors import RunFailed
@@ -24,8 +23,10 @@ from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.group import GroupLost, let_go
 from nnopt_ray.search.journal import Event
 from nnopt_ray.search.ledger import Trial
-from nnopt_ray.search.messages import Answer, Demand, End, Order
+from nnopt_ray.search.messages import Answer, Demand
 from nnopt_ray.search.node_store import Nodes
+from nnopt_ray.search.seat import Seat
+from nnopt_ray.search.tally import Tally
 from nnopt_ray.storage.keeping import apart, refuse_other_nodes
 
 if TYPE_CHECKING:
@@ -59,69 +60,6 @@ def _brings_parts(node: Any) -> bool:
     return isinstance(node, (list, tuple)) and any(_brings_parts(value) for value in node)
 
 
-@dataclass(eq=False)
-class Seat:
-    """One process that trains, and what it is to do. `actor` is None for this process, which has `crew`."""
-
-    number: int
-    actor: Any = None
-    crew: Crew | None = None
-    lanes: int = 1
-    measured: bool = False
-    preparing: bool = False
-    careful: bool = False  # one trial at a time, as several died here together
-    trials: dict[str, Trial] = field(default_factory=dict)
-    ending: set[str] = field(default_factory=set)
-    orders: dict[str, Order] = field(default_factory=dict)
-    ends: list[End] = field(default_factory=list)
-    to_measure: Mapping[str, Any] | None = None
-
-    @property
-    def free(self) -> int:
-        if self.to_measure is not None:
-            return 0
-        if self.careful:  # a trial that is still there would be one of two to die
-            return 1 - len(self.trials)
-        return self.lanes - len(self.trials) + len(self.ending)
-
-    def measure(self, params: Mapping[str, Any]) -> None:
-        """Find out first how trials like this one are trained here."""
-        self.to_measure, self.measured = params, True
-
-    def put(self, trial: Trial, order: Order) -> None:
-        self.trials[trial.id] = trial
-        self.orders[trial.id] = order
-
-    def end(self, trial: Trial, end: End) -> None:
-        """The trial is written down and leaves with the next call."""
-        self.orders.pop(trial.id, None)
-        self.ending.add(trial.id)
-        self.ends.append(end)
-
-    def keep(self, trial: Trial) -> None:
-        """The trial stays after all. Where its end is on the way already, it comes back when that has come."""
-        if any(end.trial == trial.id for end in self.ends):
-            self.ends = [end for end in self.ends if end.trial != trial.id]
-            self.ending.discard(trial.id)
-
-    def leave(self, trial: Trial) -> None:
-        self.trials.pop(trial.id, None)
-        self.orders.pop(trial.id, None)
-        self.ending.discard(trial.id)
-
-    def vacate(self) -> list[Trial]:
-        """The process is gone: all its trials are without a place."""
-        trials = list(self.trials.values())
-        self.trials, self.orders, self.ends, self.ending = {}, {}, [], set()
-        self.to_measure = None
-        return trials
-
-    def handed(self) -> tuple[tuple[Order, ...], tuple[End, ...]]:
-        orders, ends = tuple(self.orders.values()), tuple(self.ends)
-        self.orders, self.ends = {}, []
-        return orders, ends
-
-
 class Seats:
     """All processes of one study."""
 
@@ -151,7 +89,7 @@ class Seats:
         self._number, self._hired = 0, False
         self.decided: dict[str, str] = {}
         self._nodes = Nodes(lambda said: watch.note(said))
-        self._trained: dict[bool, dict[str, int]] = {True: {}, False: {}}  # here or by a worker → trial → epochs
+        self._tally = Tally(experiment, lambda said: watch.note(said))
         self.worked_s = 0.0  # of this process, training
         self.epochs_trained = 0
         self._seen: set[str] = set()
@@ -286,29 +224,17 @@ class Seats:
             else:
                 came.append((here, self._work_here(here)))
         came += self._landed(0.0 if came or (here is not None and here.trials) else 0.5)
-        self._count(came)
+        self._tally.count(came)
         return came
-
-    def _count(self, came: Iterable[tuple[Seat, Answer | Exception]]) -> None:
-        for seat, answer in came:
-            for report in answer.reports if isinstance(answer, Answer) else ():
-                trial, trained = seat.trials.get(report.trial), self._trained[seat.crew is not None]
-                known = len(trial.values) if trial is not None else 0  # a first report has those of before too
-                new = sum(epoch.epoch >= known for epoch in report.epochs)
-                trained[report.trial] = trained.get(report.trial, 0) + new
 
     def told(self) -> dict[str, str]:
         """What was decided, in words, and by whom the work was done that this process has seen."""
-        here, there = (self._trained[which] for which in (True, False))
-        if not here or self._session.address is not None or "workers" not in self.decided or not self._hired:
+        if self._session.address is not None or "workers" not in self.decided or not self._hired:
             return self.decided
-        if not there:
-            by = "1: this process, as the search ended before Ray's workers were there"
-            return {**self.decided, "workers": by}
-        epochs, all_epochs = sum(here.values()), sum(here.values()) + sum(there.values())
-        alone, trials = len(here.keys() - there.keys()), len(here.keys() | there.keys())
-        share = f"this process trained {epochs:,} of {all_epochs:,} epochs, and {alone} of {trials} trials to their end"
-        return {**self.decided, "workers": f"{self.decided['workers']}; before they were there, {share}"}
+        if not (did := self._tally.told()):
+            return self.decided
+        by = did if did.startswith("1:") else f"{self.decided['workers']}; before they were there, {did}"
+        return {**self.decided, "workers": by}
 
     def _share(self) -> Demand:
         return self._demand(max(1, len(self._workers)))
@@ -355,7 +281,7 @@ class Seats:
                 came += self._gone(seat, error.with_traceback(None))  # its frames hold futures, see RaySession.close
                 continue
             if asked == "setup":
-                seat.preparing = False
+                seat.preparing, seat.node = False, answer.node
                 self._present(seat, "ready", node=answer.node)
                 self.decided |= self._nodes.take(answer)
                 came += self._hand_over()
@@ -409,7 +335,7 @@ class Seats:
                 with suppress(ray.exceptions.RayError, GroupLost):  # dead by now: what it has written is what goes on
                     if asked == "work":
                         came.append((seat, told(future)))
-        self._count(came)
+        self._tally.count(came)
         return came
 
     def pause(self) -> None:

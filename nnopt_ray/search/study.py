@@ -22,7 +22,7 @@ from nnopt_ray.search import journal as journals
 from nnopt_ray.search import shapes
 from nnopt_ray.search.again import Again
 from nnopt_ray.search.cluster import RaySession
-from nnopt_ray.search.deaths import LOST_WORKER_TRIES, death, guilty_of, told_of_death
+from nnopt_ray.search.deaths import LOST_WORKER_TRIES, EarlyDeaths, death, guilty_of, told_of_death
 from nnopt_ray.search.demand import demand_of, seconds_left
 from nnopt_ray.search.display import Display
 from nnopt_ray.search.folds import told
@@ -31,7 +31,8 @@ from nnopt_ray.search.ledger import Ledger, Trial, folds_of, page_digest
 from nnopt_ray.search.logical import Turns, places_of, width_of
 from nnopt_ray.search.messages import Answer, Copy, Demand, End, Failure, Order, Report
 from nnopt_ray.search.over_folds import OverFolds
-from nnopt_ray.search.seats import HandedOver, Seat, Seats
+from nnopt_ray.search.seat import Seat
+from nnopt_ray.search.seats import HandedOver, Seats
 from nnopt_ray.search.space import most_epochs
 from nnopt_ray.search.trial import written
 
@@ -61,7 +62,7 @@ class Study:
         self.closing = False  # nothing new is begun any more: stopped, or out of time
         self.earlier_s = 0.0  # worked on this search by processes before this one
         self.hopeless = Hopeless(self.ledger, run)
-        self.deaths = 0  # of workers that had no trial yet
+        self.early_deaths = EarlyDeaths()
         self.evicted: set[str] = set()  # trials that leave the only lane of a careful seat, to come back later
         self.decided: dict[str, str] = {}
         self.display = Display(experiment, run, self.ledger, watch)
@@ -98,6 +99,7 @@ class Study:
         limit = self.experiment.search.timeout_s
         deadline = None if limit is None else time.monotonic() + limit
         keeps = self.ledger.judge.keeps_decisions
+        self.early_deaths.on_cluster = session.address is not None
         seats = Seats(self.experiment, self.run_dir, session, dataset, keeps, self.watch, self.journal.append)
         self._holding = seats.holding
         with ExitStack() as ending:
@@ -117,8 +119,7 @@ class Study:
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────
 
     def _drive(self, seats: Seats, should_stop: Callable[[], bool], deadline: float | None) -> None:
-        left = self._left()
-        if left <= 0 and not self.queue and not self.ledger.counts["paused"]:
+        if (left := self._left()) <= 0 and not self.queue and not self.ledger.counts["paused"]:
             return
         seats.begin(max(left, len(self.queue)), self._demand_of(left), self._begun)
         self._loop(seats, should_stop, deadline)
@@ -300,6 +301,7 @@ class Study:
     # ── what came ────────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, seat: Seat, answer: Answer) -> None:
+        self.early_deaths.worked()
         for note in answer.notes:
             self.watch.note(note)
         for report in answer.reports:
@@ -396,16 +398,14 @@ class Study:
         """A worker died: a new one takes its seat, and its trials go on from their checkpoints."""
         had = seat.vacate()
         if not had:
-            self.deaths += 1
-            if self.deaths >= LOST_WORKER_TRIES:
-                raise RunFailed(f"workers die before they have taken up any trial ({why}). Nothing is lost.")
+            self.watch.note(self.early_deaths.died(why))
             return
         trials = [trial for trial in had if not trial.over]
         self.evicted.difference_update(trial.id for trial in had)
-        guilty = guilty_of(had)
+        guilty = guilty_of(had, self.run_dir)
         if len(had) == 1 and guilty:
             seat.careful = False
-            failure = Failure("worker", f"its worker died {trials[0].deaths} times: {why}")
+            failure = Failure("worker", f"its worker died {trials[0].deaths} times without an epoch between: {why}")
             if self.turns is not None and not trials[0].confirms:
                 self.turns.take(Report(trials[0].id, failure=failure), trials[0])
             else:

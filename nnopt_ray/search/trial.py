@@ -29,8 +29,9 @@ class Trial:
     parameters: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     history: dict[int, Epoch] = field(default_factory=dict)  # of this process; earlier ones are in history.jsonl
-    deaths: int = 0  # of workers while they had it
+    deaths: int = 0  # of workers while they had it, since it got further
     deaths_alone: int = 0  # while they had no other
+    died_after: int = 0  # epochs, the last time
     confirms: str = ""  # the trial that it trains again with another seed
     slot: int = 0  # in the logical order of a reproducible search: its place, and the round of its first epoch
     round: int = 0

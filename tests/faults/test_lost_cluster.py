@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fault_example import judge_whole, table
-from ray_example import OwnCluster, Program, results, wait_for
+from ray_example import OwnCluster, Program, results, unhurried_page, wait_for, without_sleep
 
 import nnopt_ray as nn
 from nnopt_ray.errors import ClusterLost
@@ -17,36 +17,9 @@ from nnopt_ray.rundir import read_lines
 from nnopt_ray.search import cluster
 from nnopt_ray.search.cluster import RaySession
 
-PARTS = """
-import time, torch
-
-class Unhurried(torch.nn.Module):
-    def __init__(self, shapes, *, sleep: float = 0.0):
-        super().__init__()
-        self.sleep = sleep
-        self.layer = torch.nn.Linear(shapes.features, shapes.outputs)
-        self.drop = torch.nn.Dropout(0.2)
-
-    def forward(self, x):
-        if self.training:
-            time.sleep(self.sleep)
-        return self.layer(self.drop(x.flatten(1)))
-"""
-
 
 def write_page(folder: Path, sleep: float) -> Path:
-    (folder / "lost_parts.py").write_text(PARTS)
-    tree = {
-        "name": "lost",
-        "seed": 5,
-        "data": {"source": {"type": "sklearn", "name": "iris"}, "steps": ["scale"]},
-        "model": {"type": "lost_parts:Unhurried", "sleep": sleep},
-        "train": {"epochs": 20, "batch_size": 32, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}}},
-        "search": {"method": "random", "trials": 10, "reproducible": True},
-        "evaluate": {"bootstrap": 0},
-    }
-    (folder / "page.yaml").write_text(json.dumps(tree))
-    return folder / "page.yaml"
+    return unhurried_page(folder, sleep, {"trials": 10, "reproducible": True})
 
 
 @pytest.mark.ray
@@ -126,10 +99,6 @@ def test_a_network_that_workers_train_together_goes_on_on_another_cluster(
         undisturbed = Program(tmp_path, "run", "page.yaml", "--out", str(out), "--address", second.address)
         assert undisturbed.ended()[0] == 0
     assert epochs() == ended
-
-
-def without_sleep(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    return [{key: value for key, value in row.items() if "sleep" not in key} for row in rows]
 
 
 @pytest.fixture

@@ -19,8 +19,12 @@ from fault_example import judge_whole, table
 
 import nnopt_ray as nn
 from nnopt_ray import rundir
+from nnopt_ray.errors import RunFailed
+from nnopt_ray.results import Epoch
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search import seats
+from nnopt_ray.search.deaths import LOST_WORKER_TRIES, NODE_DIES_S, EarlyDeaths, guilty_of
+from nnopt_ray.search.trial import Trial
 
 pytestmark = pytest.mark.ray
 
@@ -45,6 +49,21 @@ class Deadly(torch.nn.Module):
             if self.deadly > 0.5 and self.steps > 5:
                 os._exit(3)
         return self.layer(torch.relu(self.hidden(x.flatten(1))))
+
+class Mortal(torch.nn.Module):
+    """A network whose process ends in the second epoch that it trains there."""
+
+    def __init__(self, shapes):
+        super().__init__()
+        self.layer = torch.nn.Linear(shapes.features, shapes.outputs)
+        self.batches = 0
+
+    def forward(self, x):
+        if self.training:
+            self.batches += 1
+            if self.batches > 5:
+                os._exit(3)
+        return self.layer(x.flatten(1))
 '''
 
 
@@ -107,6 +126,60 @@ def test_of_trials_that_die_together_only_the_cause_fails(here: Path, one_ray: N
     assert list(rows.index[rows["status"] == "failed"]) == ["0003"]
     assert rows.loc["0003", "cause"] == "worker"
     judge_whole(run)
+
+
+def test_deaths_count_only_while_a_trial_gets_no_further(tmp_path: Path) -> None:
+    run, trial, other = RunDir(tmp_path), Trial("0001", {}), Trial("0002", {})
+    for epoch in range(5):  # each time after an epoch more: of the first ones the study had heard, of others not
+        assert guilty_of([trial], run) == []
+        if epoch < 2:
+            trial.values.append(0.0)
+        run.trial("0001").root.mkdir(parents=True, exist_ok=True)
+        rundir.append(run.trial("0001").history, json.dumps(Epoch(epoch, {}, 0.1, 0.0, 1.0).line()) + "\n")
+    assert guilty_of([trial, other], run) == guilty_of([trial], run) == []
+    assert guilty_of([trial], run) == [trial], "three deaths after the same epoch, two of them alone"
+    assert guilty_of([other], run) == []
+    assert guilty_of([other], run) == [other]
+
+
+def test_a_worker_that_dies_in_every_other_epoch_costs_the_trial_nothing(here: Path, one_ray: None) -> None:
+    """As on machines that are taken away at any time: more deaths than a trial that stands still is given."""
+    page = write_page(
+        here,
+        model={"type": "deadly_parts:Mortal"},
+        train={
+            "epochs": 8, "batch_size": 32, "checkpoint": {"every": 1},
+            "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}},
+        },
+        search={"method": "random", "trials": 1},
+        resources={"fuse": "never"},
+    )  # fmt: skip
+    watch = Noting()
+    run = nn.run(nn.load(page), here / "out", watch=watch)
+    judge_whole(run)
+    assert run.result["trials"] == {"total": 1, "finished": 1, "stopped": 0, "failed": 0}
+    died = [note for note in watch.notes if note.startswith("The worker of trial 0001 died")]
+    assert len(died) > LOST_WORKER_TRIES, watch.notes
+
+
+@pytest.mark.parametrize("on_cluster", [False, True])
+def test_workers_that_never_get_as_far_as_a_trial_end_the_search(on_cluster: bool) -> None:
+    now = 0.0
+    deaths = EarlyDeaths(lambda: now)
+    deaths.on_cluster = on_cluster
+    for _ in range(20):  # seldom enough that others work between
+        assert "crashed" in deaths.died("crashed")
+        deaths.worked()
+        now += 60
+    for _ in range(LOST_WORKER_TRIES - 1):
+        deaths.died("crashed")
+    if on_cluster:  # those of one node, that Ray takes to be alive for a while
+        for _ in range(8):
+            now += NODE_DIES_S / 10
+            deaths.died("crashed")
+        now += NODE_DIES_S
+    with pytest.raises(RunFailed, match=r"before they have taken up any trial \(crashed\)"):
+        deaths.died("crashed")
 
 
 def when(happened: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
