@@ -11,6 +11,7 @@ from nnopt_ray.results import Epoch
 from nnopt_ray.search.messages import Answer, Report
 from nnopt_ray.search.seat import Seat
 from nnopt_ray.search.seats import Seats
+from nnopt_ray.search.trial import Trial
 
 MANY = "2, as many as this machine holds"
 
@@ -25,8 +26,8 @@ def seats(hired: bool) -> Seats:
 
 def seat(here: bool, **known: int) -> Seat:
     """One that holds these trials, of which so many epochs are known."""
-    trials = {name: SimpleNamespace(values=[0.0] * epochs) for name, epochs in known.items()}
-    return Seat(0, crew=cast(Any, object()) if here else None, trials=cast(Any, trials))
+    trials = {name: Trial(name, {}, values=[0.0] * epochs, alike="the same") for name, epochs in known.items()}
+    return Seat(0, crew=cast(Any, object()) if here else None, trials=trials)
 
 
 def answer(trial: str, first: int, last: int) -> Answer:
@@ -35,8 +36,8 @@ def answer(trial: str, first: int, last: int) -> Answer:
 
 def test_work_done_before_the_workers_came_is_told() -> None:
     made = seats(hired=True)
-    made._count([(seat(True, a=0, b=0), answer("a", 0, 10)), (seat(True, a=0, b=0), answer("b", 0, 6))])
-    made._count([(seat(False, b=6), answer("b", 0, 10))])  # a first report holds the epochs of before too
+    made._tally.count([(seat(True, a=0, b=0), answer("a", 0, 10)), (seat(True, a=0, b=0), answer("b", 0, 6))])
+    made._tally.count([(seat(False, b=6), answer("b", 0, 10))])  # a first report holds the epochs of before too
     said = made.told()["workers"]
     assert said.startswith(MANY)
     assert "16 of 20 epochs" in said
@@ -45,12 +46,12 @@ def test_work_done_before_the_workers_came_is_told() -> None:
 
 def test_workers_that_came_too_late_trained_nothing() -> None:
     made = seats(hired=True)
-    made._count([(seat(True, a=0), answer("a", 0, 10)), (seat(False, a=0), ValueError())])
+    made._tally.count([(seat(True, a=0), answer("a", 0, 10)), (seat(False, a=0), ValueError())])
     assert made.told()["workers"].startswith("1: this process")
 
 
 @pytest.mark.parametrize("here", [True, False])
 def test_one_kind_alone_needs_no_word(here: bool) -> None:
     made = seats(hired=not here)
-    made._count([(seat(here, a=0), answer("a", 0, 10))])
+    made._tally.count([(seat(here, a=0), answer("a", 0, 10))])
     assert made.told() == made.decided

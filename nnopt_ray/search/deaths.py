@@ -24,11 +24,12 @@ def guilty_of(had: Sequence[Trial], run: RunDir) -> list[Trial]:
     """
     trials = [trial for trial in had if not trial.over]
     for trial in trials:
-        # What a worker did in the call in which it died, only the trial's folder tells.
-        trained = max(len(trial.values), sum(1 for _ in written(run, trial.id)))
-        if trained > trial.died_after:
+        # What a worker did in the call in which it died, only the trial's folder tells; of that, what is in no
+        # checkpoint is done again, so that the study may hear of more epochs while the folder has less.
+        known, in_folder = len(trial.values), sum(1 for _ in written(run, trial.id))
+        if known > trial.died_after[0] or in_folder > trial.died_after[1]:
             trial.deaths = trial.deaths_alone = 0
-        trial.died_after = trained
+        trial.died_after = max(known, trial.died_after[0]), max(in_folder, trial.died_after[1])
         trial.deaths += 1
         trial.deaths_alone += len(had) == 1
     return [t for t in trials if t.deaths >= LOST_WORKER_TRIES and t.deaths_alone >= min(2, LOST_WORKER_TRIES)]

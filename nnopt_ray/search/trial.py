@@ -31,7 +31,7 @@ class Trial:
     history: dict[int, Epoch] = field(default_factory=dict)  # of this process; earlier ones are in history.jsonl
     deaths: int = 0  # of workers while they had it, since it got further
     deaths_alone: int = 0  # while they had no other
-    died_after: int = 0  # epochs, the last time
+    died_after: tuple[int, int] = (0, 0)  # epochs at the most so far: that the study had heard of, in its folder
     confirms: str = ""  # the trial that it trains again with another seed
     slot: int = 0  # in the logical order of a reproducible search: its place, and the round of its first epoch
     round: int = 0

@@ -130,13 +130,17 @@ def test_of_trials_that_die_together_only_the_cause_fails(here: Path, one_ray: N
 
 def test_deaths_count_only_while_a_trial_gets_no_further(tmp_path: Path) -> None:
     run, trial, other = RunDir(tmp_path), Trial("0001", {}), Trial("0002", {})
-    for epoch in range(5):  # each time after an epoch more: of the first ones the study had heard, of others not
+    history = run.trial("0001").history
+    history.parent.mkdir(parents=True)
+    for epoch in range(5):  # each time after an epoch more in its folder
         assert guilty_of([trial], run) == []
-        if epoch < 2:
-            trial.values.append(0.0)
-        run.trial("0001").root.mkdir(parents=True, exist_ok=True)
-        rundir.append(run.trial("0001").history, json.dumps(Epoch(epoch, {}, 0.1, 0.0, 1.0).line()) + "\n")
-    assert guilty_of([trial, other], run) == guilty_of([trial], run) == []
+        rundir.append(history, json.dumps(Epoch(epoch, {}, 0.1, 0.0, 1.0).line()) + "\n")
+    assert guilty_of([trial], run) == []
+    rundir.write_text(history, "".join(history.read_text().splitlines(keepends=True)[:2]))  # no checkpoint had the rest
+    for _ in range(4):  # each time after one more that the study has heard of
+        trial.values.append(0.0)
+        assert guilty_of([trial], run) == []
+    assert guilty_of([trial, other], run) == []
     assert guilty_of([trial], run) == [trial], "three deaths after the same epoch, two of them alone"
     assert guilty_of([other], run) == []
     assert guilty_of([other], run) == [other]
