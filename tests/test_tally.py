@@ -47,12 +47,14 @@ def seat(number: int, lanes: int = 1, widths: tuple[int, ...] = (8,)) -> Seat:
     return found
 
 
-def trains(tally: Tally, seat: Seat, seconds: float, epochs: int = 1) -> None:
-    """As the study hears it: a report, and then the ledger knows."""
+def trains(tally: Tally, seat: Seat, seconds: float, epochs: int = 1, lanes: int = 0) -> None:
+    """As the study hears it: a report, and then the ledger knows. `seconds` of a round of so many lanes, 0: all."""
+    live = list(seat.trials.values())[: lanes or None]
     for _ in range(epochs):
-        told = [Report(t.id, [Epoch(len(t.values), {}, 0.1, 0.0, seconds)]) for t in seat.trials.values()]
+        seconds += 1e-9  # no two rounds take the same
+        told = [Report(t.id, [Epoch(len(t.values), {}, 0.1, 0.0, seconds / len(live))]) for t in live]
         tally.count([(seat, Answer(tuple(told)))])
-        for trial in seat.trials.values():
+        for trial in live:
             trial.values.append(0.0)
 
 
@@ -85,8 +87,8 @@ def test_more_work_is_no_slowness(tally: Tally, said: list[str], lanes: int, wid
 
 def test_a_worker_is_compared_when_there_is_enough_to_compare(tally: Tally, said: list[str]) -> None:
     quick, slow = seat(1), seat(2)
-    trains(tally, slow, 1.0, epochs=ENOUGH)
-    trains(tally, quick, 0.1, epochs=ENOUGH - 1)
+    trains(tally, slow, 1.0, epochs=1 + ENOUGH)  # of a trial's first report on a worker part may be another's
+    trains(tally, quick, 0.1, epochs=1 + ENOUGH - 1)
     trains(tally, slow, 1.0)
     assert said == []
     trains(tally, quick, 0.1)
@@ -99,4 +101,33 @@ def test_epochs_of_so_little_work_that_calls_are_most_of_it_are_not_judged(tally
     for _ in range(9):
         trains(tally, quick, 0.001)
         trains(tally, slow, 0.05)
+    assert said == []
+
+
+def test_lanes_that_wait_while_others_train_make_no_worker_slow(tally: Tally, said: list[str]) -> None:
+    full, waiting = seat(1, lanes=8), seat(2, lanes=8)
+    for seconds in (0.8, 0.1):  # seconds of a round follow from the lanes that are in it
+        lanes = round(8 * seconds / 0.8)
+        trains(tally, full, 0.8, epochs=7)
+        trains(tally, waiting, seconds, epochs=7, lanes=lanes)
+    assert said == []
+
+
+def test_a_slow_pack_is_told(tally: Tally, said: list[str]) -> None:
+    quick, slow = seat(1, lanes=8), seat(2, lanes=8)
+    for _ in range(7):
+        trains(tally, quick, 0.2, lanes=5)
+        trains(tally, slow, 2.0, lanes=5)
+    assert len(said) == 1
+    assert "10 times as long for an epoch as the others (2 s, they 0.2 s)" in said[0]
+
+
+def test_a_new_process_in_a_seat_is_not_held_to_be_as_slow_as_the_last_one(tally: Tally, said: list[str]) -> None:
+    quick, slow = seat(1), seat(2)
+    trains(tally, slow, 1.0, epochs=7)
+    tally.begins(slow)
+    trains(tally, slow, 0.1, epochs=1)
+    for _ in range(7):
+        trains(tally, quick, 0.1)
+        trains(tally, slow, 0.1)
     assert said == []

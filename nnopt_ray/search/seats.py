@@ -283,6 +283,7 @@ class Seats:
             if asked == "setup":
                 seat.preparing, seat.node = False, answer.node
                 self._present(seat, "ready", node=answer.node)
+                self._tally.begins(seat)
                 self.decided |= self._nodes.take(answer)
                 came += self._hand_over()
             elif asked == "measure":

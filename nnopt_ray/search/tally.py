@@ -27,35 +27,51 @@ class Tally:
         self._trained: dict[bool, dict[str, int]] = {True: {}, False: {}}  # here or by a worker → trial → epochs
         self._lately: dict[tuple[str, int], dict[int, deque[float]]] = {}  # shape and lanes → worker → seconds
         self._slow: set[int] = set()
+        self._been: set[tuple[int, str]] = set()  # worker and trial of which it has told before
 
     def count(self, came: Iterable[tuple[Seat, Answer | Exception]]) -> None:
         for seat, answer in came:
+            new: list[tuple[Trial, Epoch]] = []
             for report in answer.reports if isinstance(answer, Answer) else ():
                 trial, trained = seat.trials.get(report.trial), self._trained[seat.crew is not None]
                 known = len(trial.values) if trial is not None else 0  # a first report has those of before too
-                new = [epoch for epoch in report.epochs if epoch.epoch >= known]
-                trained[report.trial] = trained.get(report.trial, 0) + len(new)
-                if seat.crew is None and trial is not None and new:
-                    self._time(seat, trial, new)
+                epochs = [epoch for epoch in report.epochs if epoch.epoch >= known]
+                trained[report.trial] = trained.get(report.trial, 0) + len(epochs)
+                new += [(trial, epoch) for epoch in epochs if trial is not None]
+            here = {(seat.number, trial.id) for trial, _ in new}
+            if seat.crew is None and here <= self._been:  # a trial may have been begun elsewhere, and slowly
+                self._time(seat, new)
+            self._been |= here
 
-    def _time(self, seat: Seat, trial: Trial, epochs: list[Epoch]) -> None:
-        lanes, shape = len(seat.trials), trial.alike or alike(self._experiment, trial.params)
-        workers = self._lately.setdefault((shape, lanes), {})
-        # The seconds of a pack are shared out among its lanes.
-        workers.setdefault(seat.number, deque(maxlen=LATELY)).extend(epoch.seconds * lanes for epoch in epochs)
-        own = workers[seat.number]
-        others = [median(each) for number, each in workers.items() if number != seat.number and len(each) >= ENOUGH]
-        if len(own) < ENOUGH or not others or seat.number in self._slow:
-            return
-        took_s, usual_s = median(own), median(others)
-        if took_s > SLOW * max(usual_s, WORTH_S):
-            self._slow.add(seat.number)
-            where = f" on {seat.node}" if seat.node else ""
-            self._note(
-                f"Worker {seat.number}{where} takes {took_s / usual_s:.0f} times as long for an epoch as the others "
-                f"({took_s:.2g} s, they {usual_s:.2g} s): other programs may use its cores, or its machine is weaker. "
-                "The search goes on with it; workers that are free sooner take more of the trials."
-            )
+    def begins(self, seat: Seat) -> None:
+        """Another process has the seat now, perhaps on another machine."""
+        self._been = {(at, trial) for at, trial in self._been if at != seat.number}
+        for workers in self._lately.values():
+            workers.pop(seat.number, None)
+
+    def _time(self, seat: Seat, epochs: list[tuple[Trial, Epoch]]) -> None:
+        """Compare the rounds of this worker with those of the others that had as many trials of the same shape."""
+        # The seconds of a round are shared out evenly: trials whose epochs took the same were lanes of one step.
+        rounds: dict[tuple[str, float], int] = {}
+        for trial, epoch in epochs:
+            shape = trial.alike or alike(self._experiment, trial.params)
+            rounds[shape, epoch.seconds] = rounds.get((shape, epoch.seconds), 0) + 1
+        for (shape, seconds), lanes in rounds.items():
+            workers = self._lately.setdefault((shape, lanes), {})
+            own = workers.setdefault(seat.number, deque(maxlen=LATELY))
+            own.append(seconds * lanes)
+            others = [median(each) for at, each in workers.items() if at != seat.number and len(each) >= ENOUGH]
+            if len(own) < ENOUGH or not others or seat.number in self._slow:
+                continue
+            took_s, usual_s = median(own), median(others)
+            if took_s > SLOW * max(usual_s, WORTH_S):
+                self._slow.add(seat.number)
+                where = f" on {seat.node}" if seat.node else ""
+                self._note(
+                    f"Worker {seat.number}{where} takes {took_s / usual_s:.0f} times as long for an epoch as the "
+                    f"others ({took_s:.2g} s, they {usual_s:.2g} s): other programs may use its cores, or its machine "
+                    "is weaker. The search goes on with it; workers that are free sooner take more of the trials."
+                )
 
     def told(self) -> str:
         """What this process trained of what workers trained too; empty where it trained nothing."""
