@@ -16,6 +16,7 @@ from types import TracebackType
 from ray_example import below, send, train
 
 NET = "10.213.0"
+OPEN = {**os.environ, "RAY_AUTH_MODE": "disabled"}  # `ray start` takes the token that may lie here
 
 
 def possible() -> bool:
@@ -40,6 +41,18 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
+ALIVE = """
+import sys, time
+import ray
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+deadline = time.monotonic() + 60
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+    assert time.monotonic() < deadline, f"{sys.argv[2]} nodes did not come up: {ray.nodes()}"
+    time.sleep(0.2)
+"""
+
+
 class NetCluster:
     """A head without CPUs on this machine, and nodes of one CPU, each as a machine of its own on a network.
 
@@ -58,10 +71,10 @@ class NetCluster:
             _ip("link", "set", self._name, "up")
             words = ["--head", f"--port={self.address.rpartition(':')[2]}", "--num-cpus=0"]
             self._head = self._ray(f"{NET}.1", *words, "--include-dashboard=false")
-            self._await(1)
+            self._await_head()
             for number in range(nodes):
                 self._add(number)
-            self._await(1 + nodes)
+            self._await_nodes()
         except BaseException:
             self.kill()
             raise
@@ -75,7 +88,7 @@ class NetCluster:
     def _ray(self, ip: str, *words: str, before: str = "", within: list[str] | None = None) -> subprocess.Popen[bytes]:
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={ip}", "--block", *words]
         shell = [*(within or []), "sh", "-c", f'{before} exec "$@"', "sh", *ray]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = {**OPEN, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
         return subprocess.Popen(
             shell, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -99,18 +112,22 @@ class NetCluster:
             ip, f"--address={self.address}", "--num-cpus=1", before=before, within=within
         )
 
-    def _await(self, nodes: int) -> None:
-        from ray._raylet import GcsClient
-
+    def _await_head(self) -> None:
+        host, _, port = self.address.rpartition(":")
         deadline = time.monotonic() + 60
         while True:
-            with suppress(Exception):
-                found = GcsClient(address=self.address).get_all_node_info().values()
-                alive = [each for each in found if each.state == 0]
-                if len(alive) >= nodes:
-                    return
-            assert time.monotonic() < deadline, f"{nodes} nodes of Ray did not come up"
+            with suppress(OSError):
+                socket.create_connection((host, int(port)), timeout=1.0).close()
+                return
+            assert time.monotonic() < deadline, "the head did not come up"
             time.sleep(0.2)
+
+    def _await_nodes(self) -> None:
+        count = subprocess.run(
+            [sys.executable, "-c", ALIVE, self.address, str(1 + len(self._processes))],
+            capture_output=True, text=True, check=False, timeout=90, env=OPEN,
+        )  # fmt: skip
+        assert count.returncode == 0, count.stderr
 
     def cut(self, node: int) -> None:
         """Nothing gets to the node or from it."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ray_example import OwnCluster
 
 pytestmark = pytest.mark.ray
 REPOSITORY = Path(__file__).parent.parent
@@ -26,6 +27,7 @@ REPOSITORY = Path(__file__).parent.parent
 @dataclass(frozen=True)
 class Head:
     address: str
+    gcs: str
     environment: dict[str, str]
 
 
@@ -52,11 +54,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "NNOPT_RUNS": str(folder / "runs"),
     }
     environment.pop("RAY_ADDRESS", None)
-    dashboard = free_port()
+    dashboard, gcs = free_port(), free_port()
     # A socket's path may have 107 characters, and pytest's folders are long.
     short = Path("/tmp") / f"nnopt-head-{os.getpid()}"
     options = {
-        "port": free_port(),
+        "port": gcs,
         "dashboard-host": "127.0.0.1",
         "dashboard-port": dashboard,
         "dashboard-agent-listen-port": free_port(),
@@ -69,7 +71,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     address = f"http://127.0.0.1:{dashboard}"
     try:
         wait_for(address, token.read_text(), process, folder / "head.log")
-        yield Head(address, environment)
+        yield Head(address, f"127.0.0.1:{gcs}", environment)
     finally:
         process.terminate()
         try:
@@ -223,3 +225,74 @@ def test_the_exit_code_is_the_jobs_own_and_a_missing_token_is_explained(head: He
     assert done.returncode == 2
     assert "4 GPUs" in done.stderr
     assert "2 CPUs and 0 GPUs" in done.stderr
+
+
+def write_search(folder: Path) -> None:
+    page = {
+        "name": "here",
+        "data": {"source": {"type": "sklearn", "name": "iris"}},
+        "model": {"type": "mlp"},
+        "train": {"epochs": 2, "optimizer": {"type": "adam", "lr": {"log": [1e-3, 1e-1]}}},
+        "search": {"method": "random", "trials": 2},
+    }
+    (folder / "page.yaml").write_text(json.dumps(page))
+
+
+def run_on(head: Head, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`nnopt run` of a search at the address of the cluster itself, of which nothing but that is known."""
+    write_search(folder)
+    (folder / "home").mkdir(exist_ok=True)
+    environment = {key: value for key, value in head.environment.items() if not key.startswith("RAY_AUTH")}
+    return subprocess.run(
+        [sys.executable, "-m", "nnopt_ray", "run", "page.yaml", "--address", head.gcs], cwd=folder, check=False,
+        env={**environment, "HOME": str(folder / "home"), **variables}, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+
+
+def test_a_head_on_this_machine_gets_the_token_that_lies_here(head: Head, tmp_path: Path) -> None:
+    done = run_on(head, tmp_path, RAY_AUTH_TOKEN_PATH=head.environment["RAY_AUTH_TOKEN_PATH"])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+BOTH = """
+import os, sys
+import nnopt_ray as nn
+import ray
+
+def embedded():
+    ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
+    assert os.environ.get("RAY_AUTH_MODE", "token") == "token"
+    assert ray.get(ray.remote(lambda: 5).remote()) == 5
+    ray.shutdown()
+
+embedded()
+nn.run(nn.load("page.yaml"), "runs", address=sys.argv[1])
+nn.run(nn.load("page.yaml"), "runs")
+embedded()
+"""
+
+
+def test_a_cluster_without_a_token_serves_a_process_that_has_one(tmp_path: Path) -> None:
+    """A notebook in which Ray was embedded before: Ray has set its mode then, and starts no actor with it elsewhere."""
+    (tmp_path / "home").mkdir()
+    write_search(tmp_path)
+    (tmp_path / "both.py").write_text(BOTH)
+    with OwnCluster(nodes=0, head_cpus=1) as nodes:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+        done = subprocess.run(
+            [sys.executable, "both.py", nodes.address], cwd=tmp_path, capture_output=True, text=True, timeout=280,
+            env={**environment, "HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_cluster_that_wants_a_token_says_so_at_once(head: Head, tmp_path: Path) -> None:
+    done = run_on(head, tmp_path)
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()  # and nothing of Ray's own
+    assert f"cannot reach the Ray cluster at {head.gcs}: it wants a token: set RAY_AUTH_MODE=token" in sentence
+    (tmp_path / "other").write_text("0" * 64)
+    done = run_on(head, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(tmp_path / "other"))
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert "it takes another token than ours" in sentence

@@ -9,7 +9,7 @@ import pytest
 
 from nnopt_ray.results import Epoch
 from nnopt_ray.search.messages import Answer, Report
-from nnopt_ray.search.seat import Seat
+from nnopt_ray.search.seat import LONGEST_WAIT_S, Seat
 from nnopt_ray.search.seats import Seats
 from nnopt_ray.search.trial import Trial
 
@@ -55,3 +55,12 @@ def test_one_kind_alone_needs_no_word(here: bool) -> None:
     made = seats(hired=not here)
     made._tally.count([(seat(here, a=0), answer("a", 0, 10))])
     assert made.told() == made.decided
+
+
+def test_a_process_that_dies_before_it_is_ready_is_followed_later_each_time() -> None:
+    waiting = seat(here=False)
+    waits = []
+    for _ in range(6):
+        waiting.wait(100.0)
+        waits.append(waiting.not_before - 100.0)
+    assert waits == [1.0, 2.0, 4.0, LONGEST_WAIT_S, LONGEST_WAIT_S, LONGEST_WAIT_S]

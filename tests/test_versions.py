@@ -120,6 +120,10 @@ def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
     chapter = (root / "cluster" / "README.md").read_text(encoding="utf-8").partition("## When it does not work")[2]
     told = [row for row in re.findall(r"^\| `([^`]+)` \|", chapter, re.MULTILINE) if not row.startswith(RAYS)]
     assert len(told) > 10
+    faults = (root / "README.md").read_text(encoding="utf-8").partition("| what happens | what it costs |")[2]
+    read = [row.split(" | ")[2] for row in faults.partition("\n\n")[0].splitlines()[2:]]
+    told += (quoted := re.findall(r"`([^`]+)`", " ".join(read)))
+    assert len(quoted) >= 5
     texts = literals(root / "nnopt_ray")
     for message in told:
         pieces = [re.escape(piece.strip()) for piece in re.split(r"\.\.\.|\b\d+\b", message) if len(piece.strip()) > 3]

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from nnopt_ray import versions
 from nnopt_ray.errors import ClusterLost, UserError
 from nnopt_ray.experiment import Resources
+from nnopt_ray.search import token
 
 # Ray ends a process without a word of ours when its head has been silent for 60 s (rpc_client.h, "The program will
 # terminate"). A head that is started again within this time is taken up by Ray.
@@ -228,10 +230,9 @@ class RaySession:
         try:
             ray, ours = self._start()
             if "://" not in (self.address or ""):  # of a client's proxy there is no head to look for
-                host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-                self._head = (host.strip("[]"), int(port))
+                self._head = _at(ray.get_runtime_context().gcs_address)
             self._prestart()
-        except (ImportError, ConnectionError, TimeoutError, ValueError, RuntimeError, OSError) as error:
+        except (UserError, ImportError, ConnectionError, TimeoutError, ValueError, RuntimeError, OSError) as error:
             self._error = error
             return
         finally:
@@ -239,6 +240,8 @@ class RaySession:
         self._closing.wait()
         if ours:
             ray.shutdown()
+            if token.restore():
+                _read_again(ray)
 
     def _start(self) -> tuple[Any, bool]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -255,10 +258,25 @@ class RaySession:
             return ray, False
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self.address:
+            if token.settle(*_at(self.address)):
+                _read_again(ray)
             ray.init(address=self.address, **options)
         else:
             ray.init(address="local", include_dashboard=False, num_cpus=self._cpus, **options)
         return ray, True
+
+
+def _read_again(ray: Any) -> None:
+    """RAY_AUTH_MODE, which Ray has read when it was imported, and the token; what Ray itself does when it sets them."""
+    with suppress(AttributeError):  # not public
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _at(address: str) -> tuple[str, int]:
+    """Host and port; port 0 where there is none, as in `auto` and of a client's proxy (ray://)."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port) if port.isdigit() and "://" not in address else 0
 
 
 def _takes_connections(head: tuple[str, int]) -> bool:

@@ -10,6 +10,8 @@ from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.messages import End, Order
 from nnopt_ray.search.trial import Trial
 
+LONGEST_WAIT_S = 8.0  # between processes of one seat that die before they are ready
+
 
 @dataclass(eq=False)
 class Seat:
@@ -28,6 +30,8 @@ class Seat:
     orders: dict[str, Order] = field(default_factory=dict)
     ends: list[End] = field(default_factory=list)
     to_measure: Mapping[str, Any] | None = None
+    died_early: int = 0  # processes here in a row that died before they were ready
+    not_before: float = 0.0  # monotonic seconds at which the next one is started
 
     @property
     def free(self) -> int:
@@ -61,6 +65,11 @@ class Seat:
         self.trials.pop(trial.id, None)
         self.orders.pop(trial.id, None)
         self.ending.discard(trial.id)
+
+    def wait(self, now: float) -> None:
+        """One more process has died before it was ready: the next one comes later each time."""
+        self.not_before = now + min(LONGEST_WAIT_S, 2.0**self.died_early)
+        self.died_early += 1
 
     def vacate(self) -> list[Trial]:
         """The process is gone: all its trials are without a place."""

@@ -150,8 +150,10 @@ class Seats:
             return
         if self._here is not None and not self._session.ready:
             return
-        while self._to_start and self._session.answers(at_once=True):
-            self._start(self._to_start.pop(0))
+        due = [seat for seat in self._to_start if seat.not_before <= time.monotonic()]
+        while due and self._session.answers(at_once=True):
+            self._to_start.remove(due[0])
+            self._start(due.pop(0))
         # Asking Ray for its nodes takes 2 ms, which is as long as a small trial.
         joined = self._session.address is not None and time.monotonic() - self._looked > LOOK_FOR_NODES_S
         if not self._workers or (joined and self._session.answers(at_once=True)):
@@ -281,7 +283,7 @@ class Seats:
                 came += self._gone(seat, error.with_traceback(None))  # its frames hold futures, see RaySession.close
                 continue
             if asked == "setup":
-                seat.preparing, seat.node = False, answer.node
+                seat.preparing, seat.node, seat.died_early = False, answer.node, 0
                 self._present(seat, "ready", node=answer.node)
                 self._tally.begins(seat)
                 self.decided |= self._nodes.take(answer)
@@ -298,6 +300,8 @@ class Seats:
         if not seat.preparing:
             self._present(seat, "gone")
         if not isinstance(error, GroupLost):
+            if seat.preparing:
+                seat.wait(time.monotonic())
             seat.preparing = True
             self._to_start.append(seat)
             return [(seat, error)]
