@@ -92,7 +92,7 @@ class Study:
         self.queue.extend(waiting)
         done = sum(trial.over for trial in self.ledger.trials.values())
         self.journal.append({"event": "resumed", "finished": done, "going_on": len(waiting)})
-        self.watch.note(f"Resuming: {done} trials are finished, {len(waiting)} were under way and go on.")
+        self.watch.note(f"Resuming: {done} trials are finished, {len(waiting)} under way go on.")
 
     def run(self, session: RaySession, should_stop: Callable[[], bool], dataset: Dataset) -> tuple[TrialRow, ...]:
         """Run to the end, or until `should_stop`. Returns a row per trial of the search asked so far."""
