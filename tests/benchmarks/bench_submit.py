@@ -64,24 +64,12 @@ def main() -> None:
         environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
         options = {"port": free_port(), "dashboard-port": dashboard, "dashboard-agent-listen-port": free_port()}
         words = ["ray", "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
-        head = subprocess.Popen(
-            words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        head = subprocess.Popen(words, env=environment, start_new_session=True, **quiet)
+        run = ["nnopt", "run", "page.yaml"]
         ways = {
-            "nnopt run, on this machine": ["nnopt", "run", "page.yaml"],
-            "ray job submit": [
-                "ray",
-                "job",
-                "submit",
-                "--address",
-                address,
-                "--working-dir",
-                ".",
-                "--",
-                "nnopt",
-                "run",
-                "page.yaml",
-            ],
+            "nnopt run, on this machine": run,
+            "ray job submit": ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *run],
             "nnopt submit --follow": ["nnopt", "submit", "page.yaml", "--follow", "--address", address],
         }
         try:
