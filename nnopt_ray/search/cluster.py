@@ -36,6 +36,7 @@ class Cluster:
     gpus: float
     nodes: int
     each: tuple[tuple[float, float], ...] = ()  # CPUs and GPUs of every node, where they are known
+    grows: bool = False  # started by Ray's launcher or KubeRay, whose autoscaler brings nodes for actors that wait
 
     def workers(self, resources: Resources) -> int:
         """How many workers of this size fit at once. Raises UserError when not one does."""
@@ -202,9 +203,12 @@ class RaySession:
         import ray
 
         total = ray.cluster_resources()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in alive]
         each = tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
-        return Cluster(not self.address, total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), each)
+        # Both give the nodes that they start RAY_NODE_TYPE_NAME, which becomes this label; `ray start` has none.
+        grows = any(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
+        return Cluster(not self.address, total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), each, grows)
 
     def _prestart(self) -> None:
         """On this machine workers start at once; on a cluster only when the study knows how many it needs."""

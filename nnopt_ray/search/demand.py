@@ -42,12 +42,11 @@ def demand_of(experiment: Experiment, asker: Asker, left: int, *, in_turns: bool
     return demand
 
 
-def seconds_left(ledger: Ledger, left: int, worked_s: float, epochs_trained: int) -> float | None:
-    """What a process that took `worked_s` for so many epochs would still need for the `left` trials; None while
-    too little is known."""
+def seconds_left(ledger: Ledger, worked_s: float, epochs_trained: int) -> float | None:
+    """What a process that took `worked_s` for so many epochs would still need for what is left; None while too little
+    is known."""
     if not ledger.epochs or worked_s < SURE_S:
         return None
-    total = ledger.asker.total
-    over = total - left
+    over = sum(ledger.counts[status] for status in ("finished", "stopped", "failed"))
     mean = ledger.epochs_over / over if over else most_epochs(ledger.experiment)
-    return max(0.0, total * mean - ledger.epochs) * worked_s / max(1, epochs_trained)
+    return max(0.0, ledger.asker.total * mean - ledger.epochs) * worked_s / max(1, epochs_trained)

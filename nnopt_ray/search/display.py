@@ -32,6 +32,7 @@ class Display:
         self._dashboard: DashboardStorage | None = None
         self._in_dashboard: set[str] = set()
         self._told = self._written = self._cost_s = 0.0
+        self.left_s: float | None = None  # until the search is done, as far as is known
 
     def rows(self) -> tuple[TrialRow, ...]:
         return tuple(trial.row() for trial in self._ledger.trials.values())
@@ -48,7 +49,7 @@ class Display:
         self._told = now
         ledger, counts, total = self._ledger, self._ledger.counts, self._ledger.asker.total
         over = counts["finished"] + counts["stopped"] + counts["failed"]
-        epochs_per_s, left_s = self._pace.seen(total, over, ledger.epochs, ledger.epochs_over)
+        epochs_per_s, self.left_s = self._pace.seen(total, over, ledger.epochs, ledger.epochs_over)
         self._watch.progress(
             Progress(
                 total=total,
@@ -62,7 +63,7 @@ class Display:
                 workers=seats.workers,
                 lanes=seats.lanes,
                 lanes_filled=seats.lanes_filled,
-                left_s=left_s,
+                left_s=self.left_s,
                 best=self.best(),
             )
         )

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnopt_ray.errors import RunFailed
+from nnopt_ray.errors import RunFailed, UserError
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.rundir import RunDir
-from nnopt_ray.search.cluster import RaySession
+from nnopt_ray.search.asking import enough, to_ask
+from nnopt_ray.search.cluster import Cluster, RaySession
 from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.group import GroupLost, let_go
 from nnopt_ray.search.journal import Event
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 RAY_WORTH_S = 15.0
 LOCAL_SLICE_S = 0.25
 LOOK_FOR_NODES_S = 5.0
+NODES_COME_S = 1800.0  # a machine with GPUs may be minutes on its way, and longer where there are few
 
 
 def begins_here(experiment: Experiment, address: str | None) -> bool:
@@ -81,6 +83,8 @@ class Seats:
         self._here: Seat | None = None
         self._workers: list[Seat] = []
         self._to_start: list[Seat] = []  # in the place of one that died
+        self._grows, self._asked = False, list[Seat]()  # who wait for a node that the cluster is to bring
+        self._ask_from = time.monotonic()
         self._flying: dict[Any, tuple[Seat, str]] = {}  # future → who answers, and what was asked
         self._demand: Callable[[int], Demand] = lambda workers: Demand(1, 0)
         self._trials = 1
@@ -139,10 +143,11 @@ class Seats:
         self._number += 1
         return self._number - 1
 
-    def hire(self, left_s: float | None) -> None:
+    def hire(self, left_s: float | None, there_s: float | None = None, left: int = 0) -> None:
         """Start Ray when what is left is worth it, take its workers when they are there, and look for new nodes.
 
-        left_s: seconds that this process alone would still need; None while not known.
+        left_s: seconds that this process alone would still need, there_s: that those take who train now; None while
+        not known. left: trials that are not over.
         """
         if not self._session.started:
             if left_s is not None and left_s > RAY_WORTH_S and (os.cpu_count() or 1) > 1:
@@ -158,16 +163,55 @@ class Seats:
         joined = self._session.address is not None and time.monotonic() - self._looked > LOOK_FOR_NODES_S
         if not self._workers or (joined and self._session.answers(at_once=True)):
             self._hire_all()
+        if self._grows:
+            self._ask(left - self.lanes_filled, there_s)
+
+    def _ask(self, waiting: int, left_s: float | None) -> None:
+        """Have actors wait for a node, as many as more workers would be of use: what a cluster grows by."""
+        if self._asked and enough(waiting, left_s):
+            asked, self._asked = self._asked, []
+            self._flying = {future: (seat, what) for future, (seat, what) in self._flying.items() if seat not in asked}
+            return
+        more = to_ask(len(self._workers), waiting, left_s) - len(self._asked)
+        if more <= 0 or self._to_start or time.monotonic() < self._ask_from or not self._session.answers(at_once=True):
+            return
+        new = [Seat(self._next_number(), preparing=True) for _ in range(more)]
+        self._asked += new
+        for seat in new:
+            self._start(seat)
+        self._watch.note(f"The cluster is asked for {more} more worker{'s' * (more > 1)}.")
+
+    def _joined(self, seat: Seat) -> None:
+        """A node has come for an actor that waited."""
+        if seat in self._asked:
+            self._asked.remove(seat)
+            self._workers.append(seat)
+            self._looked = 0.0
+            self._watch.note(f"Worker {seat.number} has come, on {seat.node}.")
+
+    def _room(self, cluster: Cluster) -> int:
+        """How many workers fit now. Raises UserError where none does and none will come."""
+        try:
+            return cluster.seats(self._experiment.resources)
+        except UserError:
+            if not cluster.grows or self._experiment.resources.worker_range[1] > 1:
+                raise
+            if not self._asked:
+                self._watch.note("No node of the cluster has room for a worker yet; `ray status` says what it starts.")
+            elif time.monotonic() - self._ask_from > NODES_COME_S:
+                raise
+            return 0
 
     def _hire_all(self) -> None:
         cluster = self._session.cluster()
+        self._grows = cluster.grows and self._experiment.resources.worker_range[1] == 1
         if self._experiment.resources.worker_range[1] > 1:
             refuse_other_nodes(self._run, cluster.nodes)
         elif not cluster.embedded:
             self._url = apart(self._run)
         self._looked = time.monotonic()
-        holds = cluster.seats(self._experiment.resources)
-        count = min(holds, max(1, self._trials))  # each has at least one trial to itself
+        holds = self._room(cluster)
+        count = min(holds, max(1, self._trials)) - len(self._asked)  # each has at least one trial to itself
         if (size := self._experiment.resources.worker_range[1]) > 1 and not self._hired:
             self._watch.note(f"A worker is a group of {size} that train a trial together: Ray Train starts them.")
         for _ in range(count - len(self._workers)):
@@ -179,7 +223,7 @@ class Seats:
         if size > 1:
             number += f" group{'s' * (number != '1')} of {size} workers that train a trial together"
         self.decided["workers"] = f"{number}, as many as {cluster.sentence()} holds"
-        if self._begun is not None:
+        if self._begun is not None and self._workers:
             self._begun(len(self._workers))
             self._begun = None
 
@@ -284,6 +328,7 @@ class Seats:
                 continue
             if asked == "setup":
                 seat.preparing, seat.node, seat.died_early = False, answer.node, 0
+                self._joined(seat)
                 self._present(seat, "ready", node=answer.node)
                 self._tally.begins(seat)
                 self.decided |= self._nodes.take(answer)
@@ -299,6 +344,10 @@ class Seats:
         """A worker died, and another one is to come in its place."""
         if not seat.preparing:
             self._present(seat, "gone")
+        if seat in self._asked:  # it is asked for again, and not at once
+            self._asked.remove(seat)
+            self._ask_from = time.monotonic() + LOOK_FOR_NODES_S
+            return []
         if not isinstance(error, GroupLost):
             if seat.preparing:
                 seat.wait(time.monotonic())
@@ -364,6 +413,7 @@ class Seats:
         if self._experiment.resources.together and self._workers and not self._session.lost:
             let_go([seat.actor for seat in self._workers], self._run.groups)
         self._workers.clear()
+        self._asked.clear()
         self._here = None
 
 

@@ -58,8 +58,7 @@ class Study:
         self.ledger = Ledger(experiment, self.asker, judge, self.journal, watch.note, partial(written, run))
         self.queue: deque[Trial] = deque()  # known trials that wait for a place
         self.turns: Turns | None = None
-        self.asked_all = False
-        self.closing = False  # nothing new is begun any more: stopped, or out of time
+        self.asked_all = self.closing = False  # closing: nothing new is begun any more, stopped or out of time
         self.earlier_s = 0.0  # worked on this search by processes before this one
         self.hopeless = Hopeless(self.ledger, run)
         self.early_deaths = EarlyDeaths()
@@ -129,7 +128,8 @@ class Study:
         while True:
             if self.turns is not None:
                 self.turns.advance()
-            seats.hire(seconds_left(self.ledger, self._left(), seats.worked_s, seats.epochs_trained))
+            here_s = seconds_left(self.ledger, seats.worked_s, seats.epochs_trained)
+            seats.hire(here_s, self.display.left_s, self._left())
             for seat in seats.ready():
                 self._fill(seat)
             if not seats.busy() and not self._goes_on():

@@ -27,6 +27,7 @@ def write_page(folder: Path, sleep: float) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(120 + 25 * KILLS)
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found in /proc")
 def test_a_study_of_many_random_kills_ends_as_an_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -54,7 +55,7 @@ def test_a_study_of_many_random_kills_ends_as_an_undisturbed_one(
                 (run,) = out.iterdir()
                 program = Program(tmp_path, "resume", str(run), "--address", nodes.address)
             killed[kind] += 1
-        code, *more = program.ended(timeout_s=900)
+        code, *more = program.ended(timeout_s=120 + 25 * KILLS)
     told += "".join(more)
     assert code == 0, told
     print(f"\nkilled: {dict(killed)}\n{told}")
