@@ -207,7 +207,7 @@ class RaySession:
         nodes = [node["Resources"] for node in alive]
         each = tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
         # Both give the nodes that they start RAY_NODE_TYPE_NAME, which becomes this label; `ray start` has none.
-        grows = any(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
+        grows = bool(self.address) and any(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
         return Cluster(not self.address, total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), each, grows)
 
     def _prestart(self) -> None:

@@ -18,21 +18,26 @@ from nnopt_ray.search import cluster
 from nnopt_ray.search.cluster import RaySession
 
 
-def write_page(folder: Path, sleep: float) -> Path:
-    return unhurried_page(folder, sleep, {"trials": 10, "reproducible": True})
+def write_page(folder: Path, sleep: float, workers: int = 1) -> Path:
+    """Trials of several workers are fewer, as each has an epoch by itself."""
+    search = {"trials": 10 if workers == 1 else 4, "reproducible": True}
+    return unhurried_page(folder, sleep, search, resources={"workers": workers})
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found in /proc")
+@pytest.mark.timeout(600)  # groups of workers take half a minute to start, three times
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_search_whose_cluster_is_gone_is_ended_by_another_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    page, out = write_page(tmp_path, sleep=0.03), tmp_path / "out"
+    page, out = write_page(tmp_path, 0.03 if workers == 1 else 0.2, workers), tmp_path / "out"
+    trials, known = (10, 60) if workers == 1 else (4, 30)
     monkeypatch.chdir(tmp_path)
     with OwnCluster(nodes=1, head_cpus=1) as first:
         program = Program(tmp_path, "run", str(page), "--out", str(out), "--address", first.address)
-        wait_for(lambda: results(out) >= 60, program)
+        wait_for(lambda: results(out) >= known, program)
         assert program.runs()
         first.kill()
         began = time.monotonic()
@@ -46,14 +51,14 @@ def test_a_search_whose_cluster_is_gone_is_ended_by_another_one(
     assert json.loads((run / "ended.json").read_text())["status"] == "failed"
     assert took_s < 58, "Ray itself ends the process after 60 s, with words of its own"
     before = results(out)
-    assert before < 200
+    assert before < 20 * trials
     with OwnCluster(nodes=2) as second:
         code, said, errors = Program(tmp_path, "resume", str(run), "--address", second.address).ended()
     assert code == 0, said + errors
     ended = nn.open_run(run)
     judge_whole(ended)
-    assert ended.result["trials"] == {"total": 10, "finished": 10, "stopped": 0, "failed": 0}
-    write_page(tmp_path, sleep=0.0)
+    assert ended.result["trials"] == {"total": trials, "finished": trials, "stopped": 0, "failed": 0}
+    write_page(tmp_path, 0.0, workers)
     undisturbed = nn.run(nn.load(page), tmp_path / "undisturbed")
     assert without_sleep(table(ended)) == without_sleep(table(undisturbed))
     print(f"\nthe sentence came after {took_s:.0f} s; {before} epochs were there")
