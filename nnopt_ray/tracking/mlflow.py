@@ -39,6 +39,8 @@ class MLflow(Tracker):
         # Of a server that does not answer MLflow would be silent for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        # It prints an address for each run that ends, to standard output, which may be promised to JSON.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow.tracking import MlflowClient
 
         self._client: Any = MlflowClient(tracking_uri=uri)

@@ -15,7 +15,7 @@ from ray_example import OwnCluster, Program, results, send, unhurried_page, wait
 import nnopt_ray as nn
 
 KILLS = int(os.environ.get("NNOPT_TEST_KILLS", "20"))  # CONTRIBUTING tells how long a hundred take
-PLACES, EPOCHS, TRIALS = 16, 30, 12 + 4 * KILLS
+PLACES, EPOCHS, TRIALS = 16, 30, 12 + 5 * KILLS
 # Between two kills every trial in flight gets at least one epoch further: all of a round come before one of the next.
 BETWEEN = (PLACES + 1, 2 * PLACES + 6)
 KINDS = {"a worker": 6, "a node": 3, "the program": 1}
