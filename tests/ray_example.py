@@ -136,10 +136,12 @@ def send(processes: set[int], which: signal.Signals) -> None:
 class OwnCluster:
     """Head and nodes of one CPU each; all of it is killed when it is left."""
 
-    def __init__(self, nodes: int, head_cpus: int = 0) -> None:
+    def __init__(self, nodes: int, head_cpus: int = 0, token: bool = True) -> None:
+        """token: whether it asks for the one that lies here, where Ray has been embedded in this process before."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({} if token else {"RAY_AUTH_MODE": "disabled"})
         self._process = subprocess.Popen(
             [sys.executable, "-c", NODES, str(head_cpus)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.DEVNULL, start_new_session=True, env=environment,
         )  # fmt: skip
         self.address = self._read()
         self.nodes = [self.add() for _ in range(nodes)]  # their raylets

@@ -277,7 +277,7 @@ def test_a_cluster_without_a_token_serves_a_process_that_has_one(tmp_path: Path)
     (tmp_path / "home").mkdir()
     write_search(tmp_path)
     (tmp_path / "both.py").write_text(BOTH)
-    with OwnCluster(nodes=0, head_cpus=1) as nodes:
+    with OwnCluster(nodes=0, head_cpus=1, token=False) as nodes:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
         done = subprocess.run(
             [sys.executable, "both.py", nodes.address], cwd=tmp_path, capture_output=True, text=True, timeout=280,
