@@ -325,6 +325,11 @@ class Resources(Section):
         """Whether several workers train one network."""
         return self.worker_range[1] > 1
 
+    def held(self, cpus: float, gpus: float) -> int:
+        """How many workers a node of so many CPUs and GPUs holds."""
+        by_cpu = int(cpus // self.cpus_per_worker)
+        return by_cpu if not self.gpus_per_worker else min(by_cpu, int(gpus / self.gpus_per_worker + 1e-9))
+
 
 TRIAL_FACTS = ("parameters", "seconds")  # objectives beside the first that are facts of a trial, the fewer the better
 

@@ -19,7 +19,7 @@ from nnopt_ray.launch.cargo import Cargo, on_this_machine, packed
 from nnopt_ray.launch.follow import follow
 from nnopt_ray.launch.job import Job, new_id, run_folder
 from nnopt_ray.launch.once import begun
-from nnopt_ray.launch.ray_jobs import IMPORTS, STARTER, JobServer, Seen, own_needs, unfit
+from nnopt_ray.launch.ray_jobs import IMPORTS, STARTER, JobServer, Seen, own_needs, too_small, unfit
 
 BUILT_IN = "name: x\ndata: {source: {type: sklearn, name: iris}}\nmodel: mlp\n"
 OWN = "name: x\ndata: {source: {type: csv, path: rows.csv}, target: y}\nmodel: {type: 'net_of_mine:Net'}\n"
@@ -130,10 +130,35 @@ def test_what_a_cluster_lacks_is_said_before_anything_is_queued(here: Path) -> N
     page = reading.load(here / "x.yaml", set=["resources.gpus_per_worker=2"])
     node = {"CPU": 8.0, "GPU": 2.0}
     assert unfit(Seen("2.60.0", "3.11.7", (node,)), page) is None
-    assert unfit(Seen("2.60.0", "3.11.7", ({"CPU": 8.0, "GPU": 1.0},) * 2), page) is not None, "no node has two"
     assert "2.1.0" in (unfit(Seen("2.1.0", "3.11.7", (node,)), page) or "")
     assert "3.9.1" in (unfit(Seen("2.60.0", "3.9.1", (node,)), page) or "")
     assert unfit(Seen("", "", ()), page) is None, "a server that does not tell is not refused"
+
+
+SIZES = {
+    "fits": (["gpus_per_worker=2"], [(8, 2)], None),
+    "no node has two": (["gpus_per_worker=2"], [(8, 1), (8, 1)], "resources.gpus_per_worker"),
+    "three thirds": (["gpus_per_worker=0.333", "workers=3"], [(8, 1)], None),
+    "two of three": (["gpus_per_worker=1", "workers=3"], [(8, 1), (8, 1)], "resources.workers"),
+    "cores are what lacks": (["cpus_per_worker=3", "workers=3"], [(8, 0)], "resources.workers"),
+    "as many as there are": (["workers=[2, 8]"], [(1, 0), (1, 0)], None),
+    "too few for the least": (["workers=[2, 8]"], [(1, 0)], "resources.workers"),
+    "not told": (["gpus_per_worker=2"], [], None),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_a_cluster_does_not_hold_is_said_before_anything_is_queued(here: Path, name: str) -> None:
+    asked, nodes, lower = SIZES[name]
+    (here / "x.yaml").write_text(BUILT_IN)
+    page = reading.load(here / "x.yaml", set=[f"resources.{one}" for one in asked])
+    small = too_small(Seen("2.60.0", "3.11.7", tuple({"CPU": c, "GPU": g} for c, g in nodes)), page)
+    if lower is None:
+        assert small is None
+    else:
+        assert small is not None
+        assert lower in small[1]
+        assert f"{len(nodes)} node" in small[0]
 
 
 def test_what_nnopt_needs_is_all_but_ray() -> None:

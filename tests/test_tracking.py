@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +131,24 @@ def records(file: Path) -> list[Any]:
     return found
 
 
+def whole_records(file: Path, timeout_s: float = 30) -> list[Any]:
+    """Those of a file whose run has ended. W&B's own process writes it, and `finish` may return before it has."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with suppress(DecodeError):
+            found = records(file)
+            if found and found[-1].WhichOneof("record_type") == "exit":
+                return found
+        assert time.monotonic() < deadline, f"{file} has no end"
+        time.sleep(0.05)
+
+
 def wandb_losses(run: nn.Run, trial: str) -> dict[int, float]:
     losses: dict[int, float] = {}
     for file in (Path(run.path) / "wandb").glob("offline-run-*/*.wandb"):
-        of_file = records(file)
+        of_file = whole_records(file)
         (began,) = {each.run.display_name for each in of_file if each.WhichOneof("record_type") == "run"}
         if len(run.trials) > 1 and began.split()[0] != trial:
             continue

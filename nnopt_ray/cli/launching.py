@@ -72,16 +72,24 @@ def submit(
     """Send a page to a Ray cluster as a job; the same page again goes on where it stopped."""
     experiment = reading.load(page, set=set_)
     from nnopt_ray.launch import cargo as packing
-    from nnopt_ray.launch.ray_jobs import unfit
+    from nnopt_ray.launch.ray_jobs import too_small, unfit
 
     if out is not None and not (out.startswith(("/", "~")) or "://" in out):
         raise UserError(f"--out {out}: a job's own folder is thrown away at its end, so the place must be absolute.")
     variables = _variables(env or [])
     cargo = packing.packed(experiment, page, include or (), set_ or ())
     server = server_at(address)
-    reason = unfit(server.seen(), experiment)
-    if reason is not None and not nodes_will_come:
+    seen = server.seen()
+    if (reason := unfit(seen, experiment)) is not None:
         raise UserError(f"{server.address}: {reason}")
+    if (small := too_small(seen, experiment)) is not None:
+        lacks, key = small
+        if not (nodes_will_come or seen.grows):
+            raise UserError(
+                f"{server.address}: {lacks}. Lower {key}; where nodes come when they are asked for, submit with "
+                "--nodes-will-come."
+            )
+        _note(f"{lacks[:1].upper()}{lacks[1:]}; the job waits until nodes have come.")
     if not packing.on_this_machine(server.address):
         for path in cargo.elsewhere:
             _note(f"{path} must be there on the cluster: the page names it, and it is not sent.")

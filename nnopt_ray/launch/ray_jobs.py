@@ -23,9 +23,10 @@ from packaging.requirements import Requirement
 
 from nnopt_ray import versions
 from nnopt_ray.errors import UserError
-from nnopt_ray.experiment import Experiment, Resources
+from nnopt_ray.experiment import Experiment
 from nnopt_ray.launch.cargo import Cargo
 from nnopt_ray.launch.job import Job, State, new_id
+from nnopt_ray.search.cluster import GROWS_BY
 
 ANSWER_S = 10.0  # to wait for a server that may not be there
 AGENT_S = 60.0  # a head that has just started has no agent for jobs for some seconds
@@ -65,11 +66,15 @@ IMPORTS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """What a job server says of its cluster. nodes: the resources of each (`CPU`, `GPU`, ...) in all."""
+    """What a job server says of its cluster.
+
+    nodes: the resources of each (`CPU`, `GPU`, ...) in all. grows: an autoscaler may bring more.
+    """
 
     ray: str
     python: str
     nodes: tuple[Mapping[str, float], ...]
+    grows: bool = False
 
     def sentence(self) -> str:
         cpus = sum(node.get("CPU", 0.0) for node in self.nodes)
@@ -132,6 +137,7 @@ class JobServer:
             ray=about.get("rayVersion") or version.get("ray_version", ""),
             python=about.get("pythonVersion", ""),
             nodes=tuple(node.get("resources_total") or {} for node in alive),
+            grows=any((node.get("labels") or {}).get(GROWS_BY) for node in alive),
         )
 
     def submit(
@@ -288,7 +294,7 @@ def own_needs() -> list[str]:
 
 
 def unfit(seen: Seen, experiment: Experiment) -> str | None:
-    """Why a page cannot run on this cluster, in a sentence; None where nothing speaks against it."""
+    """Why a page cannot run with what this cluster runs, in a sentence; None where nothing speaks against it."""
     if seen.ray and not versions.fits("ray", seen.ray):
         return (
             f"the cluster runs Ray {seen.ray}, and this nnopt works with {versions.RANGES['ray']}: start it with such "
@@ -296,17 +302,23 @@ def unfit(seen: Seen, experiment: Experiment) -> str | None:
         )
     if seen.python and tuple(int(piece) for piece in seen.python.split(".")[:2]) < LEAST_PYTHON:
         return f"the cluster runs Python {seen.python}, and nnopt needs 3.11 or newer."
-    return _too_much(seen, experiment.resources)
+    return None
 
 
-def _too_much(seen: Seen, resources: Resources) -> str | None:
-    if not seen.nodes:
+def too_small(seen: Seen, experiment: Experiment) -> tuple[str, str] | None:
+    """What of a page this cluster does not hold, and the key to lower; None where it holds it, or does not tell."""
+    resources = experiment.resources
+    held = sum(resources.held(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in seen.nodes)
+    workers = resources.worker_range[0]
+    if not seen.nodes or held >= workers:
         return None
-    asked = {"CPU": float(resources.cpus_per_worker), "GPU": resources.gpus_per_worker}
-    if any(all(node.get(kind, 0.0) >= number for kind, number in asked.items()) for node in seen.nodes):
-        return None
+    each = f"{resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs"
+    if not held:
+        return (
+            f"a worker of the page needs {each} on one node, and the cluster is {seen.sentence()}",
+            "resources.cpus_per_worker or resources.gpus_per_worker",
+        )
     return (
-        f"a worker of the page needs {asked['CPU']:g} CPUs and {asked['GPU']:g} GPUs on one node, and the cluster is "
-        f"{seen.sentence()}. Lower resources.cpus_per_worker or resources.gpus_per_worker; where nodes come when they "
-        "are asked for, submit with --nodes-will-come."
+        f"the page asks for {workers} workers of {each}, and the cluster of {seen.sentence()} holds {held}",
+        "resources.workers",
     )

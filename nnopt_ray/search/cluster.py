@@ -23,6 +23,9 @@ from nnopt_ray.search import token
 # Ray ends a process without a word of ours when its head has been silent for 60 s (rpc_client.h, "The program will
 # terminate"). A head that is started again within this time is taken up by Ray.
 LOST_S = 30.0
+# Ray's launcher and KubeRay give the nodes that they start RAY_NODE_TYPE_NAME, which becomes this label; `ray start`
+# alone gives none.
+GROWS_BY = "ray.io/node-group"
 LOOK_EVERY_S = 2.0
 LOOKS = 5  # in vain, at the least: a machine that slept has made none
 
@@ -40,7 +43,7 @@ class Cluster:
 
     def workers(self, resources: Resources) -> int:
         """How many workers of this size fit at once. Raises UserError when not one does."""
-        held = sum(_held(*node, resources) for node in self.each or ((self.cpus, self.gpus),))
+        held = sum(resources.held(*node) for node in self.each or ((self.cpus, self.gpus),))
         if held < 1:
             raise UserError(
                 f"a worker needs {resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs, and there "
@@ -62,12 +65,6 @@ class Cluster:
     def sentence(self) -> str:
         kind = "embedded Ray" if self.embedded else f"Ray cluster of {self.nodes} node{'s' * (self.nodes != 1)}"
         return f"{kind} ({self.cpus:g} CPUs" + (f", {self.gpus:g} GPUs)" if self.gpus else ")")
-
-
-def _held(cpus: float, gpus: float, resources: Resources) -> int:
-    """Workers of this size that one node holds."""
-    by_cpu = int(cpus // resources.cpus_per_worker)
-    return by_cpu if not resources.gpus_per_worker else min(by_cpu, int(gpus / resources.gpus_per_worker + 1e-9))
 
 
 class Trains(Protocol):
@@ -206,8 +203,7 @@ class RaySession:
         alive = [node for node in ray.nodes() if node["Alive"]]
         nodes = [node["Resources"] for node in alive]
         each = tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes)
-        # Both give the nodes that they start RAY_NODE_TYPE_NAME, which becomes this label; `ray start` has none.
-        grows = bool(self.address) and any(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
+        grows = bool(self.address) and any(node.get("Labels", {}).get(GROWS_BY) for node in alive)
         return Cluster(not self.address, total.get("CPU", 0.0), total.get("GPU", 0.0), len(nodes), each, grows)
 
     def _prestart(self) -> None:
