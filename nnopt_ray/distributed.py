@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnopt_ray import assembly, reading, rundir
-from nnopt_ray.errors import NnoptError, NotANumber, RunFailed, Superseded, UserError
+from nnopt_ray.errors import Interrupted, NnoptError, NotANumber, RunFailed, Superseded, UserError
 from nnopt_ray.experiment import Experiment, plain
 from nnopt_ray.log import plural
 from nnopt_ray.pipeline import SINGLE, Watch
 from nnopt_ray.results import Epoch, TrialRow
 from nnopt_ray.rundir import RunDir, TrialDir, read_lines
 from nnopt_ray.search import ray_train
+from nnopt_ray.search.waiting import Waiting
 from nnopt_ray.storage.keeping import refuse_other_nodes
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 FOLDER = "ray_train"  # of a trial, where Ray Train writes
 LOOK_EVERY_S = 0.2
+LOOK_FOR_NODES_S = 5.0
 
 
 def train(
@@ -44,13 +46,14 @@ def train(
     should_stop: Callable[[], bool],
     session: RaySession,
     timed: bool = False,
-) -> tuple[TrialRow, dict[str, str]]:
-    """One training by `resources.workers` workers, from its newest checkpoint when there is one → its row, and what
-    was decided: how many workers there were, what a batch was.
+) -> tuple[TrialRow, dict[str, str], float]:
+    """One training by `resources.workers` workers, from its newest checkpoint when there is one → its row, what was
+    decided (how many workers there were, what a batch was), and the seconds in which there was no worker.
 
     The data lie in the run folder. timed: measure where the time goes, and what an all-reduce takes
     (`TrialDir.all_reduce`). Raises UserError when the cluster does not hold so many workers or a node does not see the
-    run folder, NotANumber and RunFailed as a training by one process.
+    run folder, ClusterLost when it holds them no longer (see `waiting`), Interrupted when it is to stop before there
+    are workers, NotANumber and RunFailed as a training by one process.
     """
     trial = run.trial(SINGLE)
     if not trial.page.is_file():
@@ -58,13 +61,9 @@ def train(
     least, most = experiment.resources.worker_range
     cluster = session.cluster()
     refuse_other_nodes(run, cluster.nodes)
-    held = cluster.workers(experiment.resources)
-    if held < least:
-        raise UserError(
-            f"resources.workers asks for {least} workers of {experiment.resources.cpus_per_worker} CPUs and "
-            f"{experiment.resources.gpus_per_worker:g} GPUs, and {cluster.sentence()} holds {held}. Lower it."
-        )
-    watch.begin(total=1, workers=min(held, most), over={})
+    waiting = Waiting(experiment.resources, watch.note)
+    room = waiting.room(cluster)
+    watch.begin(total=1, workers=min(cluster.workers(experiment.resources), most) if room else least, over={})
     for file in (trial.stop, trial.outcome):
         file.unlink(missing_ok=True)
     shown = sum(1 for _ in read_lines(trial.history))
@@ -74,11 +73,21 @@ def train(
     failures: list[BaseException] = []
     thread = threading.Thread(target=_fitted, args=(experiment, run, ended, failures, timed), daemon=True)
     thread.start()
+    looked = time.monotonic()
     while not ended.wait(LOOK_EVERY_S):
         told.look()
-        session.answers()
-        if should_stop() and not trial.stop.is_file():
-            rundir.write_text(trial.stop, "")
+        if session.answers() and session.address is not None and time.monotonic() - looked > LOOK_FOR_NODES_S:
+            looked, cluster = time.monotonic(), session.cluster()
+            room = waiting.room(cluster)
+            if told.began and room:
+                waiting.works()
+            else:
+                waiting.idle(cluster, session.free())
+        if should_stop():
+            if not trial.stop.is_file():
+                rundir.write_text(trial.stop, "")
+            if not (told.began and room):  # nobody is there to end an epoch; who comes yet finds the file
+                raise Interrupted("stopped")
     thread.join()
     told.look()
     if not trial.outcome.is_file():
@@ -87,10 +96,10 @@ def train(
     shutil.rmtree(trial.root / FOLDER, ignore_errors=True)
     row = _row(trial, failures)
     said = rundir.read_json(trial.outcome)
-    decided = {"workers": _sentence(experiment, int(said["workers"]), cluster.sentence())}
+    decided = {"workers": _sentence(experiment, int(said["workers"]), cluster.sentence()), **waiting.told()}
     if said["cut"]:
         decided["fsdp"] = said["cut"]
-    return row, decided
+    return row, decided, waiting.waited_s
 
 
 def _sentence(experiment: Experiment, workers: int, where: str) -> str:
@@ -125,6 +134,11 @@ class _Told:
     def __init__(self, trial: TrialDir, watch: Watch, shown: int) -> None:
         self._trial, self._watch, self._shown = trial, watch, shown
         self._before = self._resumed = sum(1 for _ in read_lines(trial.resumed))
+
+    @property
+    def began(self) -> bool:
+        """Whether there were workers yet."""
+        return self._resumed > self._before
 
     def look(self) -> None:
         for line in list(read_lines(self._trial.resumed))[self._resumed :]:

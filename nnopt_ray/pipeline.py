@@ -299,21 +299,21 @@ def run_single(
     watch: Watch,
     should_stop: Callable[[], bool] = never,
     beside: Callable[[TrialRow], tuple[Folded | None, Sized | None]] = lambda row: (None, None),
-    together: Callable[[], tuple[TrialRow, dict[str, str]]] | None = None,
+    together: Callable[[], tuple[TrialRow, dict[str, str], float]] | None = None,
 ) -> RunResult:
     """The straight line for a page with nothing to search.
 
-    together: trains the network by several workers → its row, and what was decided.
+    together: trains the network by several workers → its row, what was decided, and the seconds without a worker.
     """
     began = time.monotonic()
     if together is not None:
-        row, decided = together()
+        row, decided, waited_s = together()
     else:
-        row, decided = train_one(experiment, run, dataset, watch, should_stop), {}
+        row, decided, waited_s = train_one(experiment, run, dataset, watch, should_stop), {}, 0.0
     if should_stop():
         raise Interrupted("stopped")
     folded, sized = beside(row)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began - waited_s
     decided = decided_data(dataset) | decided
     return conclude(experiment, run, dataset, (row,), seconds, decided, None, folded, sized, note=watch.note)
 

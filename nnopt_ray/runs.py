@@ -360,7 +360,7 @@ def _single(
         asked = experiment, folder, dataset, row, watch, should_stop
         return folds.alone(*asked), folds.sizes_alone(*asked)
 
-    def together() -> tuple[TrialRow, dict[str, str]]:
+    def together() -> tuple[TrialRow, dict[str, str], float]:
         from nnopt_ray import distributed
 
         assert session is not None
@@ -400,7 +400,7 @@ def _search(
     if should_stop():
         raise Interrupted("stopped")
     confirmation = _confirmed(experiment, dataset, study, watch)
-    seconds = study.earlier_s + time.monotonic() - began
+    seconds = study.earlier_s + time.monotonic() - began - study.waited_s
     decided = {**pipeline.decided_data(dataset), **study.decided, "search_s": f"{seconds:.1f}"}
     if said := measured_again(folder):
         decided["test"] = said

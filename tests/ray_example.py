@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -99,6 +100,41 @@ cluster.shutdown()
 """
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def wait_until_it_listens(port: int, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on {port}"
+            time.sleep(0.2)
+
+
+@contextmanager
+def another_head() -> Iterator[None]:
+    """A cluster of somebody else on this machine, with a dashboard, that `ray start` has made its latest."""
+    port, dashboard = free_port(), free_port()
+    words = ["--head", "--block", "--num-cpus=0", f"--port={port}", f"--dashboard-port={dashboard}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *words], start_new_session=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for each in (port, dashboard):
+            wait_until_it_listens(each)
+        yield
+    finally:
+        send(below(process.pid) | {process.pid}, signal.SIGKILL)
+        process.wait()
+
+
 def below(pid: int) -> set[int]:
     """The processes below one, from /proc."""
     parents = {}
@@ -183,6 +219,10 @@ class Program:
             [sys.executable, "-m", "nnopt_ray", *words], cwd=folder, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def runs(self) -> bool:
         return self._process.poll() is None

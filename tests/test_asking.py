@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,9 +15,10 @@ import pytest
 from fault_example import judge_whole
 from hypothesis import given
 from hypothesis import strategies as st
-from ray_example import Program, below, send, unhurried_page
+from ray_example import Program, below, free_port, send, unhurried_page, wait_until_it_listens
 
 import nnopt_ray as nn
+from nnopt_ray.launch.ray_jobs import JobServer, too_small
 from nnopt_ray.search.asking import AT_ONCE, WORTH_S, enough, to_ask
 
 SECONDS = st.none() | st.floats(0, 1e7)
@@ -58,9 +58,8 @@ class Growing:
             "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         }
-        with socket.create_server(("", 0)) as found:
-            port = int(found.getsockname()[1])
-        self.address = f"127.0.0.1:{port}"
+        port, dashboard = free_port(), free_port()
+        self.address, self.job_server = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         provider = {
             "type": "fake_multinode", "gcs_address": self.address, "head_node_id": HEAD, "use_node_id_as_ip": True,
             "disable_node_updaters": True, "disable_launch_config_check": True,
@@ -78,21 +77,15 @@ class Growing:
             "RAY_NODE_TYPE_NAME": "ray.head.default", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
         }  # fmt: skip
-        words = ["--head", "--block", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
+        words = ["--head", "--block", f"--port={port}", "--num-cpus=0", f"--dashboard-port={dashboard}"]
         words.append(f"--autoscaling-config={folder / 'autoscaler.json'}")
         self._log = (folder / "head.log").open("w")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", *words], env=environment, stdout=self._log,
             stderr=self._log, start_new_session=True,
         )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, (folder / "head.log").read_text()
-                time.sleep(0.2)
+        for each in (port, dashboard):
+            wait_until_it_listens(each)
 
     def kill(self) -> None:
         send(below(self._process.pid) | {self._process.pid}, signal.SIGKILL)
@@ -129,3 +122,34 @@ def test_a_cluster_of_no_worker_grows_with_a_search(
     assert len(started) == 2, "and the second when there was enough to do"
     assert "No node of the cluster has room for a worker yet" in said + errors
     assert (said + errors).count("has come, on") == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are found in /proc")
+@pytest.mark.parametrize("search", [False, True])
+def test_a_cluster_of_no_worker_grows_for_workers_that_train_together(
+    growing: Growing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rate = {"log": [1e-3, 1e-1]} if search else 0.01
+    page = unhurried_page(tmp_path, 0.05, {"trials": 2} if search else {}, epochs=3, resources={"workers": 2})
+    tree = json.loads(page.read_text())
+    tree["train"]["optimizer"]["lr"] = rate
+    if not search:
+        del tree["search"]
+    page.write_text(json.dumps(tree))
+    deadline, server = time.monotonic() + 60, JobServer(growing.job_server)
+    while not (seen := server.seen()).nodes:  # a head that has just started tells of none
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert seen.grows, "what `nnopt submit` goes by; the stand-in itself takes no jobs"
+    assert too_small(seen, nn.load(page)) is not None
+    program = Program(tmp_path, "run", str(page), "--address", growing.address, "--out", "out")
+    code, said, errors = program.ended(timeout_s=500)
+    print(f"\n{said}{errors}")
+    assert code == 0, said + errors
+    assert "No node of the cluster has room for a worker yet" in said + errors
+    (run,) = (tmp_path / "out").iterdir()
+    assert list(nn.open_run(run).trials.epochs) == [3] * (2 if search else 1)
+    assert "2 " in nn.open_run(run).result["decided"]["workers"]

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from ray_example import Noting
+from ray_example import Noting, OwnCluster, Program, another_head
 
 import nnopt_ray as nn
 from nnopt_ray import assembly, reading
@@ -204,3 +204,18 @@ def test_a_network_that_is_cut_is_one_too_and_a_lost_worker_costs_nothing(here: 
     }
     said, expected = (nn.open_run(each.path).predict(pd.DataFrame(flower)) for each in (run, alone))
     pd.testing.assert_frame_equal(said, expected, rtol=1e-3)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("embedded", [True, False])
+def test_another_cluster_that_was_started_on_the_machine_takes_no_worker_away(here: Path, embedded: bool) -> None:
+    """Ray Train's cleaner asked that one for the training's controller, which it does not know."""
+    with another_head(), OwnCluster(nodes=0 if embedded else 2, token=False) as cluster:
+        where = [] if embedded else ["--address", cluster.address]
+        code, said, errors = Program(here, "run", "page.yaml", "--out", "out", *where).ended()
+    assert code == 0, said + errors
+    assert "lost" not in said + errors
+    (path,) = (here / "out").iterdir()
+    begun = (path / "trials" / "0001" / "resumed.jsonl").read_text().splitlines()
+    assert len(begun) == 1, "its workers were started once"

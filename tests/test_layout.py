@@ -70,6 +70,7 @@ RAY_DOORS = {
     "search/halving.py",
     "search/hyperband.py",
     "search/median.py",
+    "search/cleaner.py",
     "search/cluster.py",
     "search/group.py",
     "search/members.py",

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ray_example import OwnCluster
+from ray_example import OwnCluster, free_port
 
 pytestmark = pytest.mark.ray
 REPOSITORY = Path(__file__).parent.parent
@@ -29,13 +28,6 @@ class Head:
     address: str
     gcs: str
     environment: dict[str, str]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

@@ -312,13 +312,15 @@ def too_small(seen: Seen, experiment: Experiment) -> tuple[str, str] | None:
     workers = resources.worker_range[0]
     if not seen.nodes or held >= workers:
         return None
-    each = f"{resources.cpus_per_worker} CPUs and {resources.gpus_per_worker:g} GPUs"
+    cpus, gpus = resources.cpus_per_worker, resources.gpus_per_worker
     if not held:
         return (
-            f"a worker of the page needs {each} on one node, and the cluster is {seen.sentence()}",
+            f"a worker of the page needs {cpus} CPUs and {gpus:g} GPUs on one node, and the cluster is "
+            f"{seen.sentence()}",
             "resources.cpus_per_worker or resources.gpus_per_worker",
         )
     return (
-        f"the page asks for {workers} workers of {each}, and the cluster of {seen.sentence()} holds {held}",
+        f"the page asks for {workers} workers of {cpus} CPUs and {gpus:g} GPUs, and the cluster of {seen.sentence()} "
+        f"holds {held}",
         "resources.workers",
     )

@@ -305,7 +305,7 @@ def _one(
             continue
         told = _Told(watch, page, f"{place.name}{f', seed {seed + 1}' if asked.seeds > 1 else ''}")
         if session is not None:
-            row, _ = distributed.train(page, run, told, should_stop, session, timed=True)
+            row, _, _ = distributed.train(page, run, told, should_stop, session, timed=True)
         else:
             row = pipeline.train_one(page, run, dataset, told, should_stop, timed=True)
         if should_stop():

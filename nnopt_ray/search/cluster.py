@@ -53,8 +53,8 @@ class Cluster:
         return held
 
     def seats(self, resources: Resources) -> int:
-        """How many trials of a search may be trained at a time, each by its workers. Raises UserError when not one."""
-        size, held = resources.worker_range[1], self.workers(resources)
+        """How many networks may be trained at a time, each by its workers. Raises UserError when not one."""
+        size, held = resources.worker_range[0], self.workers(resources)
         if held < size:
             raise UserError(
                 f"resources.workers asks for {size} workers of {resources.cpus_per_worker} CPUs and "
@@ -195,6 +195,13 @@ class RaySession:
             what = f"cannot reach the Ray cluster at {self.address}" if self.address else "cannot start an embedded Ray"
             raise UserError(f"{what}: {first}") from self._error
         return self._cluster()
+
+    def free(self) -> tuple[float, float]:
+        """CPUs and GPUs of the cluster that nobody uses."""
+        import ray
+
+        now = ray.available_resources()
+        return now.get("CPU", 0.0), now.get("GPU", 0.0)
 
     def _cluster(self) -> Cluster:
         import ray

@@ -117,11 +117,11 @@ class Group:
         self._asked("pause")
 
     def end(self) -> None:
-        """Let the workers go; returns when Ray Train has ended, and what they held is free."""
+        """Let the workers go; returns when Ray Train has ended, and what they held is free, or at once without any."""
         with self._changed:
             self._ends = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._runs)
+            self._changed.wait_for(lambda: not self._runs or self._time == self._over)
 
     def _asked(self, method: str, *arguments: Any) -> Answer | None:
         with self._changed:

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from nnopt_ray.experiment import Resources
 from nnopt_ray.machine import Machine
 
 LOSSES = 3  # times that workers are started anew
+# Ray Train gives up on places for a fixed number of workers after a minute, four times; the clusters that nnopt runs on
+# have others on them, and whether they hold so many at all is looked at by who waits (`waiting`). Of a range Ray Train
+# itself waits until there is room for the least, and tries another size when what it counted on is not there.
+PLACES_S = {True: "31536000", False: "60"}
 
 
 def prepare() -> None:
@@ -23,6 +28,13 @@ def prepare() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own imports warn about its own deprecations
         import ray.train.torch  # noqa: F401
+
+        with suppress(ImportError):  # not public
+            from ray.train.v2.api import data_parallel_trainer
+
+            from nnopt_ray.search.cleaner import OwnClusterCallback
+
+            data_parallel_trainer.PlacementGroupCleanerCallback = OwnClusterCallback
 
 
 def fit(
@@ -37,6 +49,7 @@ def fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     least, most = resources.worker_range
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = PLACES_S[least == most]
     gpus = resources.gpus_per_worker
     per_worker = {"CPU": float(resources.cpus_per_worker), **({"GPU": gpus} if gpus else {})}
     TorchTrainer(
@@ -50,7 +63,7 @@ def fit(
         run_config=RunConfig(
             name=name,
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES),
+            failure_config=FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES if least == most else -1),
         ),
     ).fit()
 

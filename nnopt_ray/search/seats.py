@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from nnopt_ray.errors import RunFailed, UserError
+from nnopt_ray.errors import RunFailed
 from nnopt_ray.experiment import Experiment, plain
+from nnopt_ray.log import plural
 from nnopt_ray.rundir import RunDir
 from nnopt_ray.search.asking import enough, to_ask
-from nnopt_ray.search.cluster import Cluster, RaySession
+from nnopt_ray.search.cluster import RaySession
 from nnopt_ray.search.crew import Crew
 from nnopt_ray.search.group import GroupLost, let_go
 from nnopt_ray.search.journal import Event
@@ -28,6 +29,7 @@ from nnopt_ray.search.messages import Answer, Demand
 from nnopt_ray.search.node_store import Nodes
 from nnopt_ray.search.seat import Seat
 from nnopt_ray.search.tally import Tally
+from nnopt_ray.search.waiting import Waiting
 from nnopt_ray.storage.keeping import apart, refuse_other_nodes
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 RAY_WORTH_S = 15.0
 LOCAL_SLICE_S = 0.25
 LOOK_FOR_NODES_S = 5.0
-NODES_COME_S = 1800.0  # a machine with GPUs may be minutes on its way, and longer where there are few
 
 
 def begins_here(experiment: Experiment, address: str | None) -> bool:
@@ -78,13 +79,15 @@ class Seats:
         """record: takes the journal's events `worker`."""
         self._record = record
         self._experiment, self._run, self._session = experiment, run, session
+        self._kind = "group" if experiment.resources.together else "worker"
         self._url = ""  # of a run that workers elsewhere send their trials to
         self._dataset, self._keeps, self._watch = dataset, keeps_decisions, watch
         self._here: Seat | None = None
         self._workers: list[Seat] = []
         self._to_start: list[Seat] = []  # in the place of one that died
         self._grows, self._asked = False, list[Seat]()  # who wait for a node that the cluster is to bring
-        self._ask_from = time.monotonic()
+        self._ask_from = 0.0
+        self._waiting = Waiting(experiment.resources, lambda said: watch.note(said))
         self._flying: dict[Any, tuple[Seat, str]] = {}  # future → who answers, and what was asked
         self._demand: Callable[[int], Demand] = lambda workers: Demand(1, 0)
         self._trials = 1
@@ -106,7 +109,12 @@ class Seats:
 
     @property
     def workers(self) -> int:
-        return len(self._all)
+        return len(self._all) * self._experiment.resources.worker_range[1]
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds in which no worker had a place."""
+        return self._waiting.waited_s
 
     @property
     def lanes(self) -> int:
@@ -179,7 +187,7 @@ class Seats:
         self._asked += new
         for seat in new:
             self._start(seat)
-        self._watch.note(f"The cluster is asked for {more} more worker{'s' * (more > 1)}.")
+        self._watch.note(f"The cluster is asked for {plural(more, f'more {self._kind}')}.")
 
     def _joined(self, seat: Seat) -> None:
         """A node has come for an actor that waited."""
@@ -187,33 +195,24 @@ class Seats:
             self._asked.remove(seat)
             self._workers.append(seat)
             self._looked = 0.0
-            self._watch.note(f"Worker {seat.number} has come, on {seat.node}.")
-
-    def _room(self, cluster: Cluster) -> int:
-        """How many workers fit now. Raises UserError where none does and none will come."""
-        try:
-            return cluster.seats(self._experiment.resources)
-        except UserError:
-            if not cluster.grows or self._experiment.resources.worker_range[1] > 1:
-                raise
-            if not self._asked:
-                self._watch.note("No node of the cluster has room for a worker yet; `ray status` says what it starts.")
-            elif time.monotonic() - self._ask_from > NODES_COME_S:
-                raise
-            return 0
+            self._watch.note(f"{self._kind.capitalize()} {seat.number} has come, on {seat.node}.")
 
     def _hire_all(self) -> None:
         cluster = self._session.cluster()
-        self._grows = cluster.grows and self._experiment.resources.worker_range[1] == 1
+        self._grows = cluster.grows
         if self._experiment.resources.worker_range[1] > 1:
             refuse_other_nodes(self._run, cluster.nodes)
         elif not cluster.embedded:
             self._url = apart(self._run)
         self._looked = time.monotonic()
-        holds = self._room(cluster)
+        holds = self._waiting.room(cluster)
+        if any(not seat.preparing for seat in self._workers):
+            self._waiting.works()
+        elif self._workers and not cluster.embedded:
+            self._waiting.idle(cluster, self._session.free())
         count = min(holds, max(1, self._trials)) - len(self._asked)  # each has at least one trial to itself
         if (size := self._experiment.resources.worker_range[1]) > 1 and not self._hired:
-            self._watch.note(f"A worker is a group of {size} that train a trial together: Ray Train starts them.")
+            self._watch.note(f"Each trial is trained by {size} workers together: Ray Train starts them.")
         for _ in range(count - len(self._workers)):
             seat = Seat(self._next_number(), preparing=True)
             self._workers.append(seat)
@@ -224,7 +223,7 @@ class Seats:
             number += f" group{'s' * (number != '1')} of {size} workers that train a trial together"
         self.decided["workers"] = f"{number}, as many as {cluster.sentence()} holds"
         if self._begun is not None and self._workers:
-            self._begun(len(self._workers))
+            self._begun(self.workers)
             self._begun = None
 
     def _start(self, seat: Seat, actor: Any = None) -> None:
@@ -276,7 +275,7 @@ class Seats:
     def told(self) -> dict[str, str]:
         """What was decided, in words, and by whom the work was done that this process has seen."""
         if self._session.address is not None or "workers" not in self.decided or not self._hired:
-            return self.decided
+            return self.decided | self._waiting.told()
         if not (did := self._tally.told()):
             return self.decided
         by = did if did.startswith("1:") else f"{self.decided['workers']}; before they were there, {did}"

@@ -59,7 +59,7 @@ class Study:
         self.queue: deque[Trial] = deque()  # known trials that wait for a place
         self.turns: Turns | None = None
         self.asked_all = self.closing = False  # closing: nothing new is begun any more, stopped or out of time
-        self.earlier_s = 0.0  # worked on this search by processes before this one
+        self.earlier_s = self.waited_s = 0.0  # processes before this one worked on the search; this one had no worker
         self.hopeless = Hopeless(self.ledger, run)
         self.early_deaths = EarlyDeaths()
         self.evicted: set[str] = set()  # trials that leave the only lane of a careful seat, to come back later
@@ -109,7 +109,7 @@ class Study:
                 self.queue = deque(self.over_folds.begin(dataset.shapes.task))
             self._drive(seats, should_stop, deadline)
             self._train_again(seats, should_stop, dataset)
-        self.decided |= seats.told()
+        self.decided, self.waited_s = self.decided | seats.told(), seats.waited_s
         return self.rows()
 
     def rows(self) -> tuple[TrialRow, ...]:
