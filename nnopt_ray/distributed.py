@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -68,33 +67,35 @@ def train(
         file.unlink(missing_ok=True)
     shown = sum(1 for _ in read_lines(trial.history))
     told = _Told(trial, watch, shown)
-    ray_train.prepare()
-    ended = threading.Event()
-    failures: list[BaseException] = []
-    thread = threading.Thread(target=_fitted, args=(experiment, run, ended, failures, timed), daemon=True)
-    thread.start()
-    looked = time.monotonic()
-    while not ended.wait(LOOK_EVERY_S):
-        told.look()
-        if session.answers() and session.address is not None and time.monotonic() - looked > LOOK_FOR_NODES_S:
-            looked, cluster = time.monotonic(), session.cluster()
-            room = waiting.room(cluster)
-            if told.began and room:
-                waiting.works()
-            else:
-                waiting.idle(cluster, session.free())
-        if should_stop():
-            if not trial.stop.is_file():
-                rundir.write_text(trial.stop, "")
-            if not (told.began and room):  # nobody is there to end an epoch; who comes yet finds the file
-                raise Interrupted("stopped")
-    thread.join()
+    sent = {
+        "tree": plain(experiment.tree),
+        "file": str(experiment.file) if experiment.file else None,
+        "root": str(run.root),
+        "timed": timed,
+    }
+    with ray_train.Hosted(_work, sent, experiment.resources, trial.root, FOLDER) as hosted:
+        looked = time.monotonic()
+        while not hosted.over(LOOK_EVERY_S):
+            told.look()
+            if session.answers() and session.address is not None and time.monotonic() - looked > LOOK_FOR_NODES_S:
+                looked, cluster = time.monotonic(), session.cluster()
+                room = waiting.room(cluster)
+                if told.began and room:
+                    waiting.works()
+                else:
+                    waiting.idle(cluster, session.free())
+            if should_stop():
+                if not trial.stop.is_file():
+                    rundir.write_text(trial.stop, "")
+                if not (told.began and room):  # nobody is there to end an epoch
+                    raise Interrupted("stopped")
+        why = hosted.why()
     told.look()
     if not trial.outcome.is_file():
         session.refuse_gone()
     trial.stop.unlink(missing_ok=True)
     shutil.rmtree(trial.root / FOLDER, ignore_errors=True)
-    row = _row(trial, failures)
+    row = _row(trial, why)
     said = rundir.read_json(trial.outcome)
     decided = {"workers": _sentence(experiment, int(said["workers"]), cluster.sentence()), **waiting.told()}
     if said["cut"]:
@@ -157,10 +158,9 @@ class _Told:
                 self._watch.epoch(Epoch.from_line(line))
 
 
-def _row(trial: TrialDir, failures: list[BaseException]) -> TrialRow:
+def _row(trial: TrialDir, why: str) -> TrialRow:
     if not rundir.there(trial.outcome):
-        why = " ".join(str(failures[0]).split())[:500] if failures else "no worker said why"
-        raise RunFailed(f"the workers ended without a result: {why}. What was done is kept.")
+        raise RunFailed(f"the workers ended without a result: {why or 'no worker said why'}. What was done is kept.")
     said = rundir.read_json(trial.outcome)
     if said["error"]:
         kind = {"NotANumber": NotANumber, "UserError": UserError}.get(said["kind"], RunFailed)
@@ -179,27 +179,6 @@ def _row(trial: TrialDir, failures: list[BaseException]) -> TrialRow:
         metrics=history[best].metrics,
         history=history,
     )
-
-
-def _fitted(
-    experiment: Experiment, run: RunDir, ended: threading.Event, failures: list[BaseException], timed: bool
-) -> None:
-    """Let Ray Train work to the end; in a thread, as it waits for it."""
-    from ray.exceptions import RayError
-    from ray.train import TrainingFailedError
-
-    told = {
-        "tree": plain(experiment.tree),
-        "file": str(experiment.file) if experiment.file else None,
-        "root": str(run.root),
-        "timed": timed,
-    }
-    try:
-        ray_train.fit(_work, told, experiment.resources, run.trial(SINGLE).root, FOLDER)
-    except (TrainingFailedError, RuntimeError, ValueError, OSError, RayError) as error:
-        failures.append(error)
-    finally:
-        ended.set()
 
 
 # ── in the workers ──────────────────────────────────────────────────────────────────────────────────────

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from nnopt_ray.errors import ClusterLost
 from nnopt_ray.experiment import Resources
 from nnopt_ray.machine import Machine
 
@@ -66,6 +68,82 @@ def fit(
             failure_config=FailureConfig(max_failures=LOSSES, controller_failure_limit=LOSSES if least == most else -1),
         ),
     ).fit()
+
+
+class Hosted:
+    """Ray Train at work in a process of its own on this node.
+
+    It waits for places in a way that nothing but the end of its process ends, and a thread of this one that asks Ray
+    while Ray is left takes the whole process with it (core_worker_process.cc).
+    """
+
+    def __init__(
+        self,
+        work: Callable[[dict[str, Any]], None],
+        told: Mapping[str, Any],
+        resources: Resources,
+        folder: Path,
+        name: str,
+    ) -> None:
+        """As `fit`."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        settings = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        made = ray.remote(_Host).options(num_cpus=0, max_restarts=0, scheduling_strategy=here)
+        self._host = made.remote(list(sys.path), settings)
+        self._end = self._host.fit.remote(work, told, resources, folder, name)
+
+    def __enter__(self) -> Hosted:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        import ray
+
+        if not isinstance(error, ClusterLost):  # else there is nobody to tell
+            ray.kill(self._host)
+
+    def over(self, within_s: float) -> bool:
+        import ray
+
+        return bool(ray.wait([self._end], timeout=within_s)[0])
+
+    def why(self) -> str:
+        """Why there is no result, when it is over; nothing where the workers ended by themselves."""
+        import ray
+
+        try:
+            said = str(ray.get(self._end))
+        except ray.exceptions.RayError as error:
+            said = str(error)
+        return " ".join(said.split())[:500]
+
+
+class _Host:
+    """What is in that process."""
+
+    def __init__(self, import_paths: list[str], settings: Mapping[str, str]) -> None:
+        sys.path.extend(path for path in import_paths if path not in sys.path)
+        os.environ.update(settings)
+
+    def fit(
+        self,
+        work: Callable[[dict[str, Any]], None],
+        told: Mapping[str, Any],
+        resources: Resources,
+        folder: Path,
+        name: str,
+    ) -> str:
+        prepare()
+        from ray.exceptions import RayError
+        from ray.train import TrainingFailedError
+
+        try:
+            fit(work, told, resources, folder, name)
+        except (TrainingFailedError, RuntimeError, ValueError, OSError, RayError) as error:
+            return str(error) or type(error).__name__
+        return ""
 
 
 def with_device(where: Machine) -> Machine:
