@@ -117,10 +117,11 @@ def wait_until_it_listens(port: int, timeout_s: float = 60) -> None:
 
 
 @contextmanager
-def another_head() -> Iterator[None]:
-    """A cluster of somebody else on this machine, with a dashboard, that `ray start` has made its latest."""
+def started_head(cpus: int) -> Iterator[str]:
+    """A head with a dashboard by `ray start`, which makes it the machine's latest → its address."""
     port, dashboard = free_port(), free_port()
-    words = ["--head", "--block", "--num-cpus=0", f"--port={port}", f"--dashboard-port={dashboard}"]
+    words = ["--head", "--block", f"--num-cpus={cpus}", f"--port={port}", f"--dashboard-port={dashboard}"]
+    words.append(f"--dashboard-agent-listen-port={free_port()}")
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *words], start_new_session=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
@@ -129,7 +130,7 @@ def another_head() -> Iterator[None]:
     try:
         for each in (port, dashboard):
             wait_until_it_listens(each)
-        yield
+        yield f"127.0.0.1:{port}"
     finally:
         send(below(process.pid) | {process.pid}, signal.SIGKILL)
         process.wait()

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from ray_example import Noting, OwnCluster, Program, another_head
+from ray_example import Noting, Program, started_head, wait_for
 
 import nnopt_ray as nn
 from nnopt_ray import assembly, reading
@@ -208,12 +208,14 @@ def test_a_network_that_is_cut_is_one_too_and_a_lost_worker_costs_nothing(here: 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("embedded", [True, False])
-def test_another_cluster_that_was_started_on_the_machine_takes_no_worker_away(here: Path, embedded: bool) -> None:
-    """Ray Train's cleaner asked that one for the training's controller, which it does not know."""
-    with another_head(), OwnCluster(nodes=0 if embedded else 2, token=False) as cluster:
-        where = [] if embedded else ["--address", cluster.address]
-        code, said, errors = Program(here, "run", "page.yaml", "--out", "out", *where).ended()
+def test_another_cluster_that_is_started_on_the_machine_takes_no_worker_away(here: Path) -> None:
+    """Ray Train's cleaner asks the cluster that was started last for the training's controller, unless it is told not
+    to, and takes one that does not know it at its word."""
+    with started_head(cpus=2) as address:
+        program = Program(here, "run", "page.yaml", "--out", "out", "--address", address)
+        wait_for(lambda: any((here / "out").glob("*/trials/*/history.jsonl")), program)
+        with started_head(cpus=0):
+            code, said, errors = program.ended()
     assert code == 0, said + errors
     assert "lost" not in said + errors
     (path,) = (here / "out").iterdir()

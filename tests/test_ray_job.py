@@ -241,6 +241,7 @@ def run_on(head: Head, folder: Path, **variables: str) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_head_on_this_machine_gets_the_token_that_lies_here(head: Head, tmp_path: Path) -> None:
     done = run_on(head, tmp_path, RAY_AUTH_TOKEN_PATH=head.environment["RAY_AUTH_TOKEN_PATH"])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -264,6 +265,7 @@ embedded()
 """
 
 
+@pytest.mark.slow
 def test_a_cluster_without_a_token_serves_a_process_that_has_one(tmp_path: Path) -> None:
     """A notebook in which Ray was embedded before: Ray has set its mode then, and starts no actor with it elsewhere."""
     (tmp_path / "home").mkdir()

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from nnopt_ray.experiment import Resources
 from nnopt_ray.results import Epoch
 from nnopt_ray.search.messages import Answer, Report
 from nnopt_ray.search.seat import LONGEST_WAIT_S, Seat
@@ -18,7 +19,8 @@ MANY = "2, as many as this machine holds"
 
 def seats(hired: bool) -> Seats:
     nothing = cast(Any, None)
-    made = Seats(nothing, nothing, cast(Any, SimpleNamespace(address=None)), nothing, False, nothing)
+    page = cast(Any, SimpleNamespace(resources=Resources()))
+    made = Seats(page, nothing, cast(Any, SimpleNamespace(address=None)), nothing, False, nothing)
     made._hired = hired
     made.decided["workers"] = MANY if hired else "1: this process, as Ray would have taken longer to start"
     return made

@@ -172,6 +172,7 @@ def test_the_same_fault_three_times_ends_the_study_with_one_sentence(here: Path)
     assert not [each for each in gc.get_objects() if type(each) is ActorHandle]
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_end_the_study_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "LOST_WORKER_TRIES", 1)
     page = write_page(here, model={"type": "moody_parts:Moody", "mood": "dies"})
@@ -223,7 +224,7 @@ def test_a_killed_worker_costs_its_trial_nothing(here: Path, capfd: pytest.Captu
     ("method", "stop_after"),
     [
         ("random", 1),
-        ("bayesian", 4),
+        pytest.param("bayesian", 4, marks=pytest.mark.slow),
         pytest.param("random", 4, marks=pytest.mark.slow),
         pytest.param("bayesian", 1, marks=pytest.mark.slow),
     ],

@@ -2,8 +2,8 @@
 
 An actor of Ray Train asks each second whether the controller of a training still lives, and takes the workers' places
 away when it does not. It asks through `ray.util.state.get_actor`, which without RAY_ADDRESS takes the cluster that was
-last started with `ray start` on its machine (services.py, `get_ray_address_from_environment`); another cluster does not
-know the controller, so that a training beside one loses all of its workers once (seen with Ray 2.60).
+last started with `ray start` on its machine (services.py, `get_ray_address_from_environment`). One that is started
+while a training runs does not know its controller, and the training loses all of its workers (seen with Ray 2.60).
 """
 
 from __future__ import annotations

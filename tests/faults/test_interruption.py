@@ -138,7 +138,8 @@ def test_a_search_whose_driver_is_killed_twice_goes_on(tmp_path: Path) -> None:
         assert min(line["val_loss"] for line in lines) == ended["value"]  # type: ignore[type-var]
 
 
-@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_keeps_everything_and_says_how_to_resume(tmp_path: Path, times: int) -> None:
     write_page(tmp_path, search=True)
     process = program(tmp_path, "run", "page.yaml")

@@ -108,7 +108,8 @@ class Noting(nn.Watch):
         self.notes.append(sentence)
 
 
-@pytest.mark.parametrize("reproducible", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("reproducible", [False, True])
 def test_of_trials_that_die_together_only_the_cause_fails(here: Path, one_ray: None, reproducible: bool) -> None:
     listed = [{"model.deadly": float(n == 2), "train.optimizer.lr": 10 ** (-1 - n / 3)} for n in range(6)]
     page = write_page(
@@ -146,6 +147,7 @@ def test_deaths_count_only_while_a_trial_gets_no_further(tmp_path: Path) -> None
     assert guilty_of([other], run) == [other]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_in_every_other_epoch_costs_the_trial_nothing(here: Path, one_ray: None) -> None:
     """As on machines that are taken away at any time: more deaths than a trial that stands still is given."""
     page = write_page(
