@@ -24,7 +24,7 @@ from nnopt_ray.pipeline import SINGLE, Watch
 from nnopt_ray.results import Epoch, TrialRow
 from nnopt_ray.rundir import RunDir, TrialDir, read_lines
 from nnopt_ray.search import ray_train
-from nnopt_ray.search.waiting import Waiting
+from nnopt_ray.search.waiting import LOOK_FOR_NODES_S, Waiting
 from nnopt_ray.storage.keeping import refuse_other_nodes
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 FOLDER = "ray_train"  # of a trial, where Ray Train writes
 LOOK_EVERY_S = 0.2
-LOOK_FOR_NODES_S = 5.0
 
 
 def train(

@@ -17,10 +17,10 @@ from nnopt_ray.experiment import Resources
 from nnopt_ray.machine import Machine
 
 LOSSES = 3  # times that workers are started anew
-# Ray Train gives up on places for a fixed number of workers after a minute, four times; the clusters that nnopt runs on
-# have others on them, and whether they hold so many at all is looked at by who waits (`waiting`). Of a range Ray Train
-# itself waits until there is room for the least, and tries another size when what it counted on is not there.
-PLACES_S = {True: "31536000", False: "60"}
+# By itself Ray Train gives up on places for a fixed number of workers after a minute, four times; the clusters that
+# nnopt runs on have others on them, and whether they hold so many at all is looked at by who waits (`waiting`). Of a
+# range Ray Train itself waits until there is room for the least, and tries another size when that was taken.
+PLACES_S = 31_536_000
 
 
 def prepare() -> None:
@@ -51,7 +51,8 @@ def fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     least, most = resources.worker_range
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = PLACES_S[least == most]
+    if least == most:
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(PLACES_S))
     gpus = resources.gpus_per_worker
     per_worker = {"CPU": float(resources.cpus_per_worker), **({"GPU": gpus} if gpus else {})}
     TorchTrainer(
@@ -90,7 +91,7 @@ class Hosted:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        settings = {name: value for name, value in os.environ.items() if name.startswith("RAY_TRAIN_")}
+        settings = {key: value for key, value in os.environ.items() if key.startswith("RAY_TRAIN_")}
         made = ray.remote(_Host).options(num_cpus=0, max_restarts=0, scheduling_strategy=here)
         self._host = made.remote(list(sys.path), settings)
         self._end = self._host.fit.remote(work, told, resources, folder, name)
@@ -127,20 +128,14 @@ class _Host:
         sys.path.extend(path for path in import_paths if path not in sys.path)
         os.environ.update(settings)
 
-    def fit(
-        self,
-        work: Callable[[dict[str, Any]], None],
-        told: Mapping[str, Any],
-        resources: Resources,
-        folder: Path,
-        name: str,
-    ) -> str:
+    def fit(self, *asked: Any) -> str:
+        """What `fit` is asked → why it failed, nothing where it did not."""
         prepare()
         from ray.exceptions import RayError
         from ray.train import TrainingFailedError
 
         try:
-            fit(work, told, resources, folder, name)
+            fit(*asked)
         except (TrainingFailedError, RuntimeError, ValueError, OSError, RayError) as error:
             return str(error) or type(error).__name__
         return ""

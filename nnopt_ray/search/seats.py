@@ -29,7 +29,7 @@ from nnopt_ray.search.messages import Answer, Demand
 from nnopt_ray.search.node_store import Nodes
 from nnopt_ray.search.seat import Seat
 from nnopt_ray.search.tally import Tally
-from nnopt_ray.search.waiting import Waiting
+from nnopt_ray.search.waiting import LOOK_FOR_NODES_S, Waiting
 from nnopt_ray.storage.keeping import apart, refuse_other_nodes
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 # Starting Ray and two workers takes 6 to 8 s of this machine's two cores, ending it 1 s.
 RAY_WORTH_S = 15.0
 LOCAL_SLICE_S = 0.25
-LOOK_FOR_NODES_S = 5.0
 
 
 def begins_here(experiment: Experiment, address: str | None) -> bool:

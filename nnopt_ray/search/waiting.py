@@ -11,6 +11,7 @@ from nnopt_ray.search.cluster import Cluster
 
 NODES_BACK_S = 600.0  # a machine that is started again, or another one in its place
 NODES_COME_S = 1800.0  # a machine with GPUs may be minutes on its way, and longer where there are few
+LOOK_FOR_NODES_S = 5.0
 SAY_AFTER_S = 30.0  # workers of Ray Train take 17 s on two cores where nothing is in their way
 
 
@@ -37,15 +38,15 @@ class Waiting:
         """
         try:
             held = cluster.seats(self._resources)
-        except UserError as error:
+        except UserError:
             if not (self._had or cluster.grows):
                 raise
-            self._lacks(cluster, str(error))
+            self._lacks(cluster)
             return 0
         self._had, self._lacks_since = True, None
         return held
 
-    def _lacks(self, cluster: Cluster, why: str) -> None:
+    def _lacks(self, cluster: Cluster) -> None:
         self._without()
         limit_s = NODES_COME_S if cluster.grows else NODES_BACK_S
         if self._lacks_since is None:
@@ -58,7 +59,9 @@ class Waiting:
                     f"within {limit_s / 60:.0f} minutes is taken."
                 )
         elif self._clock() - self._lacks_since > limit_s:
-            raise ClusterLost(f"no node has come in {limit_s / 60:.0f} minutes, and {why[:1].lower()}{why[1:]}")
+            raise ClusterLost(
+                f"no node has come in {limit_s / 60:.0f} minutes, and the {cluster.sentence()} has no room for a worker"
+            )
 
     def idle(self, cluster: Cluster, free: tuple[float, float]) -> None:
         """Nobody is at work. free: CPUs and GPUs. Where there is room, others may have it, which is said once."""
